@@ -1,0 +1,60 @@
+# Needs Python 3.11 or newer and make; everything else is installed into .venv.
+#
+#   make run                           the web chat on http://localhost:7860
+#   make run ARGS="--model DIR"        the same with a checkpoint of yours (ARGS go to web_demo.py)
+#   make test                          linter, types and tests (ARGS go to pytest)
+#   make test SYSTEM_PACKAGES=no       the same without asking apt for Chromium and a Chinese font
+#   make lock                          renew constraints.txt from the installed environment
+#   make clean                         remove the environment
+#
+# PYTHON=python3.12 names another interpreter, VENV=dir another place for the environment.
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+SYSTEM_PACKAGES ?= yes
+
+BIN := $(VENV)/bin
+# One stamp per requirements file: a second `make` skips pip unless a pin changed since.
+RUN_READY := $(VENV)/run.stamp
+TEST_READY := $(VENV)/test.stamp
+PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check
+
+.PHONY: help run test lint lock clean
+
+help:
+	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
+
+run: $(RUN_READY)
+	$(BIN)/python web_demo.py $(ARGS)
+
+test: lint
+	@if [ "$(SYSTEM_PACKAGES)" = yes ]; then sh tests/install_browser.sh; fi
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(TEST_READY)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# The interpreter's own file is the prerequisite: a venv whose Python was upgraded or removed is made anew.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "Python 3.11 or newer is needed; '$(PYTHON) --version' says: $$($(PYTHON) --version 2>&1 | head -1)" >&2; \
+	    echo "Name another interpreter: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+
+$(RUN_READY): requirements.txt constraints.txt $(BIN)/python
+	$(PIP_INSTALL) -r requirements.txt
+	@touch $@
+
+$(TEST_READY): requirements-test.txt $(RUN_READY)
+	$(PIP_INSTALL) -r requirements-test.txt
+	@touch $@
+
+lock: $(TEST_READY)
+	@{ sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//'; } \
+	    > constraints.tmp && mv constraints.tmp constraints.txt
+	@touch $(RUN_READY) $(TEST_READY)
+
+clean:
+	rm -rf $(VENV)

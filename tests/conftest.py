@@ -1,0 +1,23 @@
+"""What every test shares: few threads, no network, and where the golden data lies."""
+
+import os
+from pathlib import Path
+
+# Before torch is imported: the tests must leave room on a machine with two cores, and reach for no hub.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+import pytest
+import torch
+
+GOLDEN = Path(__file__).parent / "data" / "golden"
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder with what the original implementations computed; its README.md says how it was made."""
+    return GOLDEN

@@ -1,0 +1,166 @@
+"""The direction of imports, scripts -> app -> glm_model -> transformers, and that importing does nothing else."""
+
+import ast
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+OURS = {"glm_model", "app"}
+# Third-party modules that belong to one room, and the files of that room.
+ROOMS = {
+    "gradio": "app/web*.py",
+    "fastapi": "app/api*.py",
+    "rich": "app/terminal*.py",
+    "prompt_toolkit": "app/terminal*.py",
+}
+# Pure functions that import nothing of ours, so that they can be read and tested alone.
+LEAVES = [
+    "glm_model/errors.py",
+    "glm_model/masking.py",
+    "glm_model/quantization/packing.py",
+    "glm_model/conversion/*key*.py",
+]
+
+
+def sources(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def scripts() -> list[Path]:
+    return sorted(ROOT.glob("*.py"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Full dotted names of all that a file imports, inside functions too; relative names made absolute."""
+    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            stem = ".".join(part for part in (base, node.module) if part)
+            yield from (f"{stem}.{alias.name}" for alias in node.names)
+
+
+def top(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def offenders(paths: list[Path], forbidden: set[str]) -> list[str]:
+    """`file: import` for every import of a forbidden top-level module."""
+    found = [(path, name) for path in paths for name in imports(path) if top(name) in forbidden]
+    return [f"{path.relative_to(ROOT)}: {name}" for path, name in found]
+
+
+def test_the_model_package_knows_nothing_of_the_front_ends() -> None:
+    assert sources("glm_model")
+    assert not offenders(sources("glm_model"), {"app", "tests", "benchmarks", *ROOMS})
+
+
+def test_the_front_ends_know_no_script_and_no_test() -> None:
+    assert sources("app")
+    assert not offenders(sources("app"), {"tests", "benchmarks", *(path.stem for path in scripts())})
+
+
+def test_the_front_ends_know_the_model_only_through_its_public_names() -> None:
+    """Loading, generation, errors: the front-ends must not reach into layers, masks or key maps."""
+    doors = {"loading", "generation", "errors"}
+    inner = {path.stem for path in (ROOT / "glm_model").iterdir() if not path.name.startswith("_")} - doors
+    reached = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in sources("app")
+        for name in imports(path)
+        if top(name) == "glm_model" and name.split(".")[1:2] and name.split(".")[1] in inner
+    ]
+    assert not reached
+
+
+def test_scripts_only_start_a_front_end() -> None:
+    others = {top(name) for path in scripts() for name in imports(path)} - {"app", *sys.stdlib_module_names}
+    assert not others
+
+
+@pytest.mark.parametrize(("library", "room"), ROOMS.items())
+def test_a_library_stays_in_its_room(library: str, room: str) -> None:
+    outside = [path for path in sources("app") if not path.relative_to(ROOT).match(room)]
+    assert not offenders(outside, {library})
+
+
+@pytest.mark.parametrize("pattern", LEAVES)
+def test_leaves_import_nothing_of_ours(pattern: str) -> None:
+    assert not offenders(sorted(ROOT.glob(pattern)), OURS)
+
+
+def test_conversations_need_no_torch() -> None:
+    assert not offenders([ROOT / "app/conversation.py"], {"torch", "transformers", "glm_model"})
+
+
+# Run in a fresh interpreter after torch and transformers, whose own habits at import are not ours to test.
+WATCHED_IMPORT = """
+    import sys
+    import torch, transformers
+
+    class Blocked:
+        def find_spec(self, name, path=None, target=None):
+            if name.partition(".")[0] in {blocked!r}:
+                raise ImportError(f"{{name}} must not be imported here")
+
+    def watch(event, args):
+        if event.startswith("socket.") or event in ("subprocess.Popen", "os.system", "os.posix_spawn"):
+            raise RuntimeError(f"{{event}} at import")
+        if event == "open" and str(args[0]).endswith((".safetensors", ".bin", ".pt", ".model")):
+            raise RuntimeError(f"{{args[0]}} opened at import")
+
+    sys.meta_path.insert(0, Blocked())
+    sys.addaudithook(watch)
+    import {modules}
+    assert not torch.cuda.is_initialized(), "a GPU was touched at import"
+"""
+
+
+def errors_of_import(modules: str, blocked: set[str]) -> str:
+    """What a fresh interpreter complains of when it imports `modules` (comma separated) under watch."""
+    code = textwrap.dedent(WATCHED_IMPORT).format(modules=modules, blocked=blocked)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return done.stderr if done.returncode else ""
+
+
+def modules_of(room: str | None) -> str:
+    """The modules of app/ in one room (a pattern of ROOMS), or, for None, those in no room at all."""
+
+    def belongs(path: Path) -> bool:
+        rooms = {pattern for pattern in ROOMS.values() if path.relative_to(ROOT).match(pattern)}
+        return room in rooms if room else not rooms
+
+    paths = [path for path in sources("app") if belongs(path) and path.stem != "__init__"]
+    return ", ".join(f"app.{path.stem}" for path in paths)
+
+
+def test_the_model_package_alone_imports_without_side_effects() -> None:
+    assert not errors_of_import("glm_model", blocked={"app", *ROOMS})
+
+
+def test_the_engine_room_imports_without_side_effects() -> None:
+    assert not errors_of_import(modules_of(None), blocked=set(ROOMS))
+
+
+@pytest.mark.parametrize(
+    ("room", "blocked"),
+    [
+        ("app/web*.py", {"prompt_toolkit"}),
+        ("app/terminal*.py", {"gradio", "fastapi"}),
+    ],
+)
+def test_a_front_end_imports_without_side_effects(room: str, blocked: set[str]) -> None:
+    assert modules_of(room), f"no module matches {room}"
+    assert not errors_of_import(modules_of(room), blocked)
+
+
+def test_the_watch_sees_what_it_must() -> None:
+    assert "socket.__new__ at import" in errors_of_import("socket; socket.socket()", blocked=set())
+    assert "rich must not be imported" in errors_of_import("rich", blocked={"rich"})
