@@ -1,0 +1,179 @@
+"""Conversations as plain data: messages, trimming to a token budget, and files to keep them in.
+
+Knows nothing of models, tokenizers or front-ends, and imports no torch. Tokens are counted by a function
+that the caller passes in.
+"""
+
+from __future__ import annotations
+
+import bisect
+import json
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypedDict
+
+Role = Literal["user", "assistant"]
+
+FORMAT = "glm-conversation"
+VERSION = 1
+MAX_IMPORT_CHARS = 4_000_000  # far beyond any chat by hand; keeps a wrong file from filling the memory
+
+
+class Message(TypedDict):
+    """One turn: who speaks, and what."""
+
+    role: Role
+    content: str
+
+
+class ConversationError(ValueError):
+    """A conversation that cannot be read or used; the message says where and why, for the user."""
+
+
+def check_messages(messages: object) -> list[Message]:
+    """Return `messages` as a fresh list with nothing but role and content in it.
+
+    Raises:
+        ConversationError: naming the first message that is not a user's or assistant's text.
+    """
+    if not isinstance(messages, list | tuple):
+        raise ConversationError("the messages must be a list")
+    return [_check_message(number, message) for number, message in enumerate(messages, start=1)]
+
+
+def _check_message(number: int, message: object) -> Message:
+    if not isinstance(message, dict):
+        raise ConversationError(f"message {number} must be an object with a role and a content")
+    role, content = message.get("role"), message.get("content")
+    if role not in ("user", "assistant"):
+        raise ConversationError(f"message {number}: the role must be 'user' or 'assistant', not {role!r}")
+    if not isinstance(content, str):
+        raise ConversationError(f"message {number}: the content must be a text, not {type(content).__name__}")
+    return Message(role=role, content=_without_lone_surrogates(content))
+
+
+def _without_lone_surrogates(text: str) -> str:
+    """JSON can spell half a character ("\\ud83d"); no tokenizer or file takes one, so it becomes U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+# --- trimming ----------------------------------------------------------------------------------------------
+
+
+def trim(
+    messages: Sequence[Message], count_tokens: Callable[[list[Message]], int], budget: int
+) -> tuple[list[Message], int]:
+    """Drop as few of the oldest rounds as needed for the rest to fit into `budget` tokens.
+
+    A round is a user's message with what follows it up to the next one. The last round always stays, even if
+    it does not fit alone: what to do then is the caller's decision. `count_tokens` is called once if all
+    fits, else about log2(rounds) times, so that a long conversation does not cost its square.
+
+    Returns:
+        The messages kept and the number of rounds dropped.
+    """
+    messages = list(messages)
+    starts = _round_starts(messages)
+    if len(starts) < 2 or count_tokens(messages) <= budget:
+        return messages, 0
+
+    def fits(dropped: int) -> bool:
+        return dropped == len(starts) - 1 or count_tokens(messages[starts[dropped] :]) <= budget
+
+    dropped = bisect.bisect_left(range(len(starts)), True, lo=1, key=fits)
+    return messages[starts[dropped] :], dropped
+
+
+def _round_starts(messages: list[Message]) -> list[int]:
+    """Where each round begins; what stands before the first user's message belongs to the first round."""
+    starts = [index for index, message in enumerate(messages) if message["role"] == "user"]
+    return [0, *starts[1:]]
+
+
+# --- JSON --------------------------------------------------------------------------------------------------
+
+
+def to_json(messages: Sequence[Message]) -> str:
+    """The conversation as a JSON document with a format name and a version; `from_json` reads it back."""
+    document = {"format": FORMAT, "version": VERSION, "messages": list(messages)}
+    return json.dumps(document, ensure_ascii=False, indent=2) + "\n"
+
+
+def from_json(text: str) -> list[Message]:
+    """Read `to_json`'s document, or a bare list of messages as OpenAI-style tools write it.
+
+    Raises:
+        ConversationError: a sentence that says what is wrong with the file.
+    """
+    _check_size(text)
+    try:
+        document: Any = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
+        raise ConversationError(f"this is not valid JSON{where}") from error
+    if isinstance(document, list):
+        return check_messages(document)
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise ConversationError(f"this JSON is not a saved conversation (no format {FORMAT!r})")
+    if document.get("version") != VERSION:
+        raise ConversationError(f"version {document.get('version')!r} is not known here, only {VERSION}")
+    return check_messages(document.get("messages"))
+
+
+def _check_size(text: str) -> None:
+    if len(text) > MAX_IMPORT_CHARS:
+        raise ConversationError(f"the file holds {len(text)} characters; at most {MAX_IMPORT_CHARS} are read")
+
+
+# --- Markdown ----------------------------------------------------------------------------------------------
+
+_HEADINGS: dict[Role, str] = {"user": "## User", "assistant": "## Assistant"}
+_HEADING = r"## (User|Assistant)[ \t\r]*$"
+_SECTION = re.compile("^" + _HEADING + r"\n?", re.MULTILINE)
+# A line of a message that would read as a heading (or as one already escaped) gets one more backslash in
+# front; Markdown shows "\#" as "#", so that the text looks the same to a reader.
+_LOOKS_LIKE_HEADING = re.compile(r"^(?=\\*" + _HEADING + ")", re.MULTILINE)
+_ESCAPED_HEADING = re.compile(r"^\\(?=\\*" + _HEADING + ")", re.MULTILINE)
+
+
+def to_markdown(messages: Sequence[Message]) -> str:
+    """The conversation as Markdown, a heading per message; `from_markdown` gives the same messages back."""
+    return "".join(
+        f"{_HEADINGS[message['role']]}\n\n{_escaped(message['content'])}\n\n" for message in messages
+    )
+
+
+def _escaped(content: str) -> str:
+    return _LOOKS_LIKE_HEADING.sub(r"\\", content)
+
+
+def from_markdown(text: str) -> list[Message]:
+    """Read `to_markdown`'s text back exactly, whatever the messages held: headings, code fences, blank lines.
+
+    A file that an editor saved with the line ends of Windows or without its last blank lines is read too.
+
+    Raises:
+        ConversationError: text before the first heading, or no heading at all.
+    """
+    _check_size(text)
+    if re.match(r"\s*" + _HEADING.replace("$", r"\n"), text) and "\r\n" in text.split("\n\n", 1)[0]:
+        text = text.replace("\r\n", "\n")
+    before, *sections = _SECTION.split(text)
+    if before.strip() or not sections:
+        raise ConversationError("a saved conversation starts with the line '## User' or '## Assistant'")
+    return check_messages(
+        [
+            Message(role=_role(name), content=_ESCAPED_HEADING.sub("", _without_frame(body)))
+            for name, body in zip(sections[::2], sections[1::2], strict=True)
+        ]
+    )
+
+
+def _role(name: str) -> Role:
+    return "user" if name == "User" else "assistant"
+
+
+def _without_frame(body: str) -> str:
+    """A section without the blank line before its text and the end of line and blank line after it."""
+    body = body.removeprefix("\n")
+    return body.removesuffix("\n\n") if body.endswith("\n\n") else body.removesuffix("\n")

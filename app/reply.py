@@ -1,0 +1,157 @@
+"""What a front-end gets for a conversation it submitted: a stream of events, and the means to stop it.
+
+Events pass from the engine's worker to one consumer through a `SimpleQueue`: handing one over costs the
+worker well under a microsecond, takes no lock that a signal handler could meet, and a consumer slower than
+the model finds several pieces of text joined into one. No torch here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from types import TracebackType
+from typing import Literal
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Queued:
+    """Waiting for the model; `position` answers come before (1 = next). Sent again whenever it changes."""
+
+    position: int
+
+
+@dataclass(frozen=True)
+class Trimmed:
+    """The oldest `rounds` of the conversation were left out so that the rest fits."""
+
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Text:
+    """New text of the answer. The first one is empty: it says that the waiting is over."""
+
+    delta: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The last event. `length`: the maximum length cut the answer; `cancelled`: somebody stopped it."""
+
+    reason: FinishReason
+    prompt_tokens: int
+    answer_tokens: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The last event instead of `Finished`: a sentence for the user.
+
+    `kind` lets a front-end say it in another language: "too_long" (the last message alone does not fit),
+    "memory" (out of memory), "closed" (the engine is shutting down) or "error" (anything else).
+    """
+
+    message: str
+    kind: Literal["too_long", "memory", "closed", "error"] = "error"
+
+
+Event = Queued | Trimmed | Text | Finished | Failed
+
+
+class Reply:
+    """The answer to one conversation: iterate it (`for` or `async for`, one consumer) for its events.
+
+    As a context manager it cancels the answer when the block is left early, so that nothing is computed for
+    a consumer that is gone.
+    """
+
+    def __init__(self, on_cancel: Callable[[Reply], None]) -> None:
+        self._on_cancel = on_cancel
+        self._events: SimpleQueue[Event] = SimpleQueue()
+        self._read_ahead: deque[Event] = deque()
+        self._ended = False
+        self._wake: Callable[[], None] | None = None
+
+    def cancel(self) -> None:
+        """Stop the answer: at once if it waits, within one token if it runs; harmless if it has ended."""
+        self._on_cancel(self)
+
+    def __enter__(self) -> Reply:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._ended:
+            self.cancel()
+
+    # The engine's side.
+
+    def send(self, event: Event) -> None:
+        """Hand over an event; for the engine, from its worker or from whoever submits or cancels."""
+        self._events.put(event)
+        wake, self._wake = self._wake, None
+        if wake is not None:
+            wake()
+
+    # The consumer's side.
+
+    def __iter__(self) -> Iterator[Event]:
+        return self
+
+    def __next__(self) -> Event:
+        if self._ended:
+            raise StopIteration
+        return self._joined(self._read_ahead.popleft() if self._read_ahead else self._events.get())
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self
+
+    async def __anext__(self) -> Event:
+        if self._ended:
+            raise StopAsyncIteration
+        while not self._read_ahead:
+            arrived = self._arrival()
+            try:
+                self._read_ahead.append(self._events.get_nowait())
+            except Empty:
+                await arrived
+        return self._joined(self._read_ahead.popleft())
+
+    def _arrival(self) -> asyncio.Future[None]:
+        """A future that the next `send` completes. Made before looking, so that no event slips between."""
+        loop = asyncio.get_running_loop()
+        arrived: asyncio.Future[None] = loop.create_future()
+
+        def complete() -> None:
+            if not arrived.done():
+                arrived.set_result(None)
+
+        def wake() -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(complete)
+
+        self._wake = wake
+        return arrived
+
+    def _joined(self, event: Event) -> Event:
+        """`event` with what has arrived since: texts joined, an outdated position skipped."""
+        pieces = [event.delta] if isinstance(event, Text) else []
+        while isinstance(event, Text | Queued):
+            try:
+                following = self._read_ahead.popleft() if self._read_ahead else self._events.get_nowait()
+            except Empty:
+                break
+            if type(following) is not type(event):
+                self._read_ahead.append(following)
+                break
+            event = following
+            if isinstance(event, Text):
+                pieces.append(event.delta)
+        self._ended = isinstance(event, Finished | Failed)
+        return Text("".join(pieces)) if isinstance(event, Text) else event
