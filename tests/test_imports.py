@@ -1,4 +1,4 @@
-"""The direction of imports, scripts -> app -> glm_model -> transformers, and that importing does nothing else."""
+"""Imports go one way, scripts -> app -> glm_model -> transformers, and importing does nothing else."""
 
 import ast
 import subprocess
