@@ -156,7 +156,9 @@ def from_markdown(text: str) -> list[Message]:
         ConversationError: text before the first heading, or no heading at all.
     """
     _check_size(text)
-    if re.match(r"\s*" + _HEADING.replace("$", r"\n"), text) and "\r\n" in text.split("\n\n", 1)[0]:
+    if re.match(
+        r"\s*## \w+[ \t]*\r\n", text
+    ):  # our own frame has \n, so an editor has changed every line end
         text = text.replace("\r\n", "\n")
     before, *sections = _SECTION.split(text)
     if before.strip() or not sections:

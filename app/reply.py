@@ -34,7 +34,7 @@ class Trimmed:
 
 @dataclass(frozen=True)
 class Text:
-    """New text of the answer. The first one is empty: it says that the waiting is over."""
+    """New text of the answer. The first one may be empty: it says that the waiting is over."""
 
     delta: str
 

@@ -1,7 +1,7 @@
 """A model, tokenizer and stream made of plain Python, for tests of the front-ends: no weights, no waiting.
 
-One token is one character. The answer comes from a function of the last message, at a speed the test sets, and
-with a `gate` token by token as the test allows.
+One token is one character. The answer comes from a function of the last message, at a speed the test sets,
+and with a `gate` token by token as the test allows.
 """
 
 from __future__ import annotations
