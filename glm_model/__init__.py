@@ -1,0 +1,39 @@
+"""GLM-130B and ChatGLM-6B for transformers 5.
+
+Importing this package registers both architectures, so that ``AutoModel`` and ``AutoTokenizer`` load their
+checkpoints without running any code of the checkpoint's folder.
+"""
+
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
+
+from .configuration_glm import ChatGLMConfig, GLM130BConfig
+from .conversion.keys import RENAMED_KEYS
+from .generation import SamplingOptions, TextChunk, stream_text
+from .modeling_glm import ChatGLMForCausalLM, ChatGLMModel, GLM130BForCausalLM, GLM130BModel
+
+__all__ = [
+    "ChatGLMConfig",
+    "ChatGLMForCausalLM",
+    "ChatGLMModel",
+    "GLM130BConfig",
+    "GLM130BForCausalLM",
+    "GLM130BModel",
+    "SamplingOptions",
+    "TextChunk",
+    "stream_text",
+]
+
+
+def _register() -> None:
+    for config, model in ((ChatGLMConfig, ChatGLMForCausalLM), (GLM130BConfig, GLM130BForCausalLM)):
+        AutoConfig.register(config.model_type, config)
+        # The published auto_map names the model with its head for AutoModel, because `chat` lives there.
+        for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM):
+            auto_class.register(config, model)
+        renamings = [WeightRenaming(published, ours) for published, ours in RENAMED_KEYS]
+        register_checkpoint_conversion_mapping(config.model_type, renamings)
+
+
+_register()

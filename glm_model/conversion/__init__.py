@@ -1,0 +1,1 @@
+"""Published checkpoint formats: key names of ChatGLM-6B."""

@@ -1,0 +1,303 @@
+"""Talking with a model: the published ``chat`` and ``stream_chat``, and the stream that the front-ends use.
+
+The published methods keep every habit of the original (its sampling defaults, its decode clean-up, the last token
+that is never streamed). :func:`stream_text` is the better path: nothing lost, nothing altered, stopped within a token.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import GenerationConfig
+from transformers.generation import (
+    GenerationMixin,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteriaList,
+)
+
+from .chat_format import process_response
+from .text_stream import IncrementalDecoder
+
+# What transformers 4.27 added silently to the published sampling settings.
+PUBLISHED_TOP_K = 50
+History = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How to choose tokens.
+
+    Args:
+        max_length: tokens of prompt and answer together.
+        temperature: 0 is greedy.
+        top_p: keep the smallest set of tokens whose probability reaches this; 1 keeps all.
+        top_k: keep so many tokens; 0 keeps all.
+        seed: makes one answer reproducible on one machine; None draws anew each time.
+
+    Raises:
+        ValueError: a value outside its range.
+    """
+
+    max_length: int = 2048
+    temperature: float = 0.95
+    top_p: float = 0.7
+    top_k: int = PUBLISHED_TOP_K
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_length < 1:
+            raise ValueError(f"max_length must be at least 1, not {self.max_length}")
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature must be 0 (greedy) or more, not {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}")
+        if self.top_k < 0:
+            raise ValueError(f"top_k must be 0 (off) or more, not {self.top_k}")
+
+    def generation_kwargs(self) -> dict[str, Any]:
+        """The same settings as arguments of ``generate``."""
+        return {"max_length": self.max_length, **_sampling(True, self.temperature, self.top_p, self.top_k)}
+
+
+@dataclass(frozen=True)
+class TextChunk:
+    """A piece of an answer.
+
+    Args:
+        text: new text, never half a character; may be empty.
+        token_count: tokens of the answer so far, the end token not counted.
+        finish_reason: on the last chunk, "stop" (the model ended), "length" or "cancelled"; else None.
+    """
+
+    text: str
+    token_count: int
+    finish_reason: Literal["stop", "length", "cancelled"] | None = None
+
+
+class SupportsChat(Protocol):
+    """What ``chat`` needs of a tokenizer."""
+
+    def __call__(self, text: Any, **kwargs: Any) -> Any: ...
+    def build_prompt(self, query: str, history: History | None = None) -> str: ...
+    def decode(self, token_ids: Any, **kwargs: Any) -> str: ...
+
+
+class InvalidScoreLogitsProcessor(LogitsProcessor):
+    """The original's guard: if any score of the batch is NaN or infinite, every row chooses ``token_id``."""
+
+    def __init__(self, token_id: int = 5) -> None:
+        self.token_id = token_id
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if not torch.isfinite(scores).all():
+            scores = torch.zeros_like(scores)
+            scores[..., self.token_id] = 5e4
+        return scores
+
+
+class ChatMixin(GenerationMixin):
+    """The methods of the published ``ChatGLMForConditionalGeneration``."""
+
+    @torch.no_grad()
+    def chat(
+        self,
+        tokenizer: SupportsChat,
+        query: str,
+        history: History | None = None,
+        max_length: int = 2048,
+        num_beams: int = 1,
+        do_sample: bool = True,
+        top_p: float = 0.7,
+        temperature: float = 0.95,
+        logits_processor: LogitsProcessorList | None = None,
+        **kwargs: Any,
+    ) -> tuple[str, History]:
+        """One answer.
+
+        Args:
+            history: earlier (query, answer) rounds; not changed.
+            max_length: tokens of prompt and answer; a prompt that long or longer gets one token.
+            temperature: 0 is greedy.
+            kwargs: anything else that ``generate`` takes.
+
+        Returns:
+            The answer, and the history with this round added.
+        """
+        history = list(history or [])
+        inputs = self._chat_inputs(tokenizer, query, history)
+        prompt_length = inputs["input_ids"].shape[1]
+        settings = {
+            "max_length": max(max_length, prompt_length + 1),
+            "num_beams": num_beams,
+            **_sampling(do_sample, temperature, top_p),
+            "logits_processor": _guarded(logits_processor),
+        }
+        output = self.generate(**inputs, **{**settings, **kwargs})
+        response = process_response(tokenizer.decode(output[0, prompt_length:].tolist()))
+        return response, [*history, (query, response)]
+
+    def stream_chat(
+        self,
+        tokenizer: SupportsChat,
+        query: str,
+        history: History | None = None,
+        max_length: int = 2048,
+        do_sample: bool = True,
+        top_p: float = 0.7,
+        temperature: float = 0.95,
+        logits_processor: LogitsProcessorList | None = None,
+        **kwargs: Any,
+    ) -> Iterator[tuple[str, History]]:
+        """As :meth:`chat`, yielding the whole answer so far after every token but the last; see the module."""
+        history = list(history or [])
+        inputs = self._chat_inputs(tokenizer, query, history)
+        prompt_length = inputs["input_ids"].shape[1]
+        settings = {
+            "max_length": max_length,
+            **_sampling(do_sample, temperature, top_p),
+            "logits_processor": _guarded(logits_processor),
+        }
+        for output in self.stream_generate(**inputs, **{**settings, **kwargs}):
+            response = process_response(tokenizer.decode(output[0, prompt_length:].tolist()))
+            yield response, [*history, (query, response)]
+
+    def stream_generate(self, input_ids: Tensor, **kwargs: Any) -> Iterator[Tensor]:
+        """All ids so far after every step but the last, LongTensor [batch, length]; as the original.
+
+        Args:
+            input_ids: prompts [batch, length].
+            kwargs: what ``generate`` takes, except beams.
+        """
+        for all_ids, finished in generate_steps(self, input_ids, **kwargs):
+            if not finished:
+                yield all_ids
+
+    def _chat_inputs(self, tokenizer: SupportsChat, query: str, history: History) -> dict[str, Tensor]:
+        prompt = tokenizer.build_prompt(query, history)
+        inputs: dict[str, Tensor] = tokenizer([prompt], return_tensors="pt").to(self.device)
+        return inputs
+
+
+def stream_text(
+    model: Any,
+    tokenizer: Any,
+    prompt_ids: list[int],
+    options: SamplingOptions,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[TextChunk]:
+    """An answer as it is written: every token, the last one too, decoded without clean-up.
+
+    Args:
+        model: a GLM for causal language modelling.
+        tokenizer: its tokenizer.
+        prompt_ids: the ids of the whole prompt, up to and with ``<sop>``.
+        should_stop: asked after every token.
+
+    Raises:
+        ValueError: the prompt leaves no room for an answer within ``options.max_length``.
+    """
+    if len(prompt_ids) >= options.max_length:
+        raise ValueError(
+            f"the prompt has {len(prompt_ids)} tokens and max_length is {options.max_length}: no room for an answer. "
+            "Shorten the prompt or raise max_length."
+        )
+    decoder = IncrementalDecoder(tokenizer)
+    end_tokens = _end_tokens(model)
+    count = 0
+    steps = generate_steps(
+        model,
+        torch.tensor([prompt_ids], device=model.device),
+        logits_processor=_guarded(None),
+        generator=None if options.seed is None else torch.Generator(model.device).manual_seed(options.seed),
+        **options.generation_kwargs(),
+    )
+    for all_ids, finished in steps:
+        token = int(all_ids[0, -1])
+        if token in end_tokens:
+            yield TextChunk(decoder.finish(), count, "stop")
+            return
+        count += 1
+        text = decoder.push([token])
+        if finished:
+            yield TextChunk(text + decoder.finish(), count, "length")
+        elif should_stop():
+            yield TextChunk(text + decoder.finish(), count, "cancelled")
+            return
+        else:
+            yield TextChunk(text, count)
+
+
+def generate_steps(
+    model: Any, input_ids: Tensor, generator: torch.Generator | None = None, **kwargs: Any
+) -> Iterator[tuple[Tensor, bool]]:
+    """The ids so far ([batch, length]) after every token, and whether that token was the last.
+
+    A prompt that is already ``max_length`` long yields nothing. Everything ``generate`` prepares (processors,
+    stopping criteria, cache, padding) is prepared by it.
+
+    Args:
+        generator: source of randomness for sampling; None is torch's own.
+        kwargs: what ``generate`` takes, except beams.
+    """
+    max_length = kwargs.get("max_length")
+    if max_length is not None and input_ids.shape[1] >= max_length:
+        return iter(())
+    steps: Iterator[tuple[Tensor, bool]] = model.generate(
+        input_ids, custom_generate=_sample_steps, generator=generator, **kwargs
+    )
+    return steps
+
+
+@torch.no_grad()
+def _sample_steps(
+    model: Any,
+    input_ids: Tensor,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: GenerationConfig,
+    generator: torch.Generator | None = None,
+    **model_kwargs: Any,
+) -> Iterator[tuple[Tensor, bool]]:
+    """The decoding loop of ``generate`` as an iterator; transformers' ``custom_generate`` interface."""
+    pad_token: Tensor | None = generation_config._pad_token_tensor
+    unfinished = torch.ones_like(input_ids[:, 0])
+    outputs = model._prefill(input_ids, generation_config, model_kwargs)
+    while True:
+        model_kwargs = model._update_model_kwargs_for_generation(outputs, model_kwargs)
+        scores = logits_processor(input_ids, outputs.logits[:, -1].to(copy=True, dtype=torch.float32))
+        if generation_config.do_sample:
+            next_tokens = torch.multinomial(F.softmax(scores, dim=-1), 1, generator=generator).squeeze(1)
+        else:
+            next_tokens = scores.argmax(dim=-1)
+        if len(input_ids) > 1 and pad_token is not None:
+            next_tokens = torch.where(unfinished.bool(), next_tokens, pad_token)
+        input_ids = torch.cat([input_ids, next_tokens[:, None]], dim=-1)
+        unfinished = unfinished & ~stopping_criteria(input_ids, scores)
+        finished = not bool(unfinished.any())
+        yield input_ids, finished
+        if finished:
+            return
+        step = 1 if model_kwargs["use_cache"] else None
+        inputs = model.prepare_inputs_for_generation(input_ids, next_sequence_length=step, **model_kwargs)
+        outputs = model(**inputs)
+
+
+def _sampling(
+    do_sample: bool, temperature: float, top_p: float, top_k: int = PUBLISHED_TOP_K
+) -> dict[str, Any]:
+    if not do_sample or temperature == 0:
+        return {"do_sample": False}
+    return {"do_sample": True, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+
+
+def _guarded(logits_processor: LogitsProcessorList | None) -> LogitsProcessorList:
+    return LogitsProcessorList([*(logits_processor or []), InvalidScoreLogitsProcessor()])
+
+
+def _end_tokens(model: Any) -> set[int]:
+    ids = model.generation_config.eos_token_id
+    return set(ids) if isinstance(ids, list) else {ids}

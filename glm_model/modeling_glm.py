@@ -1,0 +1,518 @@
+"""The GLM decoder: ChatGLM-6B and GLM-130B are one model with two switches.
+
+The switches are ``config.position_encoding_2d`` (rotary positions in two rows or one) and ``config.gated_mlp`` (GeGLU
+or GELU). Inner names are the library's (``model.embed_tokens``, ``model.layers``, ``model.norm``, ``lm_head``);
+published key names are mapped in ``glm_model.conversion``. Hidden states are [batch, length, hidden] throughout.
+
+This module knows layers; masks and positions come from ``masking``, steps of generation from ``prefix_lm``.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import initialization as init
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from . import masking
+from .configuration_glm import ChatGLMConfig, GLM130BConfig, GLMConfig
+from .conversion.keys import IGNORED_KEYS
+from .errors import UnsupportedError
+from .generation import ChatMixin
+from .loading_checks import CheckedLoadingMixin
+from .prefix_lm import PrefixLMGenerationMixin, count_padding, derive_position_ids
+
+ROTARY_BASE = 10000.0
+
+
+class GLMLayerNorm(nn.LayerNorm):
+    """LayerNorm that takes half activations with the float32 weights of the published files."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        if hidden_states.dtype == self.weight.dtype:
+            return super().forward(hidden_states)
+        return super().forward(hidden_states.to(self.weight.dtype)).to(hidden_states.dtype)
+
+
+class GLMRotaryEmbedding(nn.Module):
+    """Rotary angles of one or two rows of positions (arXiv 2104.09864, base 10000, non-interleaved).
+
+    The original rounds the inverse frequencies to half when it creates them, in every precision.
+    """
+
+    inv_freq: Tensor
+
+    def __init__(self, config: GLMConfig) -> None:
+        super().__init__()
+        self.rows = config.num_position_rows
+        self.dim = config.hidden_size // config.num_attention_heads // self.rows
+        self.angle_in_model_dtype = config.rotary_dtype == "model"
+        self.register_buffer("inv_freq", self.inverse_frequencies(), persistent=False)
+
+    def inverse_frequencies(self) -> Tensor:
+        """float32 [dim / 2], each value representable in half."""
+        exponent = torch.arange(0, self.dim, 2, dtype=torch.float32) / self.dim
+        return (1.0 / ROTARY_BASE**exponent).half().float()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GLMRotaryEmbedding":
+        # `model.bfloat16()` must move the frequencies, never round them.
+        super()._apply(fn, recurse)
+        if self.inv_freq.dtype != torch.float32 and self.inv_freq.device.type != "meta":
+            self.inv_freq = self.inverse_frequencies().to(self.inv_freq.device)
+        return self
+
+    @torch.no_grad()
+    def forward(self, position_ids: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of ``position_ids`` ([batch, length] or [batch, 2, length]).
+
+        Returns:
+            Two tensors [batch, length, 1, 1, rows, dim] in ``dtype``; the ones stand for heads and query/key.
+        """
+        positions = position_ids.view(len(position_ids), self.rows, -1).transpose(1, 2).unsqueeze(-1)
+        rounds_angle = dtype == torch.float16 and self.angle_in_model_dtype
+        angle_dtype = dtype if rounds_angle else torch.float32
+        angles = positions.to(angle_dtype) * self.inv_freq.to(angle_dtype)
+        angles = torch.cat([angles, angles], dim=-1)[:, :, None, None]
+        return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate_half(states: Tensor) -> Tensor:
+    """(x1, x2) -> (-x2, x1) over the two halves of the last dimension."""
+    first, second = states.chunk(2, dim=-1)
+    return torch.cat([-second, first], dim=-1)
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor]:
+    """Attention step by step; query, key and value are [batch, heads, length, head_dim].
+
+    As the original, the query is divided by the layer's number (counted from 1) before the product and the float32
+    scores are multiplied by it again, so that half precision does not overflow.
+    """
+    layer_number = module.layer_idx + 1
+    scores = torch.matmul(query * (scaling / layer_number), key.transpose(2, 3)).float() * layer_number
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    probabilities = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    probabilities = F.dropout(probabilities, p=dropout, training=module.training)
+    return torch.matmul(probabilities, value).transpose(1, 2).contiguous(), probabilities
+
+
+class GLMAttention(nn.Module):
+    """Multi-head attention; the rows of the fused weight hold q, k, v of head 0, then q, k, v of head 1, ..."""
+
+    def __init__(self, config: GLMConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.rows = config.num_position_rows
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False  # the mask says everything
+        self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None,
+        past_key_values: Cache | None = None,
+        prefix: Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        query, key, value = self._project(hidden_states, *position_embeddings)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)
+        if prefix is not None:
+            prefix_key, prefix_value = prefix[2 * self.layer_idx], prefix[2 * self.layer_idx + 1]
+            key = torch.cat([prefix_key.expand(len(key), -1, -1, -1), key], dim=2)
+            value = torch.cat([prefix_value.expand(len(value), -1, -1, -1), value], dim=2)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        context, probabilities = attend(
+            self, query, key, value, attention_mask, scaling=self.scaling, dropout=0.0, **kwargs
+        )
+        return self.dense(context.flatten(2)), probabilities
+
+    def _project(self, hidden_states: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated query, rotated key and value, each [batch, heads, length, head_dim]."""
+        fused = self.query_key_value(hidden_states).unflatten(-1, (-1, 3 * self.head_dim))
+        query_key = fused[..., : 2 * self.head_dim].unflatten(-1, (2, self.rows, -1))
+        query_key = (query_key * cos + rotate_half(query_key) * sin).flatten(-2)
+        query, key = query_key.unbind(3)
+        value = fused[..., 2 * self.head_dim :]
+        return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+
+
+class GLMMLP(nn.Module):
+    """GELU (tanh approximation) or, gated, GeGLU with the exact GELU on the second half."""
+
+    def __init__(self, config: GLMConfig) -> None:
+        super().__init__()
+        self.gated = config.gated_mlp
+        inner = config.inner_hidden_size
+        self.dense_h_to_4h = nn.Linear(config.hidden_size, 2 * inner if self.gated else inner)
+        self.dense_4h_to_h = nn.Linear(inner, config.hidden_size)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        inner = self.dense_h_to_4h(hidden_states)
+        if self.gated:
+            linear, gate = inner.chunk(2, dim=-1)
+            return self.dense_4h_to_h(linear * F.gelu(gate))
+        return self.dense_4h_to_h(F.gelu(inner, approximate="tanh"))
+
+
+class GLMDecoderLayer(GradientCheckpointingLayer):
+    """DeepNorm block: the residual is the *normalised* input, scaled by alpha."""
+
+    def __init__(self, config: GLMConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.alpha = config.residual_alpha
+        self.input_layernorm = GLMLayerNorm(config.hidden_size, eps=config.layernorm_epsilon)
+        self.self_attn = GLMAttention(config, layer_idx)
+        self.post_attention_layernorm = GLMLayerNorm(config.hidden_size, eps=config.layernorm_epsilon)
+        self.mlp = GLMMLP(config)
+
+    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+        attention_input = self.input_layernorm(hidden_states)
+        attention_output, _ = self.self_attn(attention_input, **kwargs)
+        mlp_input = self.post_attention_layernorm(attention_output.add(attention_input, alpha=self.alpha))
+        return self.mlp(mlp_input).add(mlp_input, alpha=self.alpha)
+
+
+class PrefixEncoder(nn.Module):
+    """P-Tuning v2 (arXiv 2110.07602): trained keys and values that every token of every layer may attend to."""
+
+    def __init__(self, config: ChatGLMConfig, length: int) -> None:
+        super().__init__()
+        self.heads = (config.num_attention_heads, config.hidden_size // config.num_attention_heads)
+        self.projects = config.prefix_projection
+        width = 2 * config.num_layers * config.hidden_size
+        self.embedding = nn.Embedding(length, config.hidden_size if self.projects else width)
+        if self.projects:
+            self.trans = nn.Sequential(
+                nn.Linear(config.hidden_size, config.hidden_size),
+                nn.Tanh(),
+                nn.Linear(config.hidden_size, width),
+            )
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, dtype: torch.dtype) -> Tensor:
+        """[2 * layers, 1, heads, prefix length, head_dim]; rows 2i and 2i + 1 are keys and values of layer i."""
+        encoded = self.embedding.weight
+        if self.projects:
+            encoded = self.trans(encoded)
+        encoded = self.dropout(encoded.to(dtype).unflatten(-1, (-1, *self.heads)))
+        return encoded.permute(1, 2, 0, 3).unsqueeze(1)
+
+
+class GLMPreTrainedModel(CheckedLoadingMixin, PreTrainedModel):
+    """What transformers needs to know of both architectures."""
+
+    config: GLMConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ("GLMDecoderLayer",)
+    _skip_keys_device_placement = ("past_key_values",)
+    # The published fp16 files hold LayerNorm in float32; `.half()` rounds it as it did in the original.
+    _keep_in_fp32_modules_strict = ("input_layernorm", "post_attention_layernorm", "norm")
+    _keys_to_ignore_on_load_unexpected = (IGNORED_KEYS,)
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": GLMDecoderLayer, "attentions": GLMAttention}  # noqa: RUF012
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, GLMRotaryEmbedding):
+            init.copy_(module.inv_freq, module.inverse_frequencies())
+
+    def _check_and_adjust_attn_implementation(
+        self, attn_implementation: str | None, *args: Any, **kwargs: Any
+    ) -> str:
+        if attn_implementation is not None and (
+            "flash" in attn_implementation or "paged" in attn_implementation
+        ):
+            raise UnsupportedError(
+                f"attn_implementation={attn_implementation!r} cannot hold GLM's mask, whose context is bidirectional; "
+                "use 'sdpa' (the default), 'eager' or 'flex_attention'."
+            )
+        return super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs)
+
+
+class GLMModel(GLMPreTrainedModel):
+    """The decoder without its head. Use :class:`ChatGLMModel` or :class:`GLM130BModel`."""
+
+    def __init__(self, config: GLMConfig) -> None:
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.rotary_emb = GLMRotaryEmbedding(config)
+        self.layers = nn.ModuleList(GLMDecoderLayer(config, index) for index in range(config.num_layers))
+        self.norm = GLMLayerNorm(config.hidden_size, eps=config.layernorm_epsilon)
+        self.prefix_encoder: PrefixEncoder | None = None
+        if isinstance(config, ChatGLMConfig) and config.pre_seq_len:
+            # P-Tuning trains the prefix alone.
+            self.requires_grad_(False)
+            self.prefix_encoder = PrefixEncoder(config, config.pre_seq_len)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """Hidden states of a prompt, or of new tokens after a cached one.
+
+        Args:
+            input_ids: [batch, length], padded in front. Masks and positions follow from them: the context ends at
+                the first ``<sop>``, the blank is the first mask token of ``config.mask_token_priority``.
+            attention_mask: None; or 0/1 [batch, cached + length], 0 for padding; or the original tokenizer's bool
+                [batch, 1, length, cached + length] where **True means masked**; or an additive float mask of that
+                shape.
+            position_ids: None, or [batch, 2, length] ([batch, length] for GLM-130B). Required with ``inputs_embeds``
+                and when ``past_key_values`` already holds the prompt.
+
+        Raises:
+            ValueError: neither or both of ids and embeddings; a prompt without mask token or ``<sop>``; positions
+                missing where they cannot be derived.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("pass exactly one of input_ids and inputs_embeds")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache()
+        is_prompt = past_key_values is None or past_key_values.get_seq_length() == 0
+        if position_ids is None:
+            position_ids = self._prompt_positions(input_ids, attention_mask, is_prompt)
+        mask = self._attention_mask(input_ids, inputs_embeds, attention_mask, past_key_values, is_prompt)
+        prefix = self._prefix(past_key_values, inputs_embeds.dtype, is_prompt)
+        if prefix is not None and mask is not None:
+            mask = F.pad(mask, (prefix.shape[-2], 0), value=mask.dtype == torch.bool)
+
+        hidden_states = inputs_embeds
+        position_embeddings = self.rotary_emb(position_ids, hidden_states.dtype)
+        for layer in self.layers:
+            hidden_states = layer(
+                hidden_states,
+                position_embeddings=position_embeddings,
+                attention_mask=mask,
+                past_key_values=past_key_values,
+                prefix=prefix,
+                **kwargs,
+            )
+        return BaseModelOutputWithPast(
+            last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values
+        )
+
+    def _prompt_positions(
+        self, input_ids: Tensor | None, attention_mask: Tensor | None, is_prompt: bool
+    ) -> Tensor:
+        if input_ids is None or not is_prompt:
+            raise ValueError(
+                "position_ids cannot be derived from "
+                + (
+                    "inputs_embeds"
+                    if input_ids is None
+                    else "new tokens alone when the prompt is in the cache"
+                )
+                + "; pass them (model.derive_position_ids(all ids so far) computes them), or use generate()"
+            )
+        return derive_position_ids(self.config, input_ids, attention_mask)
+
+    def _attention_mask(
+        self,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | None,
+        past_key_values: Cache | None,
+        is_prompt: bool,
+    ) -> Any:
+        """The mask in the form of the attention implementation; None where every token sees every key."""
+        if attention_mask is not None and attention_mask.ndim == 4:
+            return self._given_mask(attention_mask, inputs_embeds, past_key_values)
+        context_blocks = None
+        if is_prompt:
+            if input_ids is None:
+                raise ValueError(
+                    "with inputs_embeds pass a 4-D attention_mask: the context's end is not known"
+                )
+            padding = count_padding(self.config, input_ids, attention_mask)
+            if attention_mask is None and bool(padding.any()):
+                attention_mask = torch.arange(input_ids.shape[1], device=input_ids.device) >= padding[:, None]
+            context = masking.context_length(input_ids, self.config.bos_token_id)
+            context_blocks = masking.context_block_ids(padding, context, input_ids.shape[1])
+        if attention_mask is not None and bool(attention_mask.all()):
+            attention_mask = None
+        mask = create_causal_mask(
+            self.config,
+            inputs_embeds,
+            attention_mask,
+            past_key_values,
+            block_sequence_ids=context_blocks,
+            allow_is_causal_skip=inputs_embeds.shape[1] == 1,
+        )
+        if attention_mask is not None and is_prompt and isinstance(mask, Tensor) and mask.dtype == torch.bool:
+            mask = _additive(mask, inputs_embeds.dtype)
+        return mask
+
+    def _given_mask(
+        self, attention_mask: Tensor, inputs_embeds: Tensor, past_key_values: Cache | None
+    ) -> Tensor:
+        if self.config._attn_implementation == "flex_attention":
+            raise UnsupportedError("flex_attention takes no ready 4-D attention_mask; use 'sdpa' or 'eager'")
+        visible = ~attention_mask if attention_mask.dtype == torch.bool else attention_mask
+        query_length = inputs_embeds.shape[1]
+        key_length = attention_mask.shape[-1]
+        if past_key_values is not None:
+            key_length, _ = past_key_values.get_mask_sizes(query_length, 0)
+        if attention_mask.shape[-2] != query_length or attention_mask.shape[-1] > key_length:
+            raise ValueError(
+                f"attention_mask has shape {list(attention_mask.shape)}; for {query_length} new tokens and "
+                f"{key_length} keys it must be [batch, 1, {query_length}, {key_length}]"
+            )
+        if visible.dtype == torch.bool:
+            visible = _additive(visible, inputs_embeds.dtype)
+        lowest = torch.finfo(visible.dtype).min
+        return F.pad(visible, (0, key_length - attention_mask.shape[-1]), value=lowest)
+
+    def _prefix(self, past_key_values: Cache | None, dtype: torch.dtype, is_prompt: bool) -> Tensor | None:
+        """The P-Tuning prefix, encoded once per cache."""
+        if self.prefix_encoder is None:
+            return None
+        if is_prompt:
+            encoded = self.prefix_encoder(dtype)
+            if past_key_values is not None:
+                past_key_values.glm_prefix = encoded
+            return encoded
+        return past_key_values.glm_prefix
+
+
+class GLMForCausalLM(GLMPreTrainedModel, PrefixLMGenerationMixin):
+    """The decoder with its head. Use :class:`ChatGLMForCausalLM` or :class:`GLM130BForCausalLM`."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+
+    def __init__(self, config: GLMConfig) -> None:
+        super().__init__(config)
+        self.model = GLMModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if self.model.prefix_encoder is not None:
+            self.lm_head.requires_grad_(False)
+        self.post_init()
+
+    def tie_weights(self, missing_keys: set[str] | None = None, recompute_mapping: bool = True) -> None:
+        # As in the original, a tied model ignores the head of the file even where it differs from the embedding;
+        # transformers would untie the two.
+        if missing_keys is not None and "lm_head.weight" in self.all_tied_weights_keys:
+            missing_keys.add("lm_head.weight")
+        super().tie_weights(missing_keys=missing_keys, recompute_mapping=recompute_mapping)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits [batch, length or ``logits_to_keep``, vocab]; arguments as in :meth:`GLMModel.forward`.
+
+        Args:
+            labels: [batch, length], -100 where no loss is taken; shifted by one here. The loss is the mean over all
+                counted tokens of the batch, in float32.
+            logits_to_keep: the last so many positions, or their indices; 0 for all.
+        """
+        outputs: BaseModelOutputWithPast = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs
+            )
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class ChatGLMModel(GLMModel):
+    """ChatGLM-6B's decoder without its head."""
+
+    config: ChatGLMConfig
+    config_class = ChatGLMConfig
+
+
+class ChatGLMForCausalLM(GLMForCausalLM, ChatMixin):
+    """ChatGLM-6B: the published ``ChatGLMForConditionalGeneration``.
+
+    Saved under this name because other software takes the published one for ChatGLM2.
+    """
+
+    config: ChatGLMConfig
+    config_class = ChatGLMConfig
+
+
+class GLM130BModel(GLMModel):
+    """GLM-130B's decoder without its head."""
+
+    config: GLM130BConfig
+    config_class = GLM130BConfig
+
+
+class GLM130BForCausalLM(GLMForCausalLM):
+    """GLM-130B."""
+
+    config: GLM130BConfig
+    config_class = GLM130BConfig
+
+
+def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """A bool mask as a float one. A row that sees nothing then averages all keys evenly, as in the original."""
+    return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)

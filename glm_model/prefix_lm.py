@@ -1,0 +1,165 @@
+"""Generation with a bidirectional prompt: what transformers' ``generate`` must know of GLM's masks and positions.
+
+A step's masks and positions are derived from all ids so far, or extended from those given for the prompt. What a
+prefix-LM cannot do (prefill in chunks, continuous batching by a causal scheduler, going on from a cached part of a
+context) is refused here.
+"""
+
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+from transformers.generation import GenerationConfig, GenerationMixin
+
+from . import masking
+from .configuration_glm import GLMConfig
+from .errors import UnsupportedError
+
+
+def count_padding(config: GLMConfig, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Tokens of padding in front of each row, [batch]: from a 0/1 mask if there is one, else from the pad id."""
+    if attention_mask is not None and attention_mask.ndim == 2:
+        return masking.padding_from_mask(attention_mask[:, : input_ids.shape[1]])
+    return masking.left_padding(input_ids, config.pad_token_id)
+
+
+def derive_position_ids(config: GLMConfig, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    """Positions of whole sequences, [batch, 2, length] or (GLM-130B) [batch, length]; see ``masking``.
+
+    Raises:
+        ValueError: a row lacks ``<sop>`` or a mask token.
+    """
+    padding = count_padding(config, input_ids, attention_mask)
+    context = masking.context_length(input_ids, config.bos_token_id)
+    blank, kind = masking.mask_position(input_ids, config.mask_token_priority)
+    length = input_ids.shape[1]
+    if config.position_encoding_2d:
+        return masking.block_position_ids(padding, context, blank, length)
+    return masking.sequence_position_ids(padding, context, blank, kind == config.gmask_token_id, length)
+
+
+def extend_position_ids(config: GLMConfig, position_ids: Tensor, input_ids: Tensor) -> Tensor:
+    """Positions given for a prompt, continued over the tokens generated since.
+
+    With block positions row 0 repeats its last value and row 1 counts on; with one row it counts on after [gMASK] and
+    stays after [MASK] and [sMASK].
+    """
+    new = input_ids.shape[1] - position_ids.shape[-1]
+    if new <= 0:
+        return position_ids
+    steps = torch.arange(1, new + 1, device=position_ids.device)
+    if config.position_encoding_2d:
+        increments = torch.stack([torch.zeros_like(steps), steps]).expand(len(position_ids), -1, -1)
+    else:
+        _, kind = masking.mask_position(input_ids, config.mask_token_priority)
+        increments = steps * (kind == config.gmask_token_id).long()[:, None]
+    return torch.cat([position_ids, position_ids[..., -1:] + increments], dim=-1)
+
+
+class PrefixLMGenerationMixin(GenerationMixin):
+    """The hooks of ``generate`` for a model whose prompt is bidirectional."""
+
+    def derive_position_ids(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Positions of whole sequences of ids; see :func:`derive_position_ids`."""
+        return derive_position_ids(self.config, input_ids, attention_mask)
+
+    def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:
+        """As transformers', and it takes the 4-D mask of the published tokenizer (bool, True = masked) too."""
+        mask = kwargs.get("attention_mask")
+        if mask is not None and mask.ndim == 4:
+            kwargs["prompt_mask"] = kwargs.pop("attention_mask")
+        return super().generate(inputs, **kwargs)
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        next_sequence_length: int | None = None,
+        past_key_values: Cache | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        prompt_mask: Tensor | None = None,
+        is_first_iteration: bool | None = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Inputs of one forward pass; ``input_ids`` are all ids so far, ``prompt_mask`` a 4-D mask of the prompt."""
+        if is_first_iteration:
+            self._refuse_partial_context(input_ids, past_key_values)
+        if position_ids is None:
+            position_ids = derive_position_ids(self.config, input_ids, attention_mask)
+        else:
+            position_ids = extend_position_ids(self.config, position_ids, input_ids)
+        query_length = next_sequence_length or input_ids.shape[1]
+        if prompt_mask is None and past_key_values is not None and past_key_values.is_compileable:
+            prompt_mask = self._mask_for_static_cache(input_ids, attention_mask)
+        if prompt_mask is not None:
+            attention_mask = masking.extend_mask(prompt_mask, input_ids.shape[1])[:, :, -query_length:]
+        return super().prepare_inputs_for_generation(
+            input_ids,
+            next_sequence_length=next_sequence_length,
+            past_key_values=past_key_values,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
+        )
+
+    def _mask_for_static_cache(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """bool [batch, 1, length, length], True = masked: a compiled step cannot look at the ids."""
+        length = input_ids.shape[1]
+        padding = count_padding(self.config, input_ids, attention_mask)
+        context = masking.context_length(input_ids, self.config.bos_token_id)
+        index = torch.arange(length, device=input_ids.device)
+        in_context = index < context[:, None]
+        is_padding = index < padding[:, None]
+        visible = (index[:, None] >= index)[None] | in_context[:, None, :]
+        visible = visible & ~is_padding[:, None, :] & ~is_padding[:, :, None]
+        return ~visible[:, None]
+
+    def _refuse_partial_context(self, input_ids: Tensor, past_key_values: Cache | None) -> None:
+        cached = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+        if cached == 0:
+            return
+        context = int(masking.context_length(input_ids, self.config.bos_token_id).max())
+        if cached < context:
+            raise UnsupportedError(
+                f"past_key_values holds {cached} tokens of a context of {context}: GLM's context is bidirectional, so "
+                "its first part cannot be computed without the rest. Start from an empty cache."
+            )
+
+    def _prepare_position_ids_for_generation(self, *args: Any, **kwargs: Any) -> None:
+        # Derived from all ids at every step instead.
+        return None
+
+    def _prepare_attention_mask_for_generation(
+        self, inputs_tensor: Tensor, generation_config: GenerationConfig, model_kwargs: dict[str, Any]
+    ) -> Tensor:
+        # Padding stands in front; the same id inside a prompt is text, as it was for the original.
+        input_ids = model_kwargs.get("input_ids", inputs_tensor)
+        padding = masking.left_padding(input_ids, self.config.pad_token_id)
+        return (torch.arange(input_ids.shape[1], device=input_ids.device) >= padding[:, None]).long()
+
+    def _update_model_kwargs_for_generation(
+        self, outputs: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        # Positions given for the prompt are extended in `prepare_inputs_for_generation`, by GLM's rules.
+        position_ids = model_kwargs.pop("position_ids", None)
+        model_kwargs = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
+        return {**model_kwargs, "position_ids": position_ids}
+
+    def _prefill(
+        self, input_ids: Tensor, generation_config: GenerationConfig, *args: Any, **kwargs: Any
+    ) -> Any:
+        if generation_config.prefill_chunk_size is not None:
+            raise UnsupportedError(
+                f"prefill_chunk_size={generation_config.prefill_chunk_size}: a bidirectional context cannot be "
+                "prefilled in chunks; leave it unset."
+            )
+        return super()._prefill(input_ids, generation_config, *args, **kwargs)
+
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused: the scheduler splits prompts and shares prefixes, which needs causal attention."""
+        raise UnsupportedError(
+            "continuous batching prefills prompts in causal chunks, which a bidirectional context does not allow; "
+            "use generate() on a left-padded batch."
+        )
