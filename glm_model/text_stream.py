@@ -1,0 +1,72 @@
+"""Text from tokens as they come: what a front-end shows, with nothing altered and no character split.
+
+Knows no model and no vocabulary; a tokenizer tells what each id shows.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable
+from typing import Protocol
+
+SPACE_SYMBOL = "▁"
+_ONE_MARK_PER_BYTE = "glm_model.one_mark_per_byte"
+
+
+class TokenSurfaces(Protocol):
+    """The part of a tokenizer that a decoder needs."""
+
+    @property
+    def dropped_leading_spaces(self) -> float:
+        """How many space symbols vanish at the start of a text: `inf` where SentencePiece strips them all."""
+
+    def surface(self, token_id: int) -> str | bytes | None:
+        """What an id shows: text with `▁` for a space, one byte of a UTF-8 character, or None for padding."""
+
+
+def _one_mark_per_byte(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return "\N{REPLACEMENT CHARACTER}" * (error.end - error.start), error.end
+
+
+# Python marks a broken sequence once, SentencePiece marks each of its bytes.
+codecs.register_error(_ONE_MARK_PER_BYTE, _one_mark_per_byte)
+
+
+class IncrementalDecoder:
+    """Turns ids into text piece by piece, each call in time linear in the new ids alone.
+
+    The concatenation of every `push` and the `finish` is the tokenizer's `decode_exact` of all ids. A character that
+    is spelled in bytes appears with its last byte; bytes that are no UTF-8 become U+FFFD, one each.
+    """
+
+    def __init__(self, tokenizer: TokenSurfaces) -> None:
+        self._surface = tokenizer.surface
+        self._droppable_spaces = tokenizer.dropped_leading_spaces
+        self._characters = codecs.getincrementaldecoder("utf-8")(_ONE_MARK_PER_BYTE)
+
+    def push(self, ids: Iterable[int]) -> str:
+        """The new text that `ids` complete; may be empty."""
+        return "".join(map(self._push_one, ids))
+
+    def finish(self) -> str:
+        """The rest: a U+FFFD for each byte of a character that was never completed."""
+        return self._characters.decode(b"", final=True)
+
+    def _push_one(self, token_id: int) -> str:
+        surface = self._surface(token_id)
+        if surface is None:
+            return ""
+        if isinstance(surface, bytes):
+            self._droppable_spaces = 0
+            return self._characters.decode(surface)
+        # Any other piece ends a run of bytes, even one that shows nothing.
+        return self.finish() + self._text(surface)
+
+    def _text(self, surface: str) -> str:
+        if self._droppable_spaces and surface.startswith(SPACE_SYMBOL):
+            surface = surface[1:]
+            self._droppable_spaces -= 1
+        if surface:
+            self._droppable_spaces = 0
+        return surface.replace(SPACE_SYMBOL, " ")
