@@ -206,7 +206,7 @@ def stream_text(
             "Shorten the prompt or raise max_length."
         )
     decoder = IncrementalDecoder(tokenizer)
-    end_tokens = _end_tokens(model)
+    end_tokens = model._end_tokens()
     count = 0
     steps = generate_steps(
         model,
@@ -296,8 +296,3 @@ def _sampling(
 
 def _guarded(logits_processor: LogitsProcessorList | None) -> LogitsProcessorList:
     return LogitsProcessorList([*(logits_processor or []), InvalidScoreLogitsProcessor()])
-
-
-def _end_tokens(model: Any) -> set[int]:
-    ids = model.generation_config.eos_token_id
-    return set(ids) if isinstance(ids, list) else {ids}

@@ -10,9 +10,10 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
-from transformers.generation import GenerationConfig, GenerationMixin
+from transformers.generation import GenerationConfig
 
 from . import masking
+from .beam_scores import PublishedBeamScoresMixin
 from .configuration_glm import GLMConfig
 from .errors import UnsupportedError
 
@@ -57,7 +58,7 @@ def extend_position_ids(config: GLMConfig, position_ids: Tensor, input_ids: Tens
     return torch.cat([position_ids, position_ids[..., -1:] + increments], dim=-1)
 
 
-class PrefixLMGenerationMixin(GenerationMixin):
+class PrefixLMGenerationMixin(PublishedBeamScoresMixin):
     """The hooks of ``generate`` for a model whose prompt is bidirectional."""
 
     def derive_position_ids(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
