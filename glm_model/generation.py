@@ -207,7 +207,6 @@ def stream_text(
         )
     decoder = IncrementalDecoder(tokenizer)
     end_tokens = model._end_tokens()
-    count = 0
     steps = generate_steps(
         model,
         torch.tensor([prompt_ids], device=model.device),
@@ -215,12 +214,11 @@ def stream_text(
         generator=None if options.seed is None else torch.Generator(model.device).manual_seed(options.seed),
         **options.generation_kwargs(),
     )
-    for all_ids, finished in steps:
+    for count, (all_ids, finished) in enumerate(steps, start=1):
         token = int(all_ids[0, -1])
         if token in end_tokens:
-            yield TextChunk(decoder.finish(), count, "stop")
+            yield TextChunk(decoder.finish(), count - 1, "stop")
             return
-        count += 1
         text = decoder.push([token])
         if finished:
             yield TextChunk(text + decoder.finish(), count, "length")

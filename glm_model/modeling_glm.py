@@ -91,7 +91,7 @@ def rotate_half(states: Tensor) -> Tensor:
 
 
 def eager_attention_forward(
-    module: nn.Module,
+    module: "GLMAttention",
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -408,11 +408,10 @@ class GLMModel(GLMPreTrainedModel):
         """The P-Tuning prefix, encoded once per cache."""
         if self.prefix_encoder is None:
             return None
+        if past_key_values is None:
+            return self.prefix_encoder(dtype)
         if is_prompt:
-            encoded = self.prefix_encoder(dtype)
-            if past_key_values is not None:
-                past_key_values.glm_prefix = encoded
-            return encoded
+            past_key_values.glm_prefix = self.prefix_encoder(dtype)
         return past_key_values.glm_prefix
 
 
