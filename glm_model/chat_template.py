@@ -78,7 +78,11 @@ class ChatTemplateMixin(PreTrainedTokenizerBase):
     """`apply_chat_template` for a tokenizer with `encode_text`, `gmask_token` and `gmask_token_id`."""
 
     gmask_token: str
-    gmask_token_id: int
+
+    @property
+    def gmask_token_id(self) -> int:
+        """Id of `[gMASK]`."""
+        raise NotImplementedError
 
     def encode_text(self, text: str) -> list[int]:
         """Ids of text alone, without any control token."""
@@ -120,7 +124,6 @@ class ChatTemplateMixin(PreTrainedTokenizerBase):
         Raises:
             TokenizerError: an unknown role, a turn out of order, or content that is not text.
         """
-
         template = {
             "tools": tools,
             "documents": documents,
@@ -132,10 +135,12 @@ class ChatTemplateMixin(PreTrainedTokenizerBase):
         if not tokenize:
             start = ("", "") if add_generation_prompt else (self.gmask_token, str(self.bos_token))
             return self._rendered(conversation, (*start, str(self.eos_token)), template)
-        marks = {secrets.token_hex(16): id_ for id_ in (self.gmask_token_id, self.bos_token_id, self.eos_token_id)}
+        marks = {
+            secrets.token_hex(16): token_id for token_id in (self.gmask_token_id, self.bos_token_id, self.eos_token_id)
+        }
         rendered = self._rendered(conversation, tuple(marks), template)
         encoding = self(
-            self._marked_to_ids(rendered, marks),
+            self._marked_to_ids(rendered, marks, max_length if truncation else None),
             add_special_tokens=False,
             padding=padding,
             truncation=truncation,
@@ -148,7 +153,9 @@ class ChatTemplateMixin(PreTrainedTokenizerBase):
             encoding.convert_to_tensors(return_tensors)
         return encoding if return_dict else encoding["input_ids"]
 
-    def _rendered(self, conversation: Any, control_tokens: tuple[str, ...], template: dict[str, Any]) -> str | list[str]:
+    def _rendered(
+        self, conversation: Any, control_tokens: tuple[str, ...], template: dict[str, Any]
+    ) -> str | list[str]:
         gmask_token, bos_token, eos_token = control_tokens
         try:
             rendered: str | list[str] = super().apply_chat_template(
@@ -163,11 +170,21 @@ class ChatTemplateMixin(PreTrainedTokenizerBase):
             raise TokenizerError(str(error)) from error
         return rendered
 
-    def _marked_to_ids(self, text: str | list[str], marks: dict[str, int]) -> list[Any]:
+    def _marked_to_ids(self, text: str | list[str], marks: dict[str, int], limit: int | None) -> list[Any]:
+        """Ids of a rendered template; of more than `limit`, the context gives way and the answer's frame stays."""
         if isinstance(text, list):
-            return [self._marked_to_ids(one, marks) for one in text]
+            return [self._marked_to_ids(one, marks, limit) for one in text]
         parts = re.split(f"({'|'.join(marks)})", text)
-        return [id_ for part in parts for id_ in ([marks[part]] if part in marks else self.encode_text(part))]
+        ids = [token_id for part in parts for token_id in self._part_to_ids(part, marks)]
+        if limit is None or len(ids) <= limit or self.gmask_token_id not in ids:
+            return ids
+        context = ids.index(self.gmask_token_id)
+        kept = max(0, limit - (len(ids) - context))
+        start = context - kept if self.truncation_side == "left" else 0
+        return ids[start : start + kept] + ids[context:]
+
+    def _part_to_ids(self, part: str, marks: dict[str, int]) -> list[int]:
+        return [marks[part]] if part in marks else self.encode_text(part)
 
     def _answer_masks(self, input_ids: Any) -> list[Any]:
         """1 for every id behind the first `<sop>`, in the shape of `input_ids`."""

@@ -3,12 +3,13 @@
 What is peculiar, and kept:
 
 - A sequence ends in `[gMASK] <sop>`; a pair is `first [gMASK] <sop> second <eop>`.
-- `tokenizer(...)` adds the prefix-LM mask and two rows of positions only where a length is fixed (padding, truncation).
+- `tokenizer(...)` adds the prefix-LM mask and two rows of positions only where a length is fixed (by padding or
+  truncation).
 - Written in text, the five special tokens `<sop> <eop> <unk> <pad> [MASK]` become their ids once a tokenizer comes
-  from `from_pretrained`; the white space around them is dropped. `[gMASK]` and all others stay ordinary text.
+  from `from_pretrained`, and the white space around them is dropped. All others stay ordinary text.
 - Decoding drops spaces before punctuation (`clean_up_tokenization_spaces`), which alters code.
 
-Front-ends use what does not have these edges: `apply_chat_template` and `encode_text`, where no text ever becomes a
+Front-ends use what has none of these edges: `apply_chat_template` and `encode_text`, where no text ever becomes a
 control token, and `decode_exact`.
 """
 
@@ -20,19 +21,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from transformers import AddedToken, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizer
-from transformers.utils import PaddingStrategy, to_py_obj
+from transformers.utils.generic import PaddingStrategy, to_py_obj
 
 from .chat_format import History, build_prompt, process_response
 from .chat_template import CHAT_TEMPLATE, ChatTemplateMixin
-from .errors import TokenizerError, UnsupportedError
+from .errors import UnsupportedError
 from .sentencepiece_text import SentencePieceText
 from .text_stream import IncrementalDecoder
+from .vocabulary_file import VOCAB_FILE, find_vocabulary, require_pieces
 
 __all__ = ["ChatGLMTokenizer", "process_response", "register"]
-
-VOCAB_FILE = "ice_text.model"
-_CHATGLM2_VOCAB_FILE = "tokenizer.model"
 
 
 class ChatGLMTokenizer(ChatTemplateMixin, PreTrainedTokenizer):
@@ -43,20 +43,20 @@ class ChatGLMTokenizer(ChatTemplateMixin, PreTrainedTokenizer):
         do_lower_case: lower-case text before encoding.
         remove_space: strip text and join its words with single spaces before encoding.
         bos_token, eos_token: `<sop>` and `<eop>`, start and end of an answer.
-        end_token: `</s>`, the other end of a text, known to GLM-130B.
-        mask_token, gmask_token: `[MASK]`, a blank inside a sentence, and `[gMASK]`, a blank at the end.
-        padding_side: only "left": an answer must follow its prompt directly.
-        num_image_tokens: ids before the first piece; 20000 unless the tokenizer_config.json says otherwise.
+        end_token: `</s>`, the end of a text for GLM-130B.
+        mask_token, gmask_token: `[MASK]`, a blank inside a text, and `[gMASK]`, a blank at its end.
+        padding_side: only "left", because an answer follows its prompt directly.
+        num_image_tokens: ids before the first piece.
 
     Raises:
-        TokenizerError: `vocab_file` is missing, damaged, of another model, or lacks a control token.
+        TokenizerError: the vocabulary is missing, damaged, of another model, or lacks a control token.
         UnsupportedError: `padding_side` is "right".
     """
 
     vocab_files_names = {"vocab_file": VOCAB_FILE}  # noqa: RUF012
     model_input_names = ["input_ids", "attention_mask", "position_ids"]  # noqa: RUF012
     padding_side = "left"
-    # The base constructor registers special tokens; here only `from_pretrained` does.
+    # The constructor of the base registers special tokens; here only `from_pretrained` does.
     _registers_tokens = False
 
     def __init__(
@@ -75,19 +75,22 @@ class ChatGLMTokenizer(ChatTemplateMixin, PreTrainedTokenizer):
         num_image_tokens: int = 20000,
         **kwargs: Any,
     ) -> None:
+        _require_left(padding_side)
         self.vocab_file = str(vocab_file)
         self.do_lower_case = do_lower_case
         self.remove_space = remove_space
         self.sp_tokenizer = SentencePieceText(vocab_file, num_image_tokens)
-        # transformers collects every *_token that it does not know; as special tokens they would change decoding.
+        # transformers takes every *_token it does not know for special, which would change what decoding skips.
         named = kwargs.pop("model_specific_special_tokens", None) or {}
-        if "eop_token" in named:  # files from before 2023-04-11 name the same two tokens differently
-            eos_token, end_token = str(named["eop_token"]), str(eos_token)
+        if eop_token := kwargs.pop("eop_token", named.get("eop_token")):
+            # Files from before 2023-04-11 name the two ends differently.
+            eos_token, end_token = eop_token, eos_token
         self.gmask_token = str(named.get("gmask_token", gmask_token))
         self.end_token = str(named.get("end_token", end_token))
+        needed = [self.gmask_token, bos_token, eos_token, mask_token, pad_token]
+        require_pieces(self.sp_tokenizer.processor, [str(token) for token in needed], vocab_file)
         kwargs.setdefault("clean_up_tokenization_spaces", True)
-        if kwargs.get("chat_template") is None:
-            kwargs["chat_template"] = CHAT_TEMPLATE
+        kwargs["chat_template"] = kwargs.get("chat_template") or CHAT_TEMPLATE
         kwargs["added_tokens_decoder"] = self._beyond_vocabulary(kwargs.get("added_tokens_decoder") or {})
         super().__init__(
             do_lower_case=do_lower_case,
@@ -101,19 +104,25 @@ class ChatGLMTokenizer(ChatTemplateMixin, PreTrainedTokenizer):
             num_image_tokens=num_image_tokens,
             **kwargs,
         )
-        _require_left(self.padding_side)
-        self._require_control_tokens()
-        self._keep_init_kwargs()
+        self._tidy_init_kwargs()
+        self._recognised_tokens: set[str] = set()
         self._registers_tokens = True
+
+    def _tidy_init_kwargs(self) -> None:
+        """Let `save_pretrained` write the published fields, and nothing that transformers noted for itself."""
+        self.init_kwargs |= {"gmask_token": self.gmask_token, "end_token": self.end_token}
+        for private in ("backend", "is_local", "local_files_only"):
+            self.init_kwargs.pop(private, None)
 
     @classmethod
     def _from_pretrained(
-        cls, resolved_vocab_files: dict[str, str | None], pretrained_model_name_or_path: str, *args: Any, **kwargs: Any
+        cls, resolved_vocab_files: dict[str, str | None], folder: str, *args: Any, **kwargs: Any
     ) -> ChatGLMTokenizer:
         files = {**resolved_vocab_files, "tokenizer_file": None}
-        files["vocab_file"] = _own_vocabulary(files.get("vocab_file"), pretrained_model_name_or_path)
-        tokenizer: ChatGLMTokenizer = super()._from_pretrained(files, pretrained_model_name_or_path, *args, **kwargs)
-        tokenizer._add_tokens([*tokenizer.all_special_tokens, *tokenizer.added_tokens_encoder], special_tokens=True)
+        files["vocab_file"] = find_vocabulary(folder, files.get("vocab_file"))
+        tokenizer: ChatGLMTokenizer = super()._from_pretrained(files, folder, *args, **kwargs)
+        known = [*tokenizer.all_special_tokens, *tokenizer.added_tokens_encoder]
+        tokenizer._add_tokens(known, special_tokens=True)
         return tokenizer
 
     # ---- the vocabulary
@@ -125,7 +134,7 @@ class ChatGLMTokenizer(ChatTemplateMixin, PreTrainedTokenizer):
 
     def get_vocab(self) -> dict[str, int]:
         """Every token and its id, image tokens included."""
-        vocabulary = {self._convert_id_to_token(id_): id_ for id_ in range(self.vocab_size)}
+        vocabulary = {self._convert_id_to_token(token_id): token_id for token_id in range(self.vocab_size)}
         return vocabulary | self.added_tokens_encoder
 
     @property
@@ -139,50 +148,41 @@ class ChatGLMTokenizer(ChatTemplateMixin, PreTrainedTokenizer):
     @property
     def unique_no_split_tokens(self) -> list[str]:
         """The tokens that are recognised in text, sorted."""
-        return sorted(self.tokens_trie._tokens)
+        return sorted(self._recognised_tokens)
+
+    def _beyond_vocabulary(self, added: dict[int, AddedToken]) -> dict[int, AddedToken]:
+        """Of saved added tokens those that are no pieces: some versions of transformers list pieces there too."""
+        return {token_id: token for token_id, token in added.items() if not self._is_piece(str(token))}
+
+    def _is_piece(self, token: str) -> bool:
+        return self.sp_tokenizer.has_piece(token)
+
+    def _add_tokens(self, new_tokens: Sequence[str | AddedToken], special_tokens: bool = False) -> int:
+        """Let tokens be recognised in text; those that are no pieces get the next ids.
+
+        Returns:
+            How many tokens are new.
+        """
+        if not self._registers_tokens:
+            return 0
+        count_before = len(self)
+        for token in map(str, new_tokens):
+            known = token in self._added_tokens_encoder or self._is_piece(token)
+            if not known:
+                added = AddedToken(token, normalized=False, special=special_tokens)
+                self._added_tokens_encoder[token] = len(self)
+                self._added_tokens_decoder[len(self)] = added
+                self._update_total_vocab_size()
+            if special_tokens or not known:
+                self._recognised_tokens.add(token)
+                self.tokens_trie.add(token)
+        return len(self) - count_before
 
     def _update_total_vocab_size(self) -> None:
         self.total_vocab_size = self.vocab_size + len(self._added_tokens_decoder)
 
-    def _beyond_vocabulary(self, added: dict[int, AddedToken]) -> dict[int, AddedToken]:
-        """Of saved added tokens, those that are no pieces; later writers list pieces there too."""
-        return {id_: token for id_, token in added.items() if not self.sp_tokenizer.has_piece(str(token))}
-
-    def _add_tokens(self, new_tokens: Sequence[str | AddedToken], special_tokens: bool = False) -> int:
-        """Let tokens be recognised in text; those that are no pieces get the next ids. Returns how many are new."""
-        if not self._registers_tokens:
-            return 0
-        count = 0
-        for token in dict.fromkeys(map(str, new_tokens)):
-            known = token in self._added_tokens_encoder or self.sp_tokenizer.has_piece(token)
-            if not known:
-                self._added_tokens_encoder[token] = len(self)
-                self._added_tokens_decoder[len(self)] = AddedToken(token, normalized=False, special=special_tokens)
-                self._update_total_vocab_size()
-                count += 1
-            if special_tokens or not known:
-                self.tokens_trie.add(token)
-        return count
-
-    def _require_control_tokens(self) -> None:
-        needed = [self.gmask_token, self.bos_token, self.eos_token, self.mask_token, self.pad_token]
-        missing = [token for token in needed if not self.sp_tokenizer.has_piece(token)]
-        if missing:
-            raise TokenizerError(
-                f"{self.vocab_file} has no piece {', '.join(missing)}, so it cannot be used with this model. An "
-                "ice_text.model from before 2023-04-06 (2,699,926 bytes) lacks them: take the current one "
-                "(2,706,249 bytes) from the checkpoint's repository. If the names are wrong, correct "
-                "tokenizer_config.json."
-            )
-
-    def _keep_init_kwargs(self) -> None:
-        """Let `save_pretrained` write the published fields, without what transformers notes for itself."""
-        self.init_kwargs |= {"gmask_token": self.gmask_token, "end_token": self.end_token}
-        for private in ("backend", "is_local", "local_files_only"):
-            self.init_kwargs.pop(private, None)
-
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
-        """Write the bytes of the `.model` that was read, also if that file is gone by now."""
+        """Write the `.model` that was read, also if its file is gone by now."""
         prefix = f"{filename_prefix}-" if filename_prefix else ""
         path = Path(save_directory, prefix + VOCAB_FILE)
         path.write_bytes(self.sp_tokenizer.serialized())
@@ -194,24 +194,24 @@ class ChatGLMTokenizer(ChatTemplateMixin, PreTrainedTokenizer):
         """Ids of `text` and nothing else: no special token is recognised in it and none is added."""
         return self.sp_tokenizer.encode(self._preprocess(text))
 
-    def tokenize(self, text: str, **kwargs: Any) -> list[str]:
-        """Tokens of `text`; special and added tokens in it are recognised and lose the white space around them."""
+    def tokenize(self, text: str, *args: Any, **kwargs: Any) -> list[str]:
+        """Tokens of `text`; special and added tokens are recognised and lose the white space around them."""
         if kwargs.get("split_special_tokens", self.split_special_tokens):
             return self._tokenize(text)
         parts = self.tokens_trie.split(text)
         tokens: list[str] = []
         for index, part in enumerate(parts):
-            if part in self.tokens_trie._tokens:
+            if part in self._recognised_tokens:
                 tokens.append(part)
                 continue
-            # Text parts alternate with recognised tokens, so any neighbour is one.
-            part = part.lstrip() if index else part
+            # No two texts are neighbours: whatever stands beside this one is a recognised token.
+            part = part.lstrip() if index > 0 else part
             part = part.rstrip() if index + 1 < len(parts) else part
             tokens += self._tokenize(part)
         return tokens
 
     def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
-        return self.sp_tokenizer.tokenize(self._preprocess(text)) if text else []
+        return self.sp_tokenizer.tokenize(self._preprocess(text))
 
     def _preprocess(self, text: str) -> str:
         if self.remove_space:
@@ -233,25 +233,37 @@ class ChatGLMTokenizer(ChatTemplateMixin, PreTrainedTokenizer):
         return prompt if token_ids_1 is None else [*prompt, *token_ids_1, self.eos_token_id]
 
     def get_special_tokens_mask(
-        self, token_ids_0: list[int], token_ids_1: list[int] | None = None, already_has_special_tokens: bool = False
+        self,
+        token_ids_0: list[int],
+        token_ids_1: list[int] | None = None,
+        already_has_special_tokens: bool = False,
     ) -> list[int]:
         """1 for each token that `build_inputs_with_special_tokens` adds, 0 for the others."""
         if already_has_special_tokens:
             return super().get_special_tokens_mask(token_ids_0, token_ids_1, already_has_special_tokens=True)
         mask = [0] * len(token_ids_0) + [1, 1]
-        return mask if token_ids_1 is None else mask + [0] * len(token_ids_1) + [1]
+        return mask if token_ids_1 is None else [*mask, *[0] * len(token_ids_1), 1]
 
-    # ---- masks, positions and padding
+    # ---- masks, positions, padding
+
+    def pad(self, encoded_inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, which would leave masks that are arrays unpadded."""
+        if isinstance(encoded_inputs, (list, tuple)) and encoded_inputs:
+            encoded_inputs = {key: [one[key] for one in encoded_inputs] for key in encoded_inputs[0]}
+        masks = encoded_inputs.get("attention_mask") if encoded_inputs else None
+        if isinstance(masks, list) and any(isinstance(mask, np.ndarray) for mask in masks):
+            encoded_inputs = {**encoded_inputs, "attention_mask": [np.asarray(mask).tolist() for mask in masks]}
+        return super().pad(encoded_inputs, *args, **kwargs)
 
     def _pad(
         self,
-        encoded_inputs: dict[str, Any],
+        encoded_inputs: Any,
         max_length: int | None = None,
         padding_strategy: PaddingStrategy = PaddingStrategy.DO_NOT_PAD,
         pad_to_multiple_of: int | None = None,
         padding_side: str | None = None,
         return_attention_mask: bool | None = None,
-    ) -> dict[str, Any]:
+    ) -> Any:
         """Add mask and positions where a length is fixed, and pad on the left.
 
         Padding is masked in rows and columns; positions count from the first real token.
@@ -264,37 +276,31 @@ class ChatGLMTokenizer(ChatTemplateMixin, PreTrainedTokenizer):
             return encoded_inputs
         if pad_to_multiple_of:
             max_length = -(-max_length // pad_to_multiple_of) * pad_to_multiple_of
+        length = max(0, max_length - len(ids)) if padding_strategy != PaddingStrategy.DO_NOT_PAD else 0
+        encoded_inputs["input_ids"] = [self.pad_token_id] * length + ids
+        positions = encoded_inputs.get("position_ids", self._position_ids(ids))
+        encoded_inputs["position_ids"] = np.pad(positions, [(0, 0), (length, 0)])
         if return_attention_mask is not False:
-            encoded_inputs.setdefault("attention_mask", self._attention_mask(ids))
-        encoded_inputs.setdefault("position_ids", self._position_ids(ids))
-        if padding_strategy != PaddingStrategy.DO_NOT_PAD and len(ids) < max_length:
-            self._pad_left(encoded_inputs, max_length - len(ids))
+            mask = encoded_inputs.get("attention_mask", self._attention_mask(ids))
+            encoded_inputs["attention_mask"] = np.pad(mask, [(0, 0), (length, 0), (length, 0)], constant_values=True)
+        for name, filler in (("token_type_ids", self.pad_token_type_id), ("special_tokens_mask", 1)):
+            if name in encoded_inputs:
+                encoded_inputs[name] = [filler] * length + encoded_inputs[name]
         return encoded_inputs
 
-    def _pad_left(self, inputs: dict[str, Any], length: int) -> None:
-        inputs["input_ids"] = [self.pad_token_id] * length + inputs["input_ids"]
-        inputs["position_ids"] = np.pad(inputs["position_ids"], [(0, 0), (length, 0)])
-        if "attention_mask" in inputs:
-            padding = [(0, 0), (length, 0), (length, 0)]
-            inputs["attention_mask"] = np.pad(inputs["attention_mask"], padding, constant_values=True)
-        if "token_type_ids" in inputs:
-            inputs["token_type_ids"] = [self.pad_token_type_id] * length + inputs["token_type_ids"]
-        if "special_tokens_mask" in inputs:
-            inputs["special_tokens_mask"] = [1] * length + inputs["special_tokens_mask"]
-
-    def _attention_mask(self, ids: list[int]) -> np.ndarray:
-        """Bool [1, S, S], True where a row may not look: after itself, except into the context."""
+    def _attention_mask(self, ids: list[int]) -> NDArray[np.bool_]:
+        """Bool [1, S, S], True where a row may not look: behind itself, but for the context."""
         mask = ~np.tri(len(ids), dtype=bool)
         mask[:, : self._context_length(ids)] = False
         return mask[None]
 
-    def _position_ids(self, ids: list[int]) -> np.ndarray:
+    def _position_ids(self, ids: list[int]) -> NDArray[np.int64]:
         """Int64 [2, S]: positions in the context, then that of the blank; and the count from `<sop>` on."""
         context = self._context_length(ids)
         positions = np.zeros((2, len(ids)), dtype=np.int64)
         positions[0] = np.arange(len(ids))
         positions[1, context:] = np.arange(1, len(ids) - context + 1)
-        # Where both masks occur, this counts from [MASK]; the model, left to itself, from [gMASK].
+        # Where both occur, this is the place of [MASK]; the model, left to itself, takes that of [gMASK].
         blank = self.mask_token_id if self.mask_token_id in ids else self.gmask_token_id
         if blank in ids:
             positions[0, context:] = ids.index(blank)
@@ -320,28 +326,28 @@ class ChatGLMTokenizer(ChatTemplateMixin, PreTrainedTokenizer):
         **kwargs: Any,
     ) -> str:
         ids = [token_ids] if isinstance(token_ids, int) else token_ids
-        ids = [id_ for id_ in ids if id_ != self.pad_token_id]
+        ids = [token_id for token_id in ids if token_id != self.pad_token_id]
         tokens = self.convert_ids_to_tokens(ids, skip_special_tokens=skip_special_tokens)
-        text = (" " if spaces_between_special_tokens else "").join(self._texts_and_added_tokens(tokens))
+        text = (" " if spaces_between_special_tokens else "").join(self._runs(tokens))
         if clean_up_tokenization_spaces is None:
             clean_up_tokenization_spaces = self.clean_up_tokenization_spaces
         return self.clean_up_tokenization(text) if clean_up_tokenization_spaces else text
 
-    def _texts_and_added_tokens(self, tokens: list[str]) -> Iterable[str]:
+    def _runs(self, tokens: list[str]) -> Iterable[str]:
+        """Each added token, and the text of the pieces between two of them."""
         for is_added, run in groupby(tokens, self._added_tokens_encoder.__contains__):
-            if is_added:
-                yield from run
-            else:
-                yield self.convert_tokens_to_string(list(run))
+            run_tokens = list(run)
+            yield from run_tokens if is_added else [self.convert_tokens_to_string(run_tokens)]
 
-    def batch_decode(self, sequences: Any, **kwargs: Any) -> list[str]:
-        """Decode each sequence; ids that are not in sequences are decoded one by one, as in transformers 4."""
-        return [self.decode(sequence, **kwargs) for sequence in sequences]
+    def batch_decode(self, sequences: Any, *args: Any, **kwargs: Any) -> list[str]:
+        """Decode each sequence; ids that are in none are decoded one by one, as in transformers 4."""
+        return [str(self.decode(sequence, *args, **kwargs)) for sequence in sequences]
 
     def decode_exact(self, token_ids: Any) -> str:
-        """The text of ids [S] for front-ends: no clean-up of spaces, and only pieces that are white space become so.
+        """The text of ids [S] for front-ends: spaces are not cleaned up, only white-space pieces become white.
 
-        Equal to `decode(ids, clean_up_tokenization_spaces=False)` but where ordinary pieces happen to spell `<n>`.
+        Else as `decode(ids, clean_up_tokenization_spaces=False)`, which also takes ordinary pieces that happen
+        to spell `<n>` for a line break.
         """
         ids = to_py_obj(token_ids)
         decoder = IncrementalDecoder(self)
@@ -361,42 +367,23 @@ class ChatGLMTokenizer(ChatTemplateMixin, PreTrainedTokenizer):
         return self.sp_tokenizer.surface(token_id)
 
 
-
-def _own_vocabulary(vocab_file: str | None, folder: str | Path) -> str:
-    """The `ice_text.model` to read; transformers offers any other SentencePiece file it finds beside or instead."""
-    if vocab_file is not None and Path(vocab_file).name != _CHATGLM2_VOCAB_FILE:
-        return vocab_file
-    if (own := Path(folder, VOCAB_FILE)).is_file():
-        return str(own)
-    if vocab_file is not None:
-        raise TokenizerError(
-            f"{folder} holds a {_CHATGLM2_VOCAB_FILE} and no {VOCAB_FILE}: it is the tokenizer of ChatGLM2, ChatGLM3 or "
-            "a later model, which is another architecture. Load it with the code made for that model; this package "
-            "runs ChatGLM-6B and GLM-130B."
-        )
-    raise TokenizerError(
-        f"{folder} holds no {VOCAB_FILE}, the vocabulary of ChatGLM-6B and GLM-130B. "
-        "Copy it there from the checkpoint's repository."
-    )
-
-
 def _require_left(padding_side: str) -> None:
     if padding_side != "left":
         raise UnsupportedError(
-            f"padding_side={padding_side!r}: GLM pads on the left only, because an answer follows its prompt directly."
+            f"padding_side={padding_side!r}: GLM pads on the left only, as an answer follows its prompt directly."
         )
 
 
 class _TokenizerName(PreTrainedConfig):
-    """No model: the key under which transformers files the tokenizer's class name."""
+    """No model's configuration: the key under which transformers files the name of the tokenizer."""
 
     model_type = "glm_tokenizer_name"
 
 
 def register() -> None:
-    """Let `AutoTokenizer` know `ChatGLMTokenizer` by name, so that it wins over a checkpoint's `auto_map`.
+    """Let `AutoTokenizer` find `ChatGLMTokenizer` by the name that is in tokenizer_config.json.
 
-    Not under `ChatGLMConfig`: transformers prefers remote code (`trust_remote_code=True`) over a tokenizer that is
-    registered for the checkpoint's configuration, but not over one it knows by the name in tokenizer_config.json.
+    Not under `ChatGLMConfig`: with `trust_remote_code=True` transformers prefers a checkpoint's own code to a
+    tokenizer that is registered for the configuration, but not to one it knows by name.
     """
     AutoTokenizer.register(_TokenizerName, tokenizer_class=ChatGLMTokenizer, exist_ok=True)
