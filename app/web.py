@@ -1,0 +1,161 @@
+"""The page of the web chat: what is on it, and what its parts do. app/web_server.py serves it.
+
+The page is Gradio's Chatbot with the events of app/web_chat.py. Gradio's own queue lets everybody in at once; the
+waiting is done, and told, by the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from app import web_text
+from app.engine import Engine
+from app.options import Options
+from app.web_chat import Chat, Visitors
+
+LATEX: list[dict[str, str | bool]] = [
+    {"left": "$$", "right": "$$", "display": True},
+    {"left": "\\[", "right": "\\]", "display": True},
+    {"left": "\\(", "right": "\\)", "display": False},
+    {"left": "$", "right": "$", "display": False},
+]
+
+Event = Any  # Gradio gives no type to what a listener returns
+Listener = Callable[[], dict[str, Any]]
+"""Arguments that events have in common."""
+
+
+def build(engine: Engine, options: Options, visitors: Visitors | None = None) -> gr.Blocks:
+    """The page, to be launched with `launch_arguments`."""
+    chat = Chat(engine, options, visitors or Visitors())
+    with gr.Blocks(title="GLM", analytics_enabled=False, fill_height=True, fill_width=True) as page:
+        _ChatPage(chat, engine, options).wire(page)
+    return page.queue(max_size=None, default_concurrency_limit=None, api_open=False)
+
+
+class _ChatPage:
+    """The parts of the page, top to bottom, and what they do."""
+
+    def __init__(self, chat: Chat, engine: Engine, options: Options) -> None:
+        self._chat = chat
+        say = gr.I18n()
+        with gr.Sidebar(width=280, open=False) as self.side:
+            self.new = gr.Button(say("page_new_chat"), size="md", elem_id="new-chat")
+            gr.Markdown(say("page_saved"), elem_classes="glm-heading")
+            self.saved = gr.HTML(js_on_load=SAVED_CHATS, elem_id="saved-chats")
+            with gr.Accordion(say("page_settings"), open=False):
+                self.settings = _settings(options, chat.longest)
+            with gr.Accordion(say("page_files"), open=False):
+                self.export_json = gr.Button(say("page_export_json"), size="sm")
+                self.export_markdown = gr.Button(say("page_export_markdown"), size="sm")
+                self.load_file = gr.Button(say("page_import"), size="sm", elem_id="import")
+        with gr.Column(elem_id="chat"):
+            with gr.Column(elem_id="model"):
+                gr.Markdown(f"**GLM** {web_text.describe(engine.model_info)}")
+                if engine.model_info.is_demo:
+                    gr.Markdown(say("page_demo"))
+            self.transcript = _transcript(say)
+            self.line = gr.HTML("", elem_id="line", js_on_load=None)
+            self.box = gr.Textbox(
+                label=say("page_label"), placeholder=say("page_message"), show_label=False, container=False,
+                lines=1, max_lines=8, submit_btn=True, stop_btn=False, autofocus=True, elem_id="message",
+            )  # fmt: skip
+            gr.Markdown(say("page_mistakes"), elem_id="mistakes")
+        # Carries a conversation between the page's script and the server.
+        self.carrier = gr.Textbox(visible=False)
+
+    def wire(self, page: gr.Blocks) -> None:
+        """Connect the events."""
+        chat, view = self._chat, [self.transcript, self.box, self.line]
+        answers = self._wire_answers()
+        now: Listener = partial(dict, queue=False, show_progress="hidden", api_visibility="private")
+        self.box.stop(chat.stop, **now())
+        self.new.click(chat.reset, None, view, js="() => glm.startNew()", cancels=answers, **now())
+        self.transcript.clear(chat.reset, None, view, js="() => glm.forget()", cancels=answers, **now())
+        self.saved.removed(chat.reset, None, view, cancels=answers, **now())
+        self.saved.open(chat.open, self.carrier, view, js="() => [glm.shown()]", cancels=answers, **now())
+        page.load(chat.open, self.carrier, view, js="() => [glm.shown()]", **now())
+        page.load(None, None, self.side, js="() => glm.sideBar()", **now())
+        page.load(chat.greet, None, self.transcript, **now())
+        self.transcript.undo(chat.undo, self.carrier, view, js=_with_history(1), **now())
+        self.transcript.change(None, self.transcript, None, js="(transcript) => glm.save(transcript)", **now())
+        self._wire_files(answers, view, now)
+
+    def _wire_answers(self) -> list[Event]:
+        """The events that the model answers. All go past Gradio's queue at once: the engine has its own."""
+        chat, view = self._chat, [self.transcript, self.box, self.line]
+        started: list[tuple[Any, Any, list[Any]]] = [
+            (self.box.submit, chat.send, [self.carrier, self.box, *self.settings]),
+            (self.transcript.retry, chat.retry, [self.carrier, *self.settings]),
+            (self.transcript.edit, chat.edit, [self.carrier, *self.settings]),
+            (self.transcript.example_select, chat.example, [self.carrier, *self.settings]),
+        ]
+        return [
+            listen(
+                handler, inputs, view, js=_with_history(len(inputs)), concurrency_limit=None,
+                show_progress="hidden", api_visibility="private",
+            )
+            for listen, handler, inputs in started
+        ]  # fmt: skip
+
+    def _wire_files(self, answers: list[Event], view: list[Any], now: Listener) -> None:
+        for click, to_text, ending in (
+            (self.export_json.click, self._chat.to_json, "json"),
+            (self.export_markdown.click, self._chat.to_markdown, "md"),
+        ):
+            made = click(to_text, self.carrier, [self.transcript, self.carrier], js=_with_history(1), **now())
+            made.then(None, self.carrier, None, js=f"(text) => glm.download(text, '{ending}')")
+        pick = self.load_file.click(
+            self._chat.read_file, self.carrier, [self.carrier, self.line], js="() => glm.pickFile()",
+            cancels=answers, **now(),
+        )  # fmt: skip
+        pick.then(self._chat.open, self.carrier, view, js="(text) => [glm.imported(text)]", **now())
+
+
+SAVED_CHATS = "glm.attach(element, trigger); // triggers 'open' and 'removed'"
+
+
+def _with_history(inputs: int) -> str:
+    """The script that puts the conversation shown into the first of an event's inputs."""
+    return f"(...values) => glm.withHistory(values, {inputs})"
+
+
+def _transcript(say: gr.I18n) -> gr.Chatbot:
+    return gr.Chatbot(
+        placeholder=str(say("page_greeting")),
+        show_label=False,
+        elem_id="transcript",
+        layout="bubble",
+        editable="user",
+        buttons=["copy"],
+        latex_delimiters=LATEX,
+        sanitize_html=True,
+        allow_tags=False,
+        feedback_options=None,
+        group_consecutive_messages=False,
+        height="100%",
+        scale=1,
+    )
+
+
+def _settings(options: Options, longest: int) -> list[gr.components.Component]:
+    """Maximum length, top-p, temperature and seed, in the order of web_chat.Settings."""
+    say = gr.I18n()
+    return [
+        gr.Slider(
+            32, longest, options.max_length, step=1, label=say("page_max_length"),
+            info=say("page_max_length_info"),
+        ),
+        gr.Slider(0.01, 1, options.top_p, step=0.01, label=say("page_top_p"), info=say("page_top_p_info")),
+        gr.Slider(
+            0, 2, options.temperature, step=0.01, label=say("page_temperature"),
+            info=say("page_temperature_info"),
+        ),
+        gr.Number(
+            options.seed, precision=0, minimum=0, label=say("page_seed"), info=say("page_seed_info")
+        ),
+    ]  # fmt: skip

@@ -1,0 +1,217 @@
+// What the page does in the browser and Gradio lacks: chats saved in localStorage, files read and written
+// without the server's disk, and the language. Runs before anything else; `glm` is used by the events of
+// app/web.py. Gradio's BrowserState would keep all chats under one key, so that two open tabs overwrite each
+// other's, and would send them all to the server with every event; here each chat has its own key and stays.
+"use strict";
+
+const glm = (() => {
+  const PREFIX = "glm-chat:"; // + id -> {title, updated, messages: [{role, content}]}
+  const CURRENT = "glm-chat-current"; // in sessionStorage: what this tab shows, also after a reload
+  const LARGEST_FILE = 4000000; // characters, as app/conversation.py reads
+
+  // --- the language: Gradio takes it from the navigator and knows two of the many names of Chinese
+
+  const wanted = settings.language === "auto" ? navigator.language : settings.language;
+  const chinese = /^zh\b/i.test(wanted);
+  const traditional = /\b(hant|tw|hk|mo)\b/i.test(wanted);
+  const locale = chinese ? (traditional ? "zh-TW" : "zh-CN") : settings.language === "en" ? "en" : navigator.language;
+  Object.defineProperty(navigator, "language", { value: locale, configurable: true });
+  document.documentElement.lang = chinese ? locale : "en";
+  const words = settings.words[chinese ? "zh" : "en"];
+
+  // --- text: the server marks what could become HTML with an invisible character (app/web_security.py)
+
+  const plain = (text) => text.replace(/(<|!|```)\u2060/g, "$1");
+
+  const textOf = (message) =>
+    typeof message.content === "string" ? message.content : message.content.map((part) => part.text ?? "").join("");
+
+  const messagesOf = (transcript) =>
+    (transcript ?? []).map((message) => ({ role: message.role, content: plain(textOf(message)) }));
+
+  // The values of an event's inputs, the first of which carries the conversation as a text; Gradio gives those of
+  // the outputs behind them, the first of which is the conversation as it is shown.
+  const withHistory = (values, inputs) => [
+    JSON.stringify(messagesOf(values[inputs])),
+    ...values.slice(1, inputs),
+  ];
+
+  // Copying gives the text without the marks: a selection, a button where the page is not on HTTPS ...
+  document.addEventListener("copy", (event) => {
+    const field = document.activeElement;
+    const selected =
+      field instanceof HTMLTextAreaElement
+        ? field.value.slice(field.selectionStart, field.selectionEnd)
+        : String(document.getSelection());
+    if (plain(selected) !== selected) {
+      event.clipboardData.setData("text/plain", plain(selected));
+      event.preventDefault();
+    }
+  });
+  // ... and a button where it is.
+  if (navigator.clipboard) {
+    const write = navigator.clipboard.writeText.bind(navigator.clipboard);
+    navigator.clipboard.writeText = (text) => write(plain(text));
+  }
+
+  // --- saved chats
+
+  const read = (id) => {
+    try {
+      const chat = JSON.parse(localStorage.getItem(PREFIX + id));
+      return Array.isArray(chat?.messages) ? chat : null;
+    } catch {
+      return null;
+    }
+  };
+
+  const current = () => sessionStorage.getItem(CURRENT);
+  const setCurrent = (id) => (id ? sessionStorage.setItem(CURRENT, id) : sessionStorage.removeItem(CURRENT));
+
+  const newId = () => Date.now().toString(36) + "-" + Math.random().toString(36).slice(2, 10);
+
+  const titleOf = (messages) => {
+    const asked = messages.find((message) => message.role === "user") ?? messages[0];
+    return asked.content.trim().split("\n")[0].slice(0, 60);
+  };
+
+  function save(transcript) {
+    const messages = messagesOf(transcript);
+    if (!messages.length) return;
+    if (!current()) setCurrent(newId());
+    const before = read(current());
+    if (before && JSON.stringify(before.messages) === JSON.stringify(messages)) return;
+    const chat = { title: titleOf(messages), updated: Date.now(), messages };
+    try {
+      localStorage.setItem(PREFIX + current(), JSON.stringify(chat));
+    } catch {
+      notice(words.list_full);
+    }
+    if (before?.title !== chat.title || first !== current()) draw();
+  }
+
+  const list = () =>
+    Object.keys(localStorage)
+      .filter((key) => key.startsWith(PREFIX))
+      .map((key) => ({ id: key.slice(PREFIX.length), ...read(key.slice(PREFIX.length)) }))
+      .filter((chat) => chat.messages)
+      .sort((one, other) => other.updated - one.updated);
+
+  function startNew() {
+    setCurrent(null);
+    draw();
+    return [];
+  }
+
+  function forget(id) {
+    localStorage.removeItem(PREFIX + id);
+    if (id === current()) setCurrent(null);
+    draw();
+  }
+
+  const shown = () => {
+    const chat = current() && read(current());
+    return chat ? JSON.stringify(chat.messages) : "";
+  };
+
+  // --- the list of saved chats: `open` and `clear` tell Gradio to show one or none
+
+  let panel = null;
+  let first = null; // the chat at the top of the list as it is drawn
+
+  function attach(element, trigger) {
+    panel = { element, trigger };
+    draw();
+    window.addEventListener("storage", draw); // another tab saved or deleted one
+  }
+
+  function draw() {
+    if (!panel) return;
+    const chats = list();
+    first = chats[0]?.id;
+    const rows = chats.map((chat) => {
+      const row = document.createElement("li");
+      row.className = chat.id === current() ? "shown" : "";
+      row.append(button("open", chat.title || "…", () => open(chat.id)), button("delete", "×", () => remove(chat.id)));
+      row.firstChild.title = chat.title;
+      row.lastChild.title = words.list_delete;
+      row.lastChild.setAttribute("aria-label", words.list_delete);
+      return row;
+    });
+    const drawn = document.createElement(rows.length ? "ul" : "p");
+    drawn.className = "glm-chats";
+    drawn.append(...(rows.length ? rows : [words.list_empty]));
+    panel.element.replaceChildren(drawn);
+  }
+
+  function button(name, label, act) {
+    const made = document.createElement("button");
+    made.type = "button";
+    made.className = name;
+    made.textContent = label;
+    made.addEventListener("click", act);
+    return made;
+  }
+
+  function open(id) {
+    setCurrent(id);
+    draw();
+    panel.trigger("open");
+  }
+
+  function remove(id) {
+    if (!window.confirm(words.list_confirm)) return;
+    const was = id === current();
+    forget(id);
+    if (was) panel.trigger("removed");
+  }
+
+  // --- files: read and written here, so that no conversation is ever a file of the server
+
+  function download(text, ending) {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([text], { type: "text/plain" }));
+    link.download = "chat-" + new Date().toISOString().slice(0, 10) + "." + ending;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  }
+
+  function pickFile() {
+    return new Promise((resolve) => {
+      const input = document.createElement("input");
+      input.type = "file";
+      input.accept = ".json,.md,.markdown,.txt,application/json,text/markdown,text/plain";
+      input.addEventListener("cancel", () => resolve(""));
+      input.addEventListener("change", async () => {
+        const file = input.files[0];
+        if (file.size > 4 * LARGEST_FILE) {
+          notice(words.list_too_large);
+          resolve("");
+        } else {
+          resolve(await file.text());
+        }
+      });
+      input.click();
+    });
+  }
+
+  // A file that the server could read becomes a chat of its own.
+  function imported(conversation) {
+    if (conversation) setCurrent(null);
+    return conversation;
+  }
+
+  const notice = (text) => window.alert(text);
+
+  // --- the side bar: open where there is room for it beside the conversation
+
+  const sideBar = () => ({ open: window.innerWidth > 900, __type__: "update" });
+
+  // --- the keyboard: Escape stops the answer
+
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && !event.isComposing) document.querySelector("#message .stop-button")?.click();
+  });
+
+  return { withHistory, save, startNew, forget: () => forget(current()), shown, attach, download, pickFile, imported, sideBar };
+})();

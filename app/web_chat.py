@@ -1,0 +1,307 @@
+"""What happens when a visitor sends, stops, repeats, edits or opens something: the events of the web page.
+
+The server keeps no conversation. The page sends the whole of it as one JSON text with each question; here it is
+read as a file from a stranger would be, and what the model makes of it goes back as text that is inert.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gradio as gr
+
+from app import web_text
+from app.conversation import ConversationError, Message, from_json, from_markdown, to_json, to_markdown
+from app.engine import Engine, Failed, Finished, Queued, QueueFull, Reply, Text, Trimmed
+from app.options import Options
+from app.web_security import inert, plain
+from app.web_text import Words
+from glm_model.generation import SamplingOptions
+
+PAUSE = 0.04  # seconds between two updates of the page: quick to the eye, and the model's thread can breathe
+MAX_FIELD = 100_000  # characters of a question
+
+Update = tuple[Any, Any, Any]
+"""New values of the conversation, the message box and the line below the conversation."""
+Settings = tuple[Any, Any, Any, Any]
+"""Maximum length, top-p, temperature and seed as the page sends them: not to be trusted."""
+
+
+class Visitors:
+    """Who waits for which answer, by the session that Gradio gives to each opened page."""
+
+    def __init__(self) -> None:
+        self._replies: dict[str, Reply] = {}
+
+    @contextmanager
+    def answering(self, session: str, reply: Reply) -> Iterator[None]:
+        """While the block runs, `stop` of this session stops `reply`. A session has one answer at a time."""
+        self.stop(session)
+        self._replies[session] = reply
+        try:
+            with reply:
+                yield
+        finally:
+            if self._replies.get(session) is reply:
+                del self._replies[session]
+
+    def stop(self, session: str) -> None:
+        """Stop the session's answer, if there is one: at once if it waits, else within a token."""
+        reply = self._replies.get(session)
+        if reply is not None:
+            reply.cancel()
+
+
+@dataclass(frozen=True)
+class Question:
+    """What to answer, and what the page goes back to if nothing comes of it."""
+
+    messages: list[Message]  # the last one is the question
+    before: list[Message]
+    box: str  # for the message box then
+
+    @property
+    def text(self) -> str:
+        return self.messages[-1]["content"]
+
+
+class Chat:
+    """The page's events. Public methods are called by Gradio with the values of the page."""
+
+    def __init__(self, engine: Engine, options: Options, visitors: Visitors) -> None:
+        self._engine = engine
+        self._options = options
+        self._visitors = visitors
+        self.longest = max(engine.model_info.context_length, options.max_length)
+
+    # Events that are answered by the model
+
+    async def send(self, request: gr.Request, history: str, question: str, *settings: Any) -> AsyncIterator[Update]:
+        """The visitor's message from the box."""
+        text = str(question)[:MAX_FIELD]
+        if not text.strip():
+            yield gr.skip(), gr.skip(), gr.skip()
+            return
+        before = read_history(history)
+        asked = Question([*before, Message(role="user", content=text)], before, text)
+        async for update in self._answer(asked, settings, request):
+            yield update
+
+    async def example(self, request: gr.Request, chosen: gr.SelectData, *settings: Any) -> AsyncIterator[Update]:
+        """An example that was clicked."""
+        async for update in self.send(request, "[]", str(chosen.value["text"]), *settings):
+            yield update
+
+    async def retry(
+        self, request: gr.Request, chosen: gr.RetryData, history: str, *settings: Any
+    ) -> AsyncIterator[Update]:
+        """The last question once more."""
+        messages = read_history(history)
+        index = _index_of_user(messages, chosen.index)
+        asked = Question(messages[: index + 1], messages, "")
+        async for update in self._answer(asked, settings, request):
+            yield update
+
+    async def edit(
+        self, request: gr.Request, chosen: gr.EditData, history: str, *settings: Any
+    ) -> AsyncIterator[Update]:
+        """A question in other words; what followed it is dropped."""
+        messages = read_history(history)
+        index = _index_of_user(messages, chosen.index)
+        text = plain(str(chosen.value))[:MAX_FIELD]
+        before = [*messages]
+        before[index] = Message(role="user", content=plain(str(chosen.previous_value)))
+        if not text.strip():
+            yield show(before), gr.skip(), ""
+            return
+        asked = Question([*messages[:index], Message(role="user", content=text)], before, text)
+        async for update in self._answer(asked, settings, request):
+            yield update
+
+    # Events that are not
+
+    def stop(self, request: gr.Request) -> None:
+        """End the answer; what there is of it stays."""
+        self._visitors.stop(str(request.session_hash))
+
+    def reset(self) -> Update:
+        """Show an empty conversation."""
+        return [], box(writing=False), ""
+
+    def undo(self, chosen: gr.UndoData, history: str) -> Update:
+        """Take back the last question with its answer, and put it into the box."""
+        messages = read_history(history)
+        index = _index_of_user(messages, chosen.index)
+        return show(messages[:index]), box(messages[index]["content"], writing=False), ""
+
+    def open(self, conversation: str) -> Update:
+        """Show a saved conversation. A question that never got its answer goes back into the box."""
+        if not conversation:
+            return gr.skip(), gr.skip(), gr.skip()
+        messages = read_history(conversation)
+        unanswered = messages.pop()["content"] if messages and messages[-1]["role"] == "user" else ""
+        return show(messages), box(unanswered, writing=False), ""
+
+    def greet(self, request: gr.Request) -> Any:
+        """Examples in the language of the browser."""
+        questions = web_text.examples(self._engine.model_info, self._language(request))
+        return gr.Chatbot(examples=[{"text": question} for question in questions])
+
+    def read_file(self, request: gr.Request, text: str) -> tuple[str, str]:
+        """An imported file -> the conversation as JSON (empty if it cannot be read), and a notice."""
+        if not text:
+            return "", ""
+        try:
+            read = from_json if text.lstrip().startswith(("{", "[")) else from_markdown
+            return to_json(read(text)), ""
+        except ConversationError as error:
+            return "", line(self._words(request).import_failed.format(reason=error), "failed")
+
+    def to_json(self, history: str) -> tuple[Any, str]:
+        """The conversation as a file that can be imported."""
+        return gr.skip(), to_json(read_history(history))
+
+    def to_markdown(self, history: str) -> tuple[Any, str]:
+        """The conversation as a file to read, which can be imported too."""
+        return gr.skip(), to_markdown(read_history(history))
+
+    # How an answer runs
+
+    async def _answer(self, asked: Question, settings: tuple[Any, ...], request: gr.Request) -> AsyncIterator[Update]:
+        words = self._words(request)
+        try:
+            sampling = self._sampling(settings)
+            reply = self._engine.submit(asked.messages, sampling)
+        except QueueFull:
+            yield give_up(asked, words.queue_full.format(count=self._options.queue_size))
+            return
+        except ValueError as error:
+            yield give_up(asked, words.refused.format(reason=error))
+            return
+        with self._visitors.answering(str(request.session_hash), reply):
+            yield show(asked.messages), box("", writing=True), line(words.thinking, "busy")
+            async for update in _updates(asked, reply, words, sampling.max_length):
+                yield update
+                await asyncio.sleep(PAUSE)
+
+    def _sampling(self, settings: tuple[Any, ...]) -> SamplingOptions:
+        """The settings of the page over those of the program. Raises ValueError for what is out of range."""
+        max_length, top_p, temperature, seed = settings
+        return replace(
+            self._options.sampling(),
+            max_length=min(_number(max_length, int), self.longest),
+            top_p=_number(top_p, float),
+            temperature=_number(temperature, float),
+            seed=None if seed is None else _number(seed, int),
+        )
+
+    def _language(self, request: gr.Request) -> web_text.Language:
+        return web_text.pick_language(self._options.language, request.headers.get("accept-language"))
+
+    def _words(self, request: gr.Request) -> Words:
+        return web_text.WORDS[self._language(request)]
+
+
+async def _updates(asked: Question, reply: Reply, words: Words, max_length: int) -> AsyncIterator[Update]:
+    """The events of `reply` as updates of the page."""
+    answer = notice = ""
+    async for event in reply:
+        match event:
+            case Queued(position):
+                yield gr.skip(), gr.skip(), line(web_text.queue_line(words, position), "busy")
+            case Trimmed(rounds):
+                notice = web_text.trim_line(words, rounds)
+            case Text(delta):
+                answer += delta
+                doing = words.writing if answer else words.thinking
+                yield show_answer(asked, answer), gr.skip(), line(doing, "busy", notice)
+            case Failed():
+                yield ended(asked, answer, line(web_text.failure_line(words, event), "failed", notice))
+            case Finished(reason):
+                yield ended(asked, answer, _last_line(words, reason, bool(answer), max_length, notice))
+
+
+def _last_line(words: Words, reason: str, answered: bool, max_length: int, notice: str) -> str:
+    if reason == "cancelled":
+        return line(words.stopped, "done", notice)
+    if reason == "length":
+        return line(words.length.format(count=max_length), "done", notice)
+    return line("" if answered else words.silent, "done", notice)
+
+
+# --- values of the page ------------------------------------------------------------------------------------
+
+
+def show(messages: list[Message]) -> list[dict[str, Any]]:
+    """A conversation for gr.Chatbot. As parts, since Gradio re-indents a text that stands alone."""
+    return [
+        {"role": message["role"], "content": [{"type": "text", "text": inert(message["content"])}]}
+        for message in messages
+    ]
+
+
+def show_answer(asked: Question, answer: str) -> Any:
+    """The conversation with as much as there is of the answer."""
+    if not answer:
+        return gr.skip()
+    return show([*asked.messages, Message(role="assistant", content=answer)])
+
+
+def ended(asked: Question, answer: str, last_line: str) -> Update:
+    """The page when the answer has ended, well or not."""
+    if not answer:
+        return show(asked.before), box(asked.box, writing=False), last_line
+    return show_answer(asked, answer), box(writing=False), last_line
+
+
+def give_up(asked: Question, why: str) -> Update:
+    """The page as it was before the question, and why."""
+    return ended(asked, "", line(why, "failed"))
+
+
+def box(text: str | None = None, *, writing: bool) -> Any:
+    """The message box, with `text` in it if given; while the model writes its button stops the answer."""
+    value: dict[str, Any] = {} if text is None else {"value": text}
+    return gr.update(submit_btn=not writing, stop_btn=writing, **value)
+
+
+def line(text: str, state: str, notice: str = "") -> str:
+    """The line below the conversation as HTML: what happens now, or how it ended.
+
+    Args:
+        state: "busy", "done" or "failed".
+        notice: stands in front and stays until the next question.
+    """
+    parts = [("notice", notice), (state, text)]
+    shown = [f'<span class="{name}">{html.escape(part)}</span>' for name, part in parts if part]
+    return " ".join(shown)
+
+
+# --- values from the page ----------------------------------------------------------------------------------
+
+
+def read_history(text: str) -> list[Message]:
+    """The conversation that the page sent. Raises gr.Error for anything but a list of texts."""
+    try:
+        return from_json(str(text))
+    except ConversationError as error:
+        raise gr.Error(str(error), print_exception=False) from error
+
+
+def _index_of_user(messages: list[Message], index: Any) -> int:
+    """`index` if it names a user's message, else gr.Error: the page and its script always send one."""
+    if isinstance(index, int) and 0 <= index < len(messages) and messages[index]["role"] == "user":
+        return index
+    raise gr.Error("There is no such question.", print_exception=False)
+
+
+def _number(value: Any, kind: type[int] | type[float]) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"a setting must be a number, not {json.dumps(value)[:50]}")
+    return kind(value)

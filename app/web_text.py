@@ -1,0 +1,245 @@
+"""All that the web page says, in English and Chinese.
+
+Words that never change reach the page through Gradio's own translation (`interface`), the rest is written by the
+server in the language that the browser asks for (`Words`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from app.engine import Failed, ModelInfo
+
+Language = Literal["en", "zh"]
+
+
+@dataclass(frozen=True)
+class Words:
+    """One language. Fields named `page_...` never change; those with braces are completed by the server."""
+
+    # The page
+    page_greeting: str
+    page_label: str
+    page_message: str
+    page_new_chat: str
+    page_saved: str
+    page_settings: str
+    page_max_length: str
+    page_max_length_info: str
+    page_top_p: str
+    page_top_p_info: str
+    page_temperature: str
+    page_temperature_info: str
+    page_seed: str
+    page_seed_info: str
+    page_files: str
+    page_export_json: str
+    page_export_markdown: str
+    page_import: str
+    page_demo: str
+    page_mistakes: str
+    # The list of saved chats
+    list_empty: str
+    list_delete: str
+    list_confirm: str
+    list_full: str
+    list_too_large: str
+    # What the line under the conversation says
+    next_in_queue: str
+    queued: str
+    thinking: str
+    writing: str
+    trimmed: str
+    trimmed_one: str
+    stopped: str
+    length: str
+    silent: str
+    queue_full: str
+    too_long: str
+    memory: str
+    closed: str
+    failed: str
+    refused: str
+    import_failed: str
+
+
+EN = Words(
+    page_greeting="# Hello!\n\nAsk me something, or start with one of these.",
+    page_label="Message",
+    page_message="Message (Shift+Enter: new line)",
+    page_new_chat="New chat",
+    page_saved="Chats",
+    page_settings="How it answers",
+    page_max_length="Maximum length",
+    page_max_length_info="Tokens of the conversation and its answer together",
+    page_top_p="Top-p",
+    page_top_p_info="Choose among the likeliest tokens that hold this share of the probability",
+    page_temperature="Temperature",
+    page_temperature_info="0: always the likeliest token; higher: more surprises",
+    page_seed="Seed",
+    page_seed_info="Empty: a new answer every time; a number: the same one again",
+    page_files="Export and import",
+    page_export_json="Export as JSON",
+    page_export_markdown="Export as Markdown",
+    page_import="Import a chat",
+    page_demo="This is the small demo model that comes with the program. "
+    "For ChatGLM-6B start it with `python web_demo.py --model FOLDER`",
+    page_mistakes="The model makes mistakes. Check what matters.",
+    list_empty="Chats are kept here, in your browser alone.",
+    list_delete="Delete this chat",
+    list_confirm="Delete this chat? This cannot be undone.",
+    list_full="The browser has no room left to save chats. Delete or export some.",
+    list_too_large="This file is too large for a conversation.",
+    next_in_queue="In the queue: next in line",
+    queued="In the queue: {count} before you",
+    thinking="Thinking",
+    writing="Writing",
+    trimmed="The conversation is long: the model no longer sees its first {count} rounds.",
+    trimmed_one="The conversation is long: the model no longer sees its first round.",
+    stopped="Stopped.",
+    length="Cut off: the maximum length of {count} tokens is reached. It can be raised under “How it answers”.",
+    silent="The model had nothing to say. Try to ask in another way.",
+    queue_full="{count} people are waiting already. Please try again in a moment.",
+    too_long="This message is too long for the model. Shorten it, or raise the maximum length under “How it answers”.",
+    memory="The machine ran out of memory for this answer. Start a new chat, shorten the message or lower the "
+    "maximum length.",
+    closed="The program is shutting down.",
+    failed="The model failed while answering. Whoever runs it finds the reason in the log.",
+    refused="This cannot be answered: {reason}.",
+    import_failed="This file could not be imported: {reason}.",
+)
+
+ZH = Words(
+    page_greeting="# 你好！\n\n问我一个问题，或者从下面的例子开始。",
+    page_label="消息",
+    page_message="输入消息（Shift+回车换行）",
+    page_new_chat="新对话",
+    page_saved="对话",
+    page_settings="回答方式",
+    page_max_length="最大长度",
+    page_max_length_info="对话与回答合计的词元数",
+    page_top_p="Top-p",
+    page_top_p_info="只在累计概率达到此值的最可能词元中选取",
+    page_temperature="温度",
+    page_temperature_info="0：总取最可能的词元；越高越多变",
+    page_seed="随机种子",
+    page_seed_info="留空：每次回答不同；填数字：可重复同一回答",
+    page_files="导出与导入",
+    page_export_json="导出为 JSON",
+    page_export_markdown="导出为 Markdown",
+    page_import="导入对话",
+    page_demo="这是随程序附带的小型演示模型。要使用 ChatGLM-6B，请这样启动：`python web_demo.py --model 模型文件夹`",
+    page_mistakes="模型会出错，重要内容请核实。",
+    list_empty="对话保存在这里，只存于你的浏览器。",
+    list_delete="删除此对话",
+    list_confirm="删除此对话？删除后无法恢复。",
+    list_full="浏览器没有空间保存对话了，请删除或导出一些。",
+    list_too_large="这个文件太大，不像是一段对话。",
+    next_in_queue="排队中：下一个就是你",
+    queued="排队中：前面还有 {count} 位",
+    thinking="思考中",
+    writing="回答中",
+    trimmed="对话较长，模型已看不到最早的 {count} 轮。",
+    trimmed_one="对话较长，模型已看不到最早的 1 轮。",
+    stopped="已停止。",
+    length="回答被截断：已达到最大长度 {count} 个词元，可在“回答方式”中调大。",
+    silent="模型没有给出内容，换个问法试试。",
+    queue_full="已有 {count} 人在排队，请稍后再试。",
+    too_long="这条消息太长，模型放不下。请缩短它，或在“回答方式”中调大最大长度。",
+    memory="机器内存不足，无法完成这次回答。请开始新对话、缩短消息，或调小最大长度。",
+    closed="程序正在关闭。",
+    failed="模型回答时出错，原因记录在运行者的日志里。",
+    refused="无法回答：{reason}。",
+    import_failed="无法导入此文件：{reason}。",
+)
+
+WORDS: Mapping[Language, Words] = {"en": EN, "zh": ZH}
+
+DEMO_EXAMPLES: Mapping[Language, tuple[str, ...]] = {
+    "en": ("Who are you?", "What is 17 + 25?", "What is the capital of France?", "What is GLM-130B?"),
+    "zh": ("你是谁？", "17 加 25 等于多少？", "法国的首都是哪里？", "GLM-130B 是什么？"),
+}
+EXAMPLES: Mapping[Language, tuple[str, ...]] = {
+    "en": (
+        "Explain what a prefix language model is.",
+        "Write a Python function that checks whether a text is a palindrome.",
+        "How do I fall asleep when I keep thinking about work?",
+        "Write a short poem about autumn.",
+    ),
+    "zh": (
+        "用简单的话解释一下什么是预训练语言模型。",
+        "用 Python 写一个判断回文的函数。",
+        "晚上睡不着应该怎么办？",
+        "写一首关于秋天的小诗。",
+    ),
+}
+
+
+def pick_language(setting: str, accepted: str | None) -> Language:
+    """The language of an answer to the browser: the server's `--language`, or what the browser likes best.
+
+    Args:
+        setting: "auto", "en" or "zh".
+        accepted: the Accept-Language header, most liked first, as browsers send it.
+    """
+    wanted = (accepted or "").strip().lower() if setting == "auto" else setting
+    return "zh" if wanted.startswith("zh") else "en"
+
+
+def interface(setting: str) -> dict[str, dict[str, str]]:
+    """The words that never change, by the locales that Gradio knows; both in one language if so `setting`."""
+    english = pick_language(setting, "en")
+    chinese = pick_language(setting, "zh")
+    return {"en": _page(english), "zh-CN": _page(chinese), "zh-TW": _page(chinese)}
+
+
+def _page(language: Language) -> dict[str, str]:
+    return _fields(language, "page_")
+
+
+def list_words(language: Language) -> dict[str, str]:
+    """The words of the list of saved chats, for the page's script."""
+    return _fields(language, "list_")
+
+
+def _fields(language: Language, prefix: str) -> dict[str, str]:
+    words = WORDS[language]
+    return {each.name: getattr(words, each.name) for each in fields(words) if each.name.startswith(prefix)}
+
+
+def examples(model: ModelInfo, language: Language) -> tuple[str, ...]:
+    """Questions to start with; for the demo model such as it can answer."""
+    return (DEMO_EXAMPLES if model.is_demo else EXAMPLES)[language]
+
+
+def describe(model: ModelInfo) -> str:
+    """The model in a line: name, size, device, quantization. The same in both languages."""
+    parts = [model.name, _size(model.parameters), model.quantization or "", model.device]
+    return " · ".join(part for part in parts if part)
+
+
+def _size(parameters: int) -> str:
+    for factor, letter in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if parameters >= factor:
+            return f"{parameters / factor:.3g}{letter}"
+    return str(parameters)
+
+
+def queue_line(words: Words, position: int) -> str:
+    """What a visitor reads who waits at `position` (1 = next)."""
+    return words.next_in_queue if position == 1 else words.queued.format(count=position)
+
+
+def trim_line(words: Words, rounds: int) -> str:
+    """The notice that the oldest `rounds` are no longer seen."""
+    return words.trimmed_one if rounds == 1 else words.trimmed.format(count=rounds)
+
+
+def failure_line(words: Words, failed: Failed) -> str:
+    """Why there is no answer. The engine's sentence is English; what it tells more is for its log."""
+    if failed.kind == "error":
+        return words.failed
+    return str(getattr(words, failed.kind))

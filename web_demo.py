@@ -1,0 +1,18 @@
+"""Chat with a GLM in the browser: `python web_demo.py --help`."""
+
+import sys
+
+from app.options import parse_web
+
+
+def main() -> int:
+    """Read the options, load the model, serve the page; returns the exit code."""
+    options = parse_web()
+    # Imported now, so that --help and a wrong option are answered at once.
+    from app.web_server import run
+
+    return run(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
