@@ -25,18 +25,27 @@ def count_padding(config: GLMConfig, input_ids: Tensor, attention_mask: Tensor |
     return masking.left_padding(input_ids, config.pad_token_id)
 
 
-def derive_position_ids(config: GLMConfig, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+def derive_position_ids(
+    config: GLMConfig, input_ids: Tensor, attention_mask: Tensor | None = None, length: int | None = None
+) -> Tensor:
     """Positions of whole sequences, [batch, 2, length] or (GLM-130B) [batch, length]; see ``masking``.
+
+    Args:
+        length: how many positions; more than there are ids gives those of the answer to come, which hold as long as
+            it brings no mask token. None: as many as ids.
 
     Raises:
         ValueError: a row lacks ``<sop>`` or a mask token.
     """
     padding = count_padding(config, input_ids, attention_mask)
     context = masking.context_length(input_ids, config.bos_token_id)
-    blank, kind = masking.mask_position(input_ids, config.mask_token_priority)
-    length = input_ids.shape[1]
+    length = length or input_ids.shape[1]
     if config.position_encoding_2d:
+        blank, _ = masking.mask_position(input_ids, config.mask_token_priority)
         return masking.block_position_ids(padding, context, blank, length)
+    # GLM-130B fixes every position before it writes, so a mask token in the answer moves nothing.
+    answer = torch.arange(input_ids.shape[1], device=input_ids.device) > context[:, None]
+    blank, kind = masking.mask_position(input_ids.masked_fill(answer, -1), config.mask_token_priority)
     return masking.sequence_position_ids(padding, context, blank, kind == config.gmask_token_id, length)
 
 
@@ -53,7 +62,7 @@ def extend_position_ids(config: GLMConfig, position_ids: Tensor, input_ids: Tens
     if config.position_encoding_2d:
         increments = torch.stack([torch.zeros_like(steps), steps]).expand(len(position_ids), -1, -1)
     else:
-        _, kind = masking.mask_position(input_ids, config.mask_token_priority)
+        _, kind = masking.mask_position(input_ids[:, : position_ids.shape[-1]], config.mask_token_priority)
         increments = steps * (kind == config.gmask_token_id).long()[:, None]
     return torch.cat([position_ids, position_ids[..., -1:] + increments], dim=-1)
 
@@ -61,9 +70,11 @@ def extend_position_ids(config: GLMConfig, position_ids: Tensor, input_ids: Tens
 class PrefixLMGenerationMixin(PublishedBeamScoresMixin):
     """The hooks of ``generate`` for a model whose prompt is bidirectional."""
 
-    def derive_position_ids(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def derive_position_ids(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, length: int | None = None
+    ) -> Tensor:
         """Positions of whole sequences of ids; see :func:`derive_position_ids`."""
-        return derive_position_ids(self.config, input_ids, attention_mask)
+        return derive_position_ids(self.config, input_ids, attention_mask, length)
 
     def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:
         """As transformers', and it takes the 4-D mask of the published tokenizer (bool, True = masked) too."""
