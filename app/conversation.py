@@ -16,7 +16,9 @@ Role = Literal["user", "assistant"]
 
 FORMAT = "glm-conversation"
 VERSION = 1
-MAX_IMPORT_CHARS = 4_000_000  # far beyond any chat by hand; keeps a wrong file from filling the memory
+# Far beyond any chat by hand; keeps a wrong file from filling the memory.
+MAX_IMPORT_CHARS = 4_000_000
+MAX_IMPORT_BYTES = 4 * MAX_IMPORT_CHARS
 
 
 class Message(TypedDict):
@@ -138,9 +140,7 @@ _ESCAPED_HEADING = re.compile(r"^\\(?=\\*" + _HEADING + ")", re.MULTILINE)
 
 def to_markdown(messages: Sequence[Message]) -> str:
     """The conversation as Markdown, a heading per message; `from_markdown` gives the same messages back."""
-    return "".join(
-        f"{_HEADINGS[message['role']]}\n\n{_escaped(message['content'])}\n\n" for message in messages
-    )
+    return "".join(f"{_HEADINGS[message['role']]}\n\n{_escaped(message['content'])}\n\n" for message in messages)
 
 
 def _escaped(content: str) -> str:
@@ -156,9 +156,7 @@ def from_markdown(text: str) -> list[Message]:
         ConversationError: text before the first heading, or no heading at all.
     """
     _check_size(text)
-    if re.match(
-        r"\s*## \w+[ \t]*\r\n", text
-    ):  # our own frame has \n, so an editor has changed every line end
+    if re.match(r"\s*## \w+[ \t]*\r\n", text):  # our own frame has \n, so an editor has changed every line end
         text = text.replace("\r\n", "\n")
     before, *sections = _SECTION.split(text)
     if before.strip() or not sections:

@@ -59,8 +59,16 @@ class EngineClosed(GLMError):  # noqa: N818
     """The engine has been closed and takes no more conversations."""
 
 
-class PromptTooLong(GLMError):  # noqa: N818
-    """The last message alone does not fit."""
+class _PromptTooLong(Exception):  # noqa: N818
+    def __init__(self, tokens: int, limit: int, max_length: int) -> None:
+        super().__init__(tokens, limit)
+        self.failed = Failed(
+            f"This message is too long: {tokens} tokens, where at most {limit} fit with a maximum length of "
+            f"{max_length}. Shorten it or raise the maximum length.",
+            "too_long",
+            tokens,
+            limit,
+        )
 
 
 @dataclass(frozen=True)
@@ -100,9 +108,7 @@ class Engine:
         stream: how text is generated; by default `glm_model.generation.stream_text`.
     """
 
-    def __init__(
-        self, model: Any, tokenizer: Any, *, queue_size: int = 32, stream: Stream | None = None
-    ) -> None:
+    def __init__(self, model: Any, tokenizer: Any, *, queue_size: int = 32, stream: Stream | None = None) -> None:
         if queue_size < 1:
             raise ValueError(f"queue_size must be at least 1, not {queue_size}")
         self.model_info = describe(model)
@@ -145,9 +151,7 @@ class Engine:
             if self._closed:
                 raise EngineClosed("the model has been shut down; start the program again")
             if len(self._waiting) >= self._queue_size:
-                raise QueueFull(
-                    f"{self._queue_size} answers are waiting already; please try again in a moment"
-                )
+                raise QueueFull(f"{self._queue_size} answers are waiting already; please try again in a moment")
             self._jobs[job.reply] = job
             self._waiting.append(job)
             self._announce(start=len(self._waiting) - 1)
@@ -219,8 +223,8 @@ class Engine:
         """Run a job to its end; whatever goes wrong becomes a sentence, and the worker lives on."""
         try:
             return self._generate(job)
-        except PromptTooLong as error:
-            return Failed(str(error), "too_long")
+        except _PromptTooLong as error:
+            return error.failed
         except GLMError as error:
             logger.warning("an answer was refused: %s", error)
             return Failed(str(error))
@@ -257,19 +261,14 @@ class Engine:
         prompt = encoded.get(len(kept)) or self._encode(kept)
         limit = max_length - min(LEAST_ANSWER, answer_room(max_length))
         if len(prompt) > limit:
-            raise PromptTooLong(
-                f"This message is too long: {len(prompt)} tokens, where at most {limit} fit "
-                f"with a maximum length of {max_length}. Shorten it or raise the maximum length."
-            )
+            raise _PromptTooLong(len(prompt), limit, max_length)
         if dropped:
             job.reply.send(Trimmed(dropped))
         return prompt
 
     def _encode(self, messages: list[Message]) -> list[int]:
         return list(
-            self._tokenizer.apply_chat_template(
-                messages, tokenize=True, add_generation_prompt=True, return_dict=False
-            )
+            self._tokenizer.apply_chat_template(messages, tokenize=True, add_generation_prompt=True, return_dict=False)
         )
 
 

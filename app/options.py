@@ -26,9 +26,7 @@ ENV_PREFIX = "GLM_"
 
 
 def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
-    allowed = (
-        f"a whole number of at least {least}" if most is None else f"a whole number from {least} to {most}"
-    )
+    allowed = f"a whole number of at least {least}" if most is None else f"a whole number from {least} to {most}"
 
     def read(text: str) -> int:
         try:
@@ -43,11 +41,7 @@ def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
 
 
 def _real(least: float, most: float, *, open_below: bool = False) -> Callable[[str], float]:
-    allowed = (
-        f"a number above {least:g} and at most {most:g}"
-        if open_below
-        else f"a number from {least:g} to {most:g}"
-    )
+    allowed = f"a number above {least:g} and at most {most:g}" if open_below else f"a number from {least:g} to {most:g}"
 
     def read(text: str) -> float:
         try:
@@ -212,9 +206,7 @@ class Options:
         metavar="ADDRESS",
         used_by=["web"],
     )
-    port: int = _setting(
-        7860, "port to listen on", group="server", read=_whole(0, 65535), metavar="N", used_by=["web"]
-    )
+    port: int = _setting(7860, "port to listen on", group="server", read=_whole(0, 65535), metavar="N", used_by=["web"])
     share: bool = _setting(
         False,
         "let Gradio make a public link (passes through its servers)",
@@ -283,6 +275,11 @@ def flag(name: str) -> str:
 def variable(name: str) -> str:
     """The environment variable of a field, `GLM_MAX_LENGTH` for `max_length`."""
     return ENV_PREFIX + name.upper()
+
+
+def answer_settings() -> list[str]:
+    """The fields that an answer is made with, those of `SamplingOptions`."""
+    return [each.name for each in _FIELDS.values() if each.metadata["group"] == "answers"]
 
 
 def read_value(name: str, text: str) -> Any:

@@ -53,11 +53,14 @@ class Failed:
     """The last event instead of `Finished`: a sentence for the user.
 
     `kind` lets a front-end say it in another language: "too_long" (the last message alone does not fit),
-    "memory" (out of memory), "closed" (the engine is shutting down) or "error" (anything else).
+    "memory" (out of memory), "closed" (the engine is shutting down) or "error" (anything else). For "too_long",
+    `tokens` is what the prompt has and `limit` what it may have.
     """
 
     message: str
     kind: Literal["too_long", "memory", "closed", "error"] = "error"
+    tokens: int = 0
+    limit: int = 0
 
 
 Event = Queued | Trimmed | Text | Finished | Failed

@@ -1,0 +1,142 @@
+"""The terminal front-end: talks in a terminal; in a pipe, or with --message, prints one answer and leaves.
+
+In a pipe all of standard input is one message. The answer alone goes to standard output, as it comes; all that
+is not the answer goes to standard error. Exit code: 0, 1 if there was no answer, 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from app.conversation import Message
+from app.options import Options, answer_settings
+from app.sanitize import harmless
+from app.terminal_busy import quiet_keyboard
+from app.terminal_files import log_file, state_folder
+from app.terminal_words import Words, speak
+
+if TYPE_CHECKING:
+    from app.engine import Engine
+
+INTERRUPTED = 130  # as shells report Ctrl-C
+
+
+def start(options: Options) -> int:
+    """Load the model and run; returns the exit code. The heavy imports happen in here, behind a spinner."""
+    _tolerate_any_character()
+    _log_to_file()
+    words = speak(options.language, os.environ)
+    try:
+        engine = _load(options, words)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        logging.getLogger(__name__).exception("the model cannot be loaded")
+        _complain(words.cannot_load.format(reason=_reason(error)))
+        return 1
+    with engine:
+        return run(engine, options)
+
+
+def run(engine: Engine, options: Options) -> int:
+    """Run on a loaded engine; returns the exit code."""
+    words = speak(options.language, os.environ)
+    try:
+        if options.message is not None:
+            return _answer_once(engine, options, options.message, words)
+        if sys.stdin.isatty() and sys.stdout.isatty():
+            return _talk(engine, options, words)
+        if sys.stdin.isatty():
+            _complain(words.type_message)
+        return _answer_once(engine, options, sys.stdin.read(), words)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the answer has gone. Nothing may be flushed into the closed pipe at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _load(options: Options, words: Words) -> Engine:
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    spinner = console.status(words.loading) if console.is_terminal else contextlib.nullcontext()
+    with spinner, quiet_keyboard():
+        from app.engine import Engine
+
+        return Engine.from_options(options)
+
+
+def _talk(engine: Engine, options: Options, words: Words) -> int:
+    from rich.console import Console
+
+    from app.terminal_chat import Chat
+    from app.terminal_commands import COMMANDS
+    from app.terminal_input import CommandCompleter, Keyboard
+    from app.terminal_markdown import THEME
+
+    explained = {command.name: command.explain(words) for command in COMMANDS.values()}
+    files = [command.name for command in COMMANDS.values() if command.argument == "FILE"]
+    folder = state_folder()
+    keyboard = Keyboard(
+        words.you,
+        completer=CommandCompleter(explained, answer_settings(), files),
+        history_file=folder / "history" if folder else None,
+    )
+    console = Console(theme=THEME, markup=False, emoji=False, highlight=False)
+    Chat(engine, options.sampling(), words, console, keyboard).run()
+    return 0
+
+
+def _answer_once(engine: Engine, options: Options, text: str, words: Words) -> int:
+    from app.reply import Failed, Finished
+    from app.terminal_chat import receive, remarks
+    from app.terminal_screen import PlainView
+
+    if not text.strip():
+        _complain(words.no_message)
+        return 1
+    sampling = options.sampling()
+    messages = [Message(role="user", content=text.strip())]
+    answer = receive(engine, messages, sampling, PlainView(sys.stdout))
+    for remark in remarks(answer, sampling, words):
+        _complain(remark)
+    if answer.end is None or (isinstance(answer.end, Finished) and answer.end.reason == "cancelled"):
+        return INTERRUPTED
+    return 1 if isinstance(answer.end, Failed) else 0
+
+
+def _complain(text: str) -> None:
+    print(harmless(text), file=sys.stderr, flush=True)
+
+
+def _reason(error: Exception) -> str:
+    """An error in words; those of other libraries get their name, which is often all that they say."""
+    known = isinstance(error, ValueError | OSError)
+    return str(error) if known and str(error) else f"{type(error).__name__}: {error}".rstrip(": ")
+
+
+def _tolerate_any_character() -> None:
+    """A terminal or pipe that cannot show a character shows a question mark, and the program goes on."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _log_to_file() -> None:
+    """Tracebacks go to a file beside the history: on the screen they would land in the middle of an answer."""
+    handler: logging.Handler = logging.NullHandler()
+    file = log_file()
+    if file is not None:
+        with contextlib.suppress(OSError):
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handler = logging.FileHandler(file, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger("app").addHandler(handler)
+    logging.getLogger("app").propagate = False

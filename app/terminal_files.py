@@ -1,0 +1,61 @@
+"""The files of the terminal: where the history and the log lie, saved conversations."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from app.conversation import (
+    MAX_IMPORT_BYTES,
+    ConversationError,
+    Message,
+    from_json,
+    from_markdown,
+    to_json,
+    to_markdown,
+)
+
+
+def state_folder(environment: Mapping[str, str] = os.environ) -> Path | None:
+    """Where the history and the log are kept (XDG base directories); None if there is no home."""
+    base = environment.get("XDG_STATE_HOME") or environment.get("LOCALAPPDATA")
+    if base and Path(base).is_absolute():
+        return Path(base) / "glm-home"
+    with suppress(RuntimeError):
+        return Path.home() / ".local" / "state" / "glm-home"
+    return None
+
+
+def log_file() -> Path | None:
+    """Where tracebacks go."""
+    folder = state_folder()
+    return folder / "terminal.log" if folder else None
+
+
+def write(path: Path, messages: list[Message]) -> None:
+    """Save a conversation, as Markdown if the name ends in .md; a crash leaves the old file whole."""
+    text = to_markdown(messages) if path.suffix.lower() == ".md" else to_json(messages)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(text.encode("utf-8"))
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read(path: Path) -> list[Message]:
+    """Load a conversation from JSON or, if the name ends in .md, Markdown. Raises ConversationError, OSError."""
+    with path.open("rb") as file:
+        data = file.read(MAX_IMPORT_BYTES + 1)
+    if len(data) > MAX_IMPORT_BYTES:
+        raise ConversationError(f"it is larger than {MAX_IMPORT_BYTES} bytes")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConversationError("it is not a text in UTF-8") from error
+    return from_markdown(text) if path.suffix.lower() == ".md" else from_json(text)

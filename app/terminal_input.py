@@ -1,0 +1,141 @@
+"""The keyboard: a line editor for messages.
+
+prompt_toolkit does the editing: wide characters, history, completion, pasting of several lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
+from prompt_toolkit.document import Document
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.input import Input
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.output import Output
+from prompt_toolkit.styles import Style
+
+STYLE = Style.from_dict({"prompt": "ansiblue bold"})
+MENU_ROWS = 5  # kept free below the message for completions
+
+
+class CommandCompleter(Completer):
+    """Completes commands, the settings of `/set`, and file names.
+
+    Args:
+        commands: name with its slash -> one line that explains it.
+        settings: names that `/set` takes.
+        files: commands that take a file name.
+    """
+
+    def __init__(self, commands: Mapping[str, str], settings: Sequence[str], files: Sequence[str]) -> None:
+        self._commands, self._settings, self._files = commands, settings, files
+        self._paths = PathCompleter(expanduser=True)
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
+        """prompt_toolkit asks this at every key; anything but a command gets nothing."""
+        text = document.text_before_cursor
+        if not text.startswith("/") or "\n" in text:
+            return
+        command, space, argument = text.partition(" ")
+        if not space:
+            yield from _starting_with(command, self._commands)
+        elif command == "/set" and " " not in argument:
+            yield from _starting_with(argument, dict.fromkeys(self._settings, ""))
+        elif command in self._files:
+            yield from self._paths.get_completions(Document(argument), complete_event)
+
+
+def _starting_with(begun: str, names: Mapping[str, str]) -> Iterator[Completion]:
+    for name, explanation in names.items():
+        if name.startswith(begun):
+            yield Completion(name, start_position=-len(begun), display_meta=explanation)
+
+
+class Keyboard:
+    """Reads messages, with several lines, history and completion."""
+
+    def __init__(
+        self,
+        prompt: str,
+        *,
+        completer: Completer | None = None,
+        history_file: Path | None = None,
+        input: Input | None = None,
+        output: Output | None = None,
+    ) -> None:
+        self._session: PromptSession[str] = PromptSession(
+            [("class:prompt", prompt)],
+            multiline=True,
+            prompt_continuation=lambda width, line, wraps: " " * width,
+            key_bindings=_bindings(),
+            history=_history(history_file),
+            completer=completer,
+            complete_while_typing=True,
+            reserve_space_for_menu=MENU_ROWS if completer else 0,
+            style=STYLE,
+            input=input,
+            output=output,
+        )
+
+    def read(self) -> str:
+        """The next message. Raises KeyboardInterrupt (Ctrl-C on nothing) and EOFError (Ctrl-D on nothing)."""
+        return self._session.prompt()
+
+    def confirm(self, question: str) -> bool:
+        """Ask for yes or no; no is also Ctrl-C, Ctrl-D and anything else."""
+        app = self._session.app
+        asking: PromptSession[str] = PromptSession(question, input=app.input, output=app.output)
+        with suppress(KeyboardInterrupt, EOFError):
+            return asking.prompt().strip().lower() in ("y", "yes", "是")
+        return False
+
+
+def _bindings() -> KeyBindings:
+    bindings = KeyBindings()
+
+    @bindings.add("enter")
+    def _send(event: KeyPressEvent) -> None:
+        if event.current_buffer.text.strip():
+            event.current_buffer.validate_and_handle()
+
+    @bindings.add("escape", "enter")
+    @bindings.add("c-j")
+    def _new_line(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    @bindings.add("c-c")
+    def _empty_or_leave(event: KeyPressEvent) -> None:
+        if event.current_buffer.text:
+            event.current_buffer.reset()
+        else:
+            event.app.exit(exception=KeyboardInterrupt)
+
+    return bindings
+
+
+class _PrivateHistory(FileHistory):
+    """Messages of earlier sessions, readable by their author alone; a full disk must not end a chat."""
+
+    def load_history_strings(self) -> Iterable[str]:
+        with suppress(OSError):
+            return list(super().load_history_strings())
+        return []
+
+    def store_string(self, string: str) -> None:
+        with suppress(OSError):
+            super().store_string(string)
+
+
+def _history(file: Path | None) -> History:
+    if file is None:
+        return InMemoryHistory()
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file.touch(mode=0o600)
+    except OSError:
+        return InMemoryHistory()
+    return _PrivateHistory(str(file))

@@ -1,0 +1,11 @@
+"""Chat with a GLM in the terminal: `python cli_demo.py --help`."""
+
+import sys
+
+from app.options import parse_terminal
+
+if __name__ == "__main__":
+    options = parse_terminal()
+    from app.terminal import start  # after the options: --help must not wait for it
+
+    sys.exit(start(options))
