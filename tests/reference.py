@@ -194,14 +194,14 @@ def random_weights(
     """Weights in the spirit of the data sets: large enough that masks, positions and factors all show."""
 
     def normal(*size: int) -> Tensor:
-        return torch.randn(*size, generator=generator) * 0.3
+        return torch.randn(*size, generator=generator) * 1.4 / max(size[-1], 16) ** 0.5
 
     def norm(name: str) -> Weights:
         gain, shift = torch.rand(2, hidden, generator=generator)
         return {f"{name}.weight": 0.5 + gain, f"{name}.bias": 0.4 * shift - 0.2}
 
     first = 2 * inner if shape.glm130b else inner
-    weights = {"transformer.word_embeddings.weight": normal(vocab, hidden) / 0.3}
+    weights = {"transformer.word_embeddings.weight": torch.randn(vocab, hidden, generator=generator)}
     for layer in range(shape.layers):
         name = f"transformer.layers.{layer}."
         weights |= norm(name + "input_layernorm") | norm(name + "post_attention_layernorm")

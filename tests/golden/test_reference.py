@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.golden.data import ALPHAS, GOLDEN, assert_close, expected
+from tests.golden.data import ALPHAS, FP16, FP32, GLM130B, GOLDEN, TUNED, assert_close, expected
 from tests.reference import (
     Shape,
     SpecialIds,
@@ -27,14 +27,12 @@ from tests.reference import (
 
 CHATGLM_IDS = SpecialIds(mask=500, gmask=501, sop=504)
 GLM130B_IDS = SpecialIds(mask=500, gmask=501, smask=502, sop=504)
-BASE = "chatglm_tiny_fp32"
-TUNED = ["chatglm_tiny_ptuning/prefix_projection_false", "chatglm_tiny_ptuning/prefix_projection_true"]
 
 
 def weights_of(folder: str) -> Weights:
     """A ChatGLM set's weights; a P-tuning set brings only its prefix and stands on the float32 base."""
     own = load_file(GOLDEN / folder / "model.safetensors")
-    return load_file(GOLDEN / BASE / "model.safetensors") | own if folder in TUNED else own
+    return load_file(GOLDEN / FP32 / "model.safetensors") | own if folder in TUNED else own
 
 
 def run(weights: Weights, alpha: float, values: dict[str, Tensor], case: str) -> Trace:
@@ -45,7 +43,7 @@ def run(weights: Weights, alpha: float, values: dict[str, Tensor], case: str) ->
 
 @pytest.mark.parametrize("case", ["a", "b", "ab"])
 def test_chatglm_masks_and_positions(case: str) -> None:
-    values = expected(BASE)
+    values = expected(FP32)
     ids = values[f"{case}.input_ids"][0].tolist()
     assert torch.equal(context_mask(ids, CHATGLM_IDS.sop), values[f"{case}.attention_mask"][0, 0])
     assert torch.equal(chatglm_positions(ids, CHATGLM_IDS), values[f"{case}.position_ids"][0])
@@ -53,7 +51,7 @@ def test_chatglm_masks_and_positions(case: str) -> None:
 
 @pytest.mark.parametrize("case", ["c", "ea"])
 def test_left_padding(case: str) -> None:
-    values = expected(BASE)
+    values = expected(FP32)
     rows = [row[(row == 3).sum() :].tolist() for row in values[f"{case}.input_ids"]]
     masks = [context_mask(row, CHATGLM_IDS.sop) for row in rows]
     positions = [chatglm_positions(row, CHATGLM_IDS) for row in rows]
@@ -64,7 +62,7 @@ def test_left_padding(case: str) -> None:
 
 
 @pytest.mark.parametrize("stem", ALPHAS)
-@pytest.mark.parametrize("folder", [BASE, *TUNED])
+@pytest.mark.parametrize("folder", [FP32, *TUNED])
 @pytest.mark.parametrize("case", ["a", "b", "ab", "c"])
 def test_chatglm_logits(folder: str, stem: str, case: str) -> None:
     values = expected(folder, stem)
@@ -74,14 +72,14 @@ def test_chatglm_logits(folder: str, stem: str, case: str) -> None:
 @pytest.mark.parametrize("stem", ALPHAS)
 @pytest.mark.parametrize("case", ["a", "b", "ab", "c"])
 def test_chatglm_logits_in_half(stem: str, case: str) -> None:
-    values = expected("chatglm_tiny_fp16", stem)
-    weights = {name: value.half() for name, value in weights_of("chatglm_tiny_fp16").items()}
+    values = expected(FP16, stem)
+    weights = {name: value.half() for name, value in weights_of(FP16).items()}
     assert_close(run(weights, ALPHAS[stem], values, case).logits, values[f"{case}.logits"], 5e-3)
 
 
 def test_chatglm_inner_values() -> None:
-    values = expected(BASE)
-    seen = run(weights_of(BASE), ALPHAS["expected"], values, "a").values
+    values = expected(FP32)
+    seen = run(weights_of(FP32), ALPHAS["expected"], values, "a").values
     names = [name for name in values if name.startswith(("a.hidden_states.", "a.layer"))]
     assert len(names) == 4 + 3 + 9
     for name in names:
@@ -92,7 +90,7 @@ def test_chatglm_inner_values() -> None:
 
 
 def test_loss() -> None:
-    values = expected(BASE)
+    values = expected(FP32)
     for name, rows in {"loss": slice(0, 2), "loss_0": slice(0, 1), "loss_1": slice(1, 2)}.items():
         loss = shifted_loss(values["loss.logits"][rows], values["loss.labels"][rows])
         assert_close(loss[None], values[f"loss.{name}"])
@@ -109,9 +107,9 @@ def test_prefix(folder: str) -> None:
 
 @pytest.mark.parametrize("case", ["g", "m", "s"])
 def test_glm130b(case: str) -> None:
-    values = expected("glm130b_tiny")
-    config = json.loads((GOLDEN / "glm130b_tiny" / "model_config.json").read_text())
-    file = GOLDEN / "glm130b_tiny" / "tp1" / "49300" / "mp_rank_00_model_states.pt"
+    values = expected(GLM130B)
+    config = json.loads((GOLDEN / GLM130B / "model_config.json").read_text())
+    file = GOLDEN / GLM130B / "tp1" / "49300" / "mp_rank_00_model_states.pt"
     weights = torch.load(file, weights_only=True)["module"]
     tokens = values[f"{case}.tokens"][0]
     ids = tokens[tokens >= 0]

@@ -1,0 +1,76 @@
+"""The golden ChatGLM checkpoints as models, and which file of expected values belongs to which."""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from glm_model import ChatGLMConfig, ChatGLMForCausalLM
+from tests.golden.data import ALPHAS, FP16, FP32, GOLDEN, TUNED, expected
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One file of expected values and how the model that has to reproduce it is made."""
+
+    folder: str
+    stem: str
+    dtype: torch.dtype = torch.float32
+    bound: float = 1e-5  # relative, of every float
+
+    def __str__(self) -> str:
+        return f"{self.folder}-{self.stem}".replace("chatglm_tiny_", "").replace("/", "-")
+
+    @property
+    def values(self) -> dict[str, Tensor]:
+        return expected(self.folder, self.stem)
+
+    def model(self, **options: Any) -> ChatGLMForCausalLM:
+        """The checkpoint in evaluation mode; shared between tests, which must leave it as it was."""
+        if self.stem.endswith("alpha_num_layers"):
+            options["deepnorm_alpha"] = ALPHAS["expected_alpha_num_layers"]
+        return load(self.folder, self.dtype, **options)
+
+
+@cache
+def load(folder: str, dtype: torch.dtype = torch.float32, **options: Any) -> ChatGLMForCausalLM:
+    """A golden checkpoint as its users load it: `from_pretrained`, then `.float()` or `.half()`."""
+    if folder in TUNED:
+        return with_prefix(folder, **options).to(dtype).eval()
+    return ChatGLMForCausalLM.from_pretrained(GOLDEN / folder, **options).to(dtype).eval()
+
+
+def with_prefix(folder: str, **options: Any) -> ChatGLMForCausalLM:
+    """The float32 base model with a trained P-tuning prefix, which is all that such a folder holds."""
+    config = ChatGLMConfig.from_pretrained(GOLDEN / folder, **options)
+    model = ChatGLMForCausalLM(config)
+    trained = load_file(GOLDEN / folder / "model.safetensors")
+    prefix = {name.replace("transformer.", "model."): value for name, value in trained.items()}
+    model.load_state_dict(load(FP32).state_dict() | prefix)
+    return model
+
+
+# Half precision rounds differently with every kernel; the set's README allows 0.05 on logits that reach 10.
+HALF_BOUND = 5e-3
+PLAIN_SETS = [
+    *(DataSet(FP32, stem) for stem in ALPHAS),
+    *(DataSet(FP16, stem.replace("expected", "expected_float32_compute")) for stem in ALPHAS),
+]
+TUNED_SETS = [DataSet(folder, stem) for folder in TUNED for stem in ALPHAS]
+HALF_SETS = [DataSet(FP16, stem, torch.float16, HALF_BOUND) for stem in ALPHAS]
+ALL_SETS = [*PLAIN_SETS, *TUNED_SETS, *HALF_SETS]
+
+
+def published_name(name: str) -> str:
+    """The key of a published checkpoint that a parameter of ChatGLMForCausalLM is stored under."""
+    for inner, published in (
+        ("model.", "transformer."),
+        ("embed_tokens", "word_embeddings"),
+        ("self_attn", "attention"),
+        ("transformer.norm", "transformer.final_layernorm"),
+    ):
+        name = name.replace(inner, published)
+    return name
