@@ -8,20 +8,31 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
 
+from . import tokenization_glm
 from .configuration_glm import ChatGLMConfig, GLM130BConfig
 from .conversion.keys import RENAMED_KEYS
+from .errors import CheckpointError, GLMError, TokenizerError, UnsupportedError
 from .generation import SamplingOptions, TextChunk, stream_text
+from .loading import DEMO_MODEL, load
 from .modeling_glm import ChatGLMForCausalLM, ChatGLMModel, GLM130BForCausalLM, GLM130BModel
+from .tokenization_glm import ChatGLMTokenizer
 
 __all__ = [
+    "DEMO_MODEL",
     "ChatGLMConfig",
     "ChatGLMForCausalLM",
     "ChatGLMModel",
+    "ChatGLMTokenizer",
+    "CheckpointError",
     "GLM130BConfig",
     "GLM130BForCausalLM",
     "GLM130BModel",
+    "GLMError",
     "SamplingOptions",
     "TextChunk",
+    "TokenizerError",
+    "UnsupportedError",
+    "load",
     "stream_text",
 ]
 
@@ -34,6 +45,7 @@ def _register() -> None:
             auto_class.register(config, model)
         renamings = [WeightRenaming(published, ours) for published, ours in RENAMED_KEYS]
         register_checkpoint_conversion_mapping(config.model_type, renamings)
+    tokenization_glm.register()
 
 
 _register()

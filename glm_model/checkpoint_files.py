@@ -1,0 +1,172 @@
+"""The files of a checkpoint folder, read with suspicion. Knows files and tensors, nothing of models.
+
+Everything that is wrong with a file is a :class:`CheckpointError` that names it and says what to do. No code of a
+file is ever run: pickles are read with ``weights_only``.
+"""
+
+import json
+import re
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from .errors import CheckpointError
+
+CONFIG = "config.json"
+# In the order in which transformers looks for them.
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_LFS_START = b"version https://git-lfs"
+_DAMAGED = "Download it again; its size should be the one shown by the repository."
+
+
+class StoredTensor(NamedTuple):
+    """Where a tensor lies, and its shape."""
+
+    file: Path
+    shape: tuple[int, ...]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        CheckpointError: no such file, a Git-LFS pointer, not JSON, or not an object.
+    """
+    require_content(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error}). {_DAMAGED}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a JSON {type(content).__name__} where an object is needed. {_DAMAGED}")
+    return content
+
+
+def require_content(path: Path) -> None:
+    """Raises CheckpointError if a file is missing, empty, or a Git-LFS pointer in place of itself."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist. {_DAMAGED}")
+    with path.open("rb") as stream:
+        start = stream.read(len(_LFS_START))
+    if not start:
+        raise CheckpointError(f"{path} is empty. {_DAMAGED}")
+    if start == _LFS_START:
+        raise CheckpointError(
+            f"{path} is a Git-LFS pointer, not the file itself: the repository was cloned without git-lfs. Run "
+            f"'git lfs install && git lfs pull' in {path.parent}, or download the file."
+        )
+
+
+def weight_files(folder: Path, use_safetensors: bool | None = None, variant: str | None = None) -> list[Path]:
+    """The files that hold a folder's weights: those that transformers chooses, all of them there and inside it.
+
+    Args:
+        folder: holds one of ``WEIGHT_FILES``.
+        use_safetensors: True or False allows only one format.
+        variant: as in ``from_pretrained``, ``model.<variant>.safetensors``.
+    """
+    for name in WEIGHT_FILES:
+        if use_safetensors is not None and use_safetensors is not ("safetensors" in name):
+            continue
+        stem, _, suffix = name.rpartition(".")
+        path = folder / (f"{stem}.{variant}.{suffix}" if variant else name)
+        if path.is_file():
+            return _shards(path) if suffix == "json" else [path]
+    raise CheckpointError(
+        f"{folder} holds no weights: none of {', '.join(WEIGHT_FILES)}. Choose the folder that holds them, or download "
+        "the weights too."
+    )
+
+
+def _shards(index: Path) -> list[Path]:
+    content = read_json(index)
+    weight_map = content.get("weight_map")
+    names = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    if not names or not all(isinstance(name, str) for name in names) or not isinstance(content.get("metadata"), dict):
+        raise CheckpointError(f"{index} is no index of shards (weight_map and metadata are needed). {_DAMAGED}")
+    return [_inside(index, name) for name in sorted(set(names))]
+
+
+def _inside(index: Path, name: str) -> Path:
+    parts = PurePosixPath(name.replace("\\", "/"))
+    if parts.is_absolute() or ".." in parts.parts or ":" in name:
+        raise CheckpointError(
+            f"{index} points outside its folder, to {name!r}; such an index is not to be trusted, use another copy of "
+            "the checkpoint."
+        )
+    shard = index.parent / name
+    if not shard.is_file():
+        raise CheckpointError(f"{index} names the shard {name}, which is missing. Download it into {index.parent}.")
+    return shard
+
+
+def stored_tensors(files: Iterable[Path]) -> dict[str, StoredTensor]:
+    """Name, file and shape of every tensor, without reading their values.
+
+    Raises:
+        CheckpointError: a file that is damaged, a Git-LFS pointer, or a pickle with more in it than tensors.
+    """
+    return {
+        name: StoredTensor(file, shape)
+        for file in files
+        for name, shape in (_safetensors_shapes(file) if file.suffix == ".safetensors" else _pickle_shapes(file))
+    }
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """All tensors of one file, on the CPU. Raises as :func:`stored_tensors`."""
+    if file.suffix != ".safetensors":
+        return read_pickle(file)
+    _safetensors_shapes(file)
+    return load_file(file)
+
+
+def _safetensors_shapes(file: Path) -> list[tuple[str, tuple[int, ...]]]:
+    require_content(file)
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            return [(name, tuple(tensors.get_slice(name).get_shape())) for name in tensors.keys()]  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} is truncated or no safetensors file ({error}). {_DAMAGED}") from None
+
+
+def _pickle_shapes(file: Path) -> list[tuple[str, tuple[int, ...]]]:
+    return [(name, tuple(tensor.shape)) for name, tensor in read_pickle(file).items()]
+
+
+def read_pickle(file: Path) -> dict[str, Any]:
+    """The dictionary of a ``.bin`` file: tensors by name, mapped into memory rather than read where possible.
+
+    Raises:
+        CheckpointError: the file is damaged, a Git-LFS pointer, or holds anything but a flat dictionary of tensors.
+    """
+    content = unpickle(file)
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise CheckpointError(f"{file} holds something other than a dictionary of tensors, so it is no checkpoint.")
+    return content
+
+
+def unpickle(file: Path) -> Any:
+    """What ``torch.save`` wrote: tensors and plain containers, never code. Raises CheckpointError naming the file."""
+    require_content(file)
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file) or None)
+    except Exception as error:  # a damaged pickle may make the reader raise anything
+        # Torch's own message advises to switch the protection off, so it is not passed on.
+        if code := re.search(r"GLOBAL (\S+)", str(error)):
+            raise CheckpointError(
+                f"{file} holds Python objects besides tensors ({code[1]}), which are never run here. Use a copy of the "
+                "checkpoint in safetensors, or its weights alone."
+            ) from None
+        raise CheckpointError(f"{file} is truncated, damaged or no PyTorch file. {_DAMAGED}") from None

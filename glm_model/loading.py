@@ -1,0 +1,113 @@
+"""The one way in which the front-ends get a model: a folder on this machine, checked, on a device, ready to run."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from .checkpoint_files import CONFIG
+from .errors import CheckpointError, UnsupportedError
+from .loading_checks import require_model_type
+from .tokenization_glm import ChatGLMTokenizer
+
+DEMO_MODEL = Path(__file__).resolve().parent.parent / "models" / "demo"
+"""The small model embedded in this repository."""
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_QUANTIZATIONS = ("int8", "int4")
+
+
+def load(
+    path: str | Path = DEMO_MODEL, *, quantize: str | None = None, device: str = "auto", dtype: str = "auto"
+) -> tuple[Any, ChatGLMTokenizer]:
+    """A model in evaluation mode and its tokenizer.
+
+    Args:
+        path: folder in the published layout: config.json, weights (safetensors or .bin, sharded or single),
+            ice_text.model and tokenizer_config.json.
+        quantize: None; "int8" and "int4" come with a later version.
+        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
+        dtype: "auto" (float32 on the CPU, float16 elsewhere), "float32", "float16" or "bfloat16". In half precision
+            LayerNorm is rounded too, as by the published ``.half()``.
+
+    Raises:
+        CheckpointError: the folder, a file or a tensor is missing, damaged or of another model.
+        TokenizerError: the tokenizer's files cannot be used.
+        UnsupportedError: ChatGLM2 or later, or a quantization that is not there yet.
+        ValueError: an unknown device or dtype, or a device that this machine lacks.
+    """
+    refuse_quantization(quantize)
+    where = _device(device)
+    working_dtype = _dtype(dtype, where)
+    folder = _folder(path)
+    require_model_type(folder, {"chatglm", "glm130b"})
+    tokenizer = ChatGLMTokenizer.from_pretrained(folder)
+    placed = {} if where.type == "cpu" else {"device_map": {"": where}}
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=working_dtype, **placed)
+    _require_same_vocabulary(folder, model.config, tokenizer)
+    _round_layer_norms(model, working_dtype)
+    return model.eval(), tokenizer
+
+
+def refuse_quantization(quantize: str | None) -> None:
+    """Raises UnsupportedError for INT8 and INT4, ValueError for what they will never be."""
+    if quantize is None:
+        return
+    if quantize not in _QUANTIZATIONS:
+        raise ValueError(f"quantize must be one of {', '.join(_QUANTIZATIONS)}, or None; not {quantize!r}")
+    raise UnsupportedError(f"quantize={quantize!r}: INT8 and INT4 are not there yet in this version; load without it.")
+
+
+def _folder(path: str | Path) -> Path:
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder == DEMO_MODEL:
+        raise CheckpointError(
+            f"the demo model is not at {folder}: it comes with a clone of the repository. Name the folder of a model."
+        )
+    if folder.is_file():
+        raise CheckpointError(f"{folder} is a file; name the folder that holds it, with config.json and the tokenizer.")
+    raise CheckpointError(
+        f"there is no folder {folder}. Models are loaded from this machine only: download the checkpoint "
+        f"(huggingface-cli download OWNER/NAME --local-dir DIR) and name its folder."
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        return accelerator or torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device must be auto, cpu, cuda, cuda:N or mps, not {name!r}") from None
+    return device
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.float16
+    if name not in DTYPES:
+        raise ValueError(f"dtype must be one of auto, {', '.join(DTYPES)}; not {name!r}")
+    return DTYPES[name]
+
+
+def _require_same_vocabulary(folder: Path, config: Any, tokenizer: ChatGLMTokenizer) -> None:
+    """A tokenizer of the other vocabulary layout would make the model babble."""
+    for field in ("mask_token_id", "gmask_token_id", "bos_token_id"):
+        if getattr(config, field) != getattr(tokenizer, field):
+            raise CheckpointError(
+                f"{folder}: {field} is {getattr(config, field)} in {CONFIG} but {getattr(tokenizer, field)} in the "
+                "tokenizer: the two are of different releases (150528 or 130528 words). Take ice_text.model, "
+                f"tokenizer_config.json and {CONFIG} from the same release as the weights."
+            )
+
+
+def _round_layer_norms(model: nn.Module, dtype: torch.dtype) -> None:
+    """What the published ``.half()`` does to the LayerNorms, which a checkpoint's loading keeps in float32."""
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.to(dtype)
