@@ -15,6 +15,7 @@ from .errors import CheckpointError, GLMError, TokenizerError, UnsupportedError
 from .generation import SamplingOptions, TextChunk, stream_text
 from .loading import DEMO_MODEL, load
 from .modeling_glm import ChatGLMForCausalLM, ChatGLMModel, GLM130BForCausalLM, GLM130BModel
+from .prefix_tuning import load_prefix
 from .tokenization_glm import ChatGLMTokenizer
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "TokenizerError",
     "UnsupportedError",
     "load",
+    "load_prefix",
     "stream_text",
 ]
 

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 from .checkpoint_files import CONFIG
 from .errors import CheckpointError, UnsupportedError
 from .loading_checks import require_model_type
+from .prefix_tuning import load_prefix
 from .tokenization_glm import ChatGLMTokenizer
 
 DEMO_MODEL = Path(__file__).resolve().parent.parent / "models" / "demo"
@@ -20,7 +21,12 @@ _QUANTIZATIONS = ("int8", "int4")
 
 
 def load(
-    path: str | Path = DEMO_MODEL, *, quantize: str | None = None, device: str = "auto", dtype: str = "auto"
+    path: str | Path = DEMO_MODEL,
+    *,
+    quantize: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    prefix: str | Path | None = None,
 ) -> tuple[Any, ChatGLMTokenizer]:
     """A model in evaluation mode and its tokenizer.
 
@@ -31,6 +37,7 @@ def load(
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
         dtype: "auto" (float32 on the CPU, float16 elsewhere), "float32", "float16" or "bfloat16". In half precision
             LayerNorm is rounded too, as by the published ``.half()``.
+        prefix: a P-Tuning prefix to put on the model; see :func:`glm_model.prefix_tuning.load_prefix`.
 
     Raises:
         CheckpointError: the folder, a file or a tensor is missing, damaged or of another model.
@@ -45,9 +52,16 @@ def load(
     require_model_type(folder, {"chatglm", "glm130b"})
     tokenizer = ChatGLMTokenizer.from_pretrained(folder)
     placed = {} if where.type == "cpu" else {"device_map": {"": where}}
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=working_dtype, **placed)
+    model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=working_dtype, output_loading_info=True, **placed)
     _require_same_vocabulary(folder, model.config, tokenizer)
     _round_layer_norms(model, working_dtype)
+    if prefix is not None:
+        load_prefix(model, prefix)
+    elif info["missing_keys"]:
+        raise CheckpointError(
+            f"{folder / CONFIG} asks for a P-Tuning prefix (pre_seq_len), but the weights have none: name the folder "
+            "that the fine-tuning script has written as the prefix, or remove pre_seq_len."
+        )
     return model.eval(), tokenizer
 
 

@@ -14,7 +14,7 @@ from transformers.core_model_loading import apply_renamings
 
 from .checkpoint_files import CONFIG, StoredTensor, read_json, stored_tensors, weight_files
 from .conversion.keys import PREFIX_ENCODER
-from .errors import CheckpointError
+from .errors import CheckpointError, UnsupportedError
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +73,16 @@ def require_model_type(folder: Path, known: set[str]) -> None:
         raise CheckpointError(
             f"{folder / CONFIG} says model_type {model_type!r}; this needs {' or '.join(map(repr, sorted(known)))}. "
             "Choose a folder with a first-generation ChatGLM-6B or GLM-130B checkpoint."
+        )
+
+
+def refuse_quantized(config: Any) -> None:
+    """Raises UnsupportedError for a checkpoint whose weights are INT4 or INT8, which would be read as numbers."""
+    bits = getattr(config, "quantization_bit", 0)
+    if bits:
+        raise UnsupportedError(
+            f"quantization_bit is {bits} in {CONFIG}: INT{bits} is not there yet in this version. Load the float "
+            "checkpoint it was made from."
         )
 
 

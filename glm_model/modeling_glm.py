@@ -27,8 +27,9 @@ from .configuration_glm import ChatGLMConfig, GLM130BConfig, GLMConfig
 from .conversion.keys import IGNORED_KEYS
 from .errors import UnsupportedError
 from .generation import ChatMixin
-from .loading_checks import CheckedLoadingMixin
+from .loading_checks import CheckedLoadingMixin, refuse_quantized
 from .prefix_lm import PrefixLMGenerationMixin, count_padding, derive_position_ids
+from .prefix_tuning import PrefixEncoder
 
 ROTARY_BASE = 10000.0
 
@@ -198,32 +199,6 @@ class GLMDecoderLayer(GradientCheckpointingLayer):
         return self.mlp(mlp_input).add(mlp_input, alpha=self.alpha)
 
 
-class PrefixEncoder(nn.Module):
-    """P-Tuning v2 (arXiv 2110.07602): trained keys and values that every token of every layer may attend to."""
-
-    def __init__(self, config: ChatGLMConfig, length: int) -> None:
-        super().__init__()
-        self.heads = (config.num_attention_heads, config.hidden_size // config.num_attention_heads)
-        self.projects = config.prefix_projection
-        width = 2 * config.num_layers * config.hidden_size
-        self.embedding = nn.Embedding(length, config.hidden_size if self.projects else width)
-        if self.projects:
-            self.trans = nn.Sequential(
-                nn.Linear(config.hidden_size, config.hidden_size),
-                nn.Tanh(),
-                nn.Linear(config.hidden_size, width),
-            )
-        self.dropout = nn.Dropout(0.1)
-
-    def forward(self, dtype: torch.dtype) -> Tensor:
-        """[2 * layers, 1, heads, prefix length, head_dim]; rows 2i and 2i + 1 are keys and values of layer i."""
-        encoded = self.embedding.weight
-        if self.projects:
-            encoded = self.trans(encoded)
-        encoded = self.dropout(encoded.to(dtype).unflatten(-1, (-1, *self.heads)))
-        return encoded.permute(1, 2, 0, 3).unsqueeze(1)
-
-
 class GLMPreTrainedModel(CheckedLoadingMixin, PreTrainedModel):
     """What transformers needs to know of both architectures."""
 
@@ -232,8 +207,9 @@ class GLMPreTrainedModel(CheckedLoadingMixin, PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ("GLMDecoderLayer",)
     _skip_keys_device_placement = ("past_key_values",)
-    # The published fp16 files hold LayerNorm in float32; `.half()` rounds it as it did in the original.
-    _keep_in_fp32_modules_strict = ("input_layernorm", "post_attention_layernorm", "norm")
+    # The published fp16 files hold LayerNorm in float32; `.half()` rounds it as it did in the original. A P-Tuning
+    # prefix is trained in float32 over a half model.
+    _keep_in_fp32_modules_strict = ("input_layernorm", "post_attention_layernorm", "norm", "prefix_encoder")
     _keys_to_ignore_on_load_unexpected = (IGNORED_KEYS,)
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -264,6 +240,7 @@ class GLMModel(GLMPreTrainedModel):
     """The decoder without its head. Use :class:`ChatGLMModel` or :class:`GLM130BModel`."""
 
     def __init__(self, config: GLMConfig) -> None:
+        refuse_quantized(config)
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.rotary_emb = GLMRotaryEmbedding(config)
@@ -496,6 +473,11 @@ class ChatGLMForCausalLM(GLMForCausalLM, ChatMixin):
 
     config: ChatGLMConfig
     config_class = ChatGLMConfig
+
+    @property
+    def transformer(self) -> GLMModel:
+        """The decoder by its published name; the fine-tuning script reaches ``transformer.prefix_encoder``."""
+        return self.model
 
 
 class GLM130BModel(GLMModel):
