@@ -27,7 +27,7 @@ CHAT_TEMPLATE = """\
         {{- content -}}
     {%- elif content is mapping and content.type == 'text' and content.text is string -%}
         {{- content.text -}}
-    {%- elif content is sequence and content is not mapping -%}
+    {%- elif content is defined and content is sequence and content is not mapping -%}
         {%- for part in content -%}{{- text_of(part, number) -}}{%- endfor -%}
     {%- else -%}
         {{- raise_exception('Message ' ~ number ~ ' holds something else than text: this model reads text only.') -}}

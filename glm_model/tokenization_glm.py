@@ -325,8 +325,8 @@ class ChatGLMTokenizer(ChatTemplateMixin, PreTrainedTokenizer):
         spaces_between_special_tokens: bool = True,
         **kwargs: Any,
     ) -> str:
-        ids = [token_ids] if isinstance(token_ids, int) else token_ids
-        ids = [token_id for token_id in ids if token_id != self.pad_token_id]
+        pad = self.pad_token_id
+        ids = [token_id for token_id in ([token_ids] if isinstance(token_ids, int) else token_ids) if token_id != pad]
         tokens = self.convert_ids_to_tokens(ids, skip_special_tokens=skip_special_tokens)
         text = (" " if spaces_between_special_tokens else "").join(self._runs(tokens))
         if clean_up_tokenization_spaces is None:

@@ -72,7 +72,8 @@ def require_pieces(processor: SentencePieceProcessor, pieces: list[str], path: s
     missing = [piece for piece in pieces if processor.IdToPiece(processor.PieceToId(piece)) != piece]
     if missing:
         raise TokenizerError(
-            f"{path} has no piece {', '.join(missing)}, so no prompt can be written with it. An {VOCAB_FILE} "
-            "from before 2023-04-06 (2,699,926 bytes) lacks these: take the current one (2,706,249 bytes) from "
-            "the checkpoint's repository. If tokenizer_config.json names other tokens, correct it."
+            f"{path} ({Path(path).stat().st_size:,} bytes) has no piece {', '.join(missing)}, so no prompt can be "
+            f"written with it. An {VOCAB_FILE} from before 2023-04-06 (2,699,926 bytes) lacks these: take the "
+            "current one (2,706,249 bytes) from the checkpoint's repository. Another size may be a file cut short. "
+            "If tokenizer_config.json names other tokens, correct it."
         )
