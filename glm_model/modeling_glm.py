@@ -101,14 +101,16 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Attention step by step; query, key and value are [batch, heads, length, head_dim].
+    """Attention step by step, rounding where the original does; query, key, value are [batch, heads, length, head_dim].
 
-    As the original, the query is divided by the layer's number (counted from 1) before the product and the float32
-    scores are multiplied by it again, so that half precision does not overflow.
+    The query is divided by the layer's number (counted from 1) before the product and the float32 scores are
+    multiplied by it again, so that half precision does not overflow.
     """
     layer_number = module.layer_idx + 1
-    scores = torch.matmul(query * (scaling / layer_number), key.transpose(2, 3)).float() * layer_number
+    scores = torch.matmul(query / (layer_number / scaling), key.transpose(2, 3)).float() * layer_number
     if attention_mask is not None:
+        if attention_mask.dtype == torch.bool:
+            attention_mask = _additive(attention_mask, torch.float32)
         scores = scores + attention_mask
     probabilities = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     probabilities = F.dropout(probabilities, p=dropout, training=module.training)
@@ -145,9 +147,8 @@ class GLMAttention(nn.Module):
             prefix_key, prefix_value = prefix[2 * self.layer_idx], prefix[2 * self.layer_idx + 1]
             key = torch.cat([prefix_key.expand(len(key), -1, -1, -1), key], dim=2)
             value = torch.cat([prefix_value.expand(len(value), -1, -1, -1), value], dim=2)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
+        implementation = _attention_in_use(self.config, query)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         context, probabilities = attend(
             self, query, key, value, attention_mask, scaling=self.scaling, dropout=0.0, **kwargs
         )
@@ -161,6 +162,13 @@ class GLMAttention(nn.Module):
         query, key = query_key.unbind(3)
         value = fused[..., 2 * self.head_dim :]
         return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+
+
+def gelu(states: Tensor) -> Tensor:
+    """GELU, tanh approximation; in half on CPU with the original's rounding after every operation."""
+    if not _is_half_on_cpu(states):
+        return F.gelu(states, approximate="tanh")
+    return 0.5 * states * (1 + torch.tanh(0.7978845608028654 * states * (1 + 0.044715 * states * states)))
 
 
 class GLMMLP(nn.Module):
@@ -178,7 +186,7 @@ class GLMMLP(nn.Module):
         if self.gated:
             linear, gate = inner.chunk(2, dim=-1)
             return self.dense_4h_to_h(linear * F.gelu(gate))
-        return self.dense_4h_to_h(F.gelu(inner, approximate="tanh"))
+        return self.dense_4h_to_h(gelu(inner))
 
 
 class GLMDecoderLayer(GradientCheckpointingLayer):
@@ -195,8 +203,8 @@ class GLMDecoderLayer(GradientCheckpointingLayer):
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
         attention_input = self.input_layernorm(hidden_states)
         attention_output, _ = self.self_attn(attention_input, **kwargs)
-        mlp_input = self.post_attention_layernorm(attention_output.add(attention_input, alpha=self.alpha))
-        return self.mlp(mlp_input).add(mlp_input, alpha=self.alpha)
+        mlp_input = self.post_attention_layernorm(attention_input * self.alpha + attention_output)
+        return mlp_input * self.alpha + self.mlp(mlp_input)
 
 
 class GLMPreTrainedModel(CheckedLoadingMixin, PreTrainedModel):
@@ -377,7 +385,8 @@ class GLMModel(GLMPreTrainedModel):
                 f"{key_length} keys it must be [batch, 1, {query_length}, {key_length}]"
             )
         if visible.dtype == torch.bool:
-            visible = _additive(visible, inputs_embeds.dtype)
+            by_steps = _attention_in_use(self.config, inputs_embeds) == "eager"
+            visible = _additive(visible, torch.float32 if by_steps else inputs_embeds.dtype)
         lowest = torch.finfo(visible.dtype).min
         return F.pad(visible, (0, key_length - attention_mask.shape[-1]), value=lowest)
 
@@ -492,6 +501,16 @@ class GLM130BForCausalLM(GLMForCausalLM):
 
     config: GLM130BConfig
     config_class = GLM130BConfig
+
+
+def _is_half_on_cpu(states: Tensor) -> bool:
+    """Where half is slow in any case the original is followed bit by bit; a GPU's kernels round in their own ways."""
+    return states.dtype == torch.float16 and states.device.type == "cpu"
+
+
+def _attention_in_use(config: GLMConfig, states: Tensor) -> str:
+    chosen = config._attn_implementation
+    return "eager" if chosen == "sdpa" and _is_half_on_cpu(states) else str(chosen)
 
 
 def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
