@@ -1,1 +1,1 @@
-"""Published checkpoint formats: key names of ChatGLM-6B."""
+"""Published checkpoint formats: key names of ChatGLM-6B (keys) and GLM-130B's own archives (sat)."""
