@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, StrictDataclassError
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from .checkpoint_files import CONFIG
 from .errors import CheckpointError, UnsupportedError
-from .loading_checks import require_model_type
+from .loading_checks import refuse_quantized, require_model_type
 from .prefix_tuning import load_prefix
 from .tokenization_glm import ChatGLMTokenizer
 
@@ -32,7 +34,8 @@ def load(
 
     Args:
         path: folder in the published layout: config.json, weights (safetensors or .bin, sharded or single),
-            ice_text.model and tokenizer_config.json.
+            ice_text.model and tokenizer_config.json; or the OWNER/NAME of one in the Hugging Face cache. Nothing is
+            downloaded.
         quantize: None; "int8" and "int4" come with a later version.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
         dtype: "auto" (float32 on the CPU, float16 elsewhere), "float32", "float16" or "bfloat16". In half precision
@@ -45,15 +48,17 @@ def load(
         UnsupportedError: ChatGLM2 or later, or a quantization that is not there yet.
         ValueError: an unknown device or dtype, or a device that this machine lacks.
     """
-    refuse_quantization(quantize)
+    _refuse_quantization(quantize)
     where = _device(device)
     working_dtype = _dtype(dtype, where)
     folder = _folder(path)
-    require_model_type(folder, {"chatglm", "glm130b"})
+    config = _config(folder)
     tokenizer = ChatGLMTokenizer.from_pretrained(folder)
+    _require_same_vocabulary(folder, config, tokenizer)
     placed = {} if where.type == "cpu" else {"device_map": {"": where}}
-    model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=working_dtype, output_loading_info=True, **placed)
-    _require_same_vocabulary(folder, model.config, tokenizer)
+    model, info = AutoModelForCausalLM.from_pretrained(
+        folder, config=config, dtype=working_dtype, output_loading_info=True, **placed
+    )
     _round_layer_norms(model, working_dtype)
     if prefix is not None:
         load_prefix(model, prefix)
@@ -65,7 +70,7 @@ def load(
     return model.eval(), tokenizer
 
 
-def refuse_quantization(quantize: str | None) -> None:
+def _refuse_quantization(quantize: str | None) -> None:
     """Raises UnsupportedError for INT8 and INT4, ValueError for what they will never be."""
     if quantize is None:
         return
@@ -84,20 +89,41 @@ def _folder(path: str | Path) -> Path:
         )
     if folder.is_file():
         raise CheckpointError(f"{folder} is a file; name the folder that holds it, with config.json and the tokenizer.")
-    raise CheckpointError(
-        f"there is no folder {folder}. Models are loaded from this machine only: download the checkpoint "
-        f"(huggingface-cli download OWNER/NAME --local-dir DIR) and name its folder."
-    )
+    try:
+        return Path(snapshot_download(folder.as_posix(), local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError):
+        raise CheckpointError(
+            f"there is no folder {folder}. Nothing is downloaded here: get the checkpoint first "
+            "(hf download OWNER/NAME --local-dir DIR) and name its folder."
+        ) from None
+
+
+def _config(folder: Path) -> Any:
+    require_model_type(folder, {"chatglm", "glm130b"})
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except StrictDataclassError as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{folder / CONFIG}: {reason}. Take the file that was published with the weights."
+        ) from None
+    refuse_quantized(config)
+    return config
 
 
 def _device(name: str) -> torch.device:
     if name == "auto":
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        return accelerator or torch.device("cpu")
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
         raise ValueError(f"device must be auto, cpu, cuda, cuda:N or mps, not {name!r}") from None
+    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    available = counts.get(device.type, 0)
+    if (device.index or 0) >= available:
+        raise ValueError(
+            f"device {name!r} is not there: this machine has {available} of {device.type}. Use 'cpu' or 'auto'."
+        )
     return device
 
 

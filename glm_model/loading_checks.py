@@ -38,9 +38,11 @@ class CheckedLoadingMixin:
         **kwargs: Any,
     ) -> Any:
         """As in transformers; files are checked first if the path is a folder, tensors always."""
-        source, stored = str(pretrained_model_name_or_path), {}
-        if pretrained_model_name_or_path is not None and Path(pretrained_model_name_or_path).is_dir():
-            stored = _inspect(Path(pretrained_model_name_or_path), cls.config_class.model_type, kwargs)  # type: ignore[attr-defined]
+        source, stored = "the given state_dict", {}
+        if pretrained_model_name_or_path is not None:
+            source = str(pretrained_model_name_or_path)
+            if Path(source).is_dir():
+                stored = _inspect(Path(source), cls.config_class.model_type, kwargs)  # type: ignore[attr-defined]
         with _report_left_to_us():
             model, info = super().from_pretrained(  # type: ignore[misc]
                 pretrained_model_name_or_path,
