@@ -1,7 +1,7 @@
 """Conversations as OpenAI-style messages: the chat template and its safe way to ids.
 
-transformers encodes the rendered template as one text, where what a user typed and what the template wrote look the
-same. Here the template is given marks that no message can hold, and only these become control tokens.
+transformers encodes the rendered template as one text, where what a user typed and what the template wrote look
+the same. Here the template is given marks that no message can hold, and only these become control tokens.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ CHAT_TEMPLATE = """\
         {{- raise_exception('Message ' ~ number ~ ' holds something else than text: this model reads text only.') -}}
     {%- endif -%}
 {%- endmacro -%}
+{%- set answer_start = gmask_token | default('[gMASK]') ~ bos_token -%}
 {%- set skipped = 1 if messages[0].role in ('system', 'developer') else 0 -%}
 {%- set turns = messages[skipped:] -%}
 {%- if not turns -%}
@@ -58,14 +59,14 @@ CHAT_TEMPLATE = """\
             {{- '\\n答：' -}}
         {%- endif -%}
         {%- if loop.last and add_generation_prompt -%}
-            {{- gmask_token ~ bos_token -}}
+            {{- answer_start -}}
         {%- endif -%}
     {%- elif not loop.last -%}
         {{- text ~ '\\n' -}}
     {%- elif add_generation_prompt -%}
         {{- raise_exception('The last message is an answer already: to be answered, it must be of the user.') -}}
     {%- else -%}
-        {{- gmask_token ~ bos_token -}}
+        {{- answer_start -}}
         {%- generation -%}
             {{- text ~ eos_token -}}
         {%- endgeneration -%}
@@ -118,6 +119,7 @@ class ChatTemplateMixin(PreTrainedTokenizerBase):
 
         Args:
             add_generation_prompt: end in `[gMASK] <sop>`, for the model to answer.
+            truncation: with `max_length`, shortens what stands before `[gMASK]`.
             return_assistant_tokens_mask: add "assistant_masks", 1 for the last answer and its `<eop>`.
             sanitize_control_tokens: on whatever is given.
 

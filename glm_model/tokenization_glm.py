@@ -87,11 +87,12 @@ class ChatGLMTokenizer(ChatTemplateMixin, PreTrainedTokenizer):
             eos_token, end_token = eop_token, eos_token
         self.gmask_token = str(named.get("gmask_token", gmask_token))
         self.end_token = str(named.get("end_token", end_token))
-        needed = [self.gmask_token, bos_token, eos_token, mask_token, pad_token]
-        require_pieces(self.sp_tokenizer.processor, [str(token) for token in needed], vocab_file)
+        added = self._beyond_vocabulary(kwargs.pop("added_tokens_decoder", None) or {})
+        needed = [str(token) for token in (self.gmask_token, bos_token, eos_token, mask_token)]
+        own = [token for token in needed if token not in map(str, added.values())]
+        require_pieces(self.sp_tokenizer.processor, own, vocab_file)
         kwargs.setdefault("clean_up_tokenization_spaces", True)
         kwargs["chat_template"] = kwargs.get("chat_template") or CHAT_TEMPLATE
-        kwargs["added_tokens_decoder"] = self._beyond_vocabulary(kwargs.get("added_tokens_decoder") or {})
         super().__init__(
             do_lower_case=do_lower_case,
             remove_space=remove_space,
@@ -102,6 +103,7 @@ class ChatGLMTokenizer(ChatTemplateMixin, PreTrainedTokenizer):
             pad_token=pad_token,
             unk_token=unk_token,
             num_image_tokens=num_image_tokens,
+            added_tokens_decoder=added,
             **kwargs,
         )
         self._tidy_init_kwargs()
@@ -289,7 +291,7 @@ class ChatGLMTokenizer(ChatTemplateMixin, PreTrainedTokenizer):
         return encoded_inputs
 
     def _attention_mask(self, ids: list[int]) -> NDArray[np.bool_]:
-        """Bool [1, S, S], True where a row may not look: behind itself, but for the context."""
+        """Bool [1, S, S], True where a row may not look: past itself, except into the context."""
         mask = ~np.tri(len(ids), dtype=bool)
         mask[:, : self._context_length(ids)] = False
         return mask[None]

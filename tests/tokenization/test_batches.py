@@ -52,7 +52,7 @@ def check(tokenizer: ChatGLMTokenizer, batch: Any, all_ids: list[list[int]]) -> 
 )
 def test_batches(special: bool, settings: dict[str, Any]) -> None:
     tokenizer = golden("v1.0")
-    texts = [text for text in [*TEXTS, *random_texts(20, "batches")] if special or tokenizer.tokenize(text)]
+    texts = [*TEXTS, *random_texts(20, "batches")]
     cut = {key: settings[key] for key in ("truncation", "max_length") if "truncation" in settings}
     all_ids = [tokenizer.encode(text, add_special_tokens=special, **cut) for text in texts]
     batch = tokenizer(texts, add_special_tokens=special, **settings)

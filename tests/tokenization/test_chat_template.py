@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from glm_model.errors import TokenizerError
 from glm_model.tokenization_glm import ChatGLMTokenizer
@@ -210,6 +211,17 @@ def test_truncation_cuts_the_context_and_keeps_the_frame(side: str) -> None:
     assert ids == tokenizer("one two three four", truncation=True, max_length=5)["input_ids"]
     whole = prompt_ids(tokenizer, [user("one")], truncation=True, max_length=50)
     assert whole == prompt_ids(tokenizer, [user("one")])
+
+
+def test_a_renderer_that_knows_no_gmask_token_writes_the_usual_one() -> None:
+    tokenizer = golden("v1.1")
+    texts, _ = render_jinja_template(
+        [[user("a")]],
+        chat_template=tokenizer.chat_template,
+        add_generation_prompt=True,
+        **tokenizer.special_tokens_map,
+    )
+    assert texts == ["a[gMASK]<sop>"]
 
 
 def test_another_template_may_write_the_same_control_tokens() -> None:

@@ -104,6 +104,19 @@ def test_added_tokens_survive(folder: Path, tmp_path: Path) -> None:
     assert len(loaded) == size + 3
 
 
+def test_special_tokens_may_be_added_ones(folder: Path, tmp_path: Path) -> None:
+    tokenizer = ChatGLMTokenizer.from_pretrained(folder, pad_token="[PAD]")
+    tokenizer.add_special_tokens({"eos_token": "<end>"})
+    size = tokenizer.vocab_size
+    assert (tokenizer.pad_token_id, tokenizer.eos_token_id) == (size, size + 1)
+    tokenizer.save_pretrained(tmp_path / "saved")
+    loaded = ChatGLMTokenizer.from_pretrained(tmp_path / "saved")
+    assert (loaded.pad_token_id, loaded.eos_token_id) == (size, size + 1)
+    batch = loaded(["a", "a b c d"], padding=True)["input_ids"]
+    assert batch[0][0] == size
+    assert loaded.decode(batch[0]) == loaded.decode_exact(batch[0]) == "a"
+
+
 def test_pieces_listed_as_added_tokens_stay_pieces(folder: Path) -> None:
     """transformers 4.34 and later write the special tokens of the vocabulary into added_tokens_decoder."""
     token = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
