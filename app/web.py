@@ -24,6 +24,11 @@ LATEX: list[dict[str, str | bool]] = [
     {"left": "$", "right": "$", "display": False},
 ]
 
+# Scripts of events, written in app/web_assets/chat.js. The first puts the conversation shown into an event's first
+# input. gr.Chatbot is never an input itself: what Gradio would read from one may name files and addresses.
+WITH_HISTORY = "(...inputs) => glm.withHistory(...inputs)"
+SAVED_CHATS = "glm.attach(element, trigger); // triggers 'open' and 'removed'"
+
 Event = Any  # Gradio gives no type to what a listener returns
 Listener = Callable[[], dict[str, Any]]
 """Arguments that events have in common."""
@@ -81,7 +86,7 @@ class _ChatPage:
         page.load(chat.open, self.carrier, view, js="() => [glm.shown()]", **now())
         page.load(None, None, self.side, js="() => glm.sideBar()", **now())
         page.load(chat.greet, None, self.transcript, **now())
-        self.transcript.undo(chat.undo, self.carrier, view, js=_with_history(1), **now())
+        self.transcript.undo(chat.undo, self.carrier, view, js=WITH_HISTORY, **now())
         self.transcript.change(None, self.transcript, None, js="(transcript) => glm.save(transcript)", **now())
         self._wire_files(answers, view, now)
 
@@ -96,7 +101,7 @@ class _ChatPage:
         ]
         return [
             listen(
-                handler, inputs, view, js=_with_history(len(inputs)), concurrency_limit=None,
+                handler, inputs, view, js=WITH_HISTORY, concurrency_limit=None,
                 show_progress="hidden", api_visibility="private",
             )
             for listen, handler, inputs in started
@@ -107,21 +112,13 @@ class _ChatPage:
             (self.export_json.click, self._chat.to_json, "json"),
             (self.export_markdown.click, self._chat.to_markdown, "md"),
         ):
-            made = click(to_text, self.carrier, [self.transcript, self.carrier], js=_with_history(1), **now())
+            made = click(to_text, self.carrier, self.carrier, js=WITH_HISTORY, **now())
             made.then(None, self.carrier, None, js=f"(text) => glm.download(text, '{ending}')")
         pick = self.load_file.click(
             self._chat.read_file, self.carrier, [self.carrier, self.line], js="() => glm.pickFile()",
             cancels=answers, **now(),
         )  # fmt: skip
         pick.then(self._chat.open, self.carrier, view, js="(text) => [glm.imported(text)]", **now())
-
-
-SAVED_CHATS = "glm.attach(element, trigger); // triggers 'open' and 'removed'"
-
-
-def _with_history(inputs: int) -> str:
-    """The script that puts the conversation shown into the first of an event's inputs."""
-    return f"(...values) => glm.withHistory(values, {inputs})"
 
 
 def _transcript(say: gr.I18n) -> gr.Chatbot:

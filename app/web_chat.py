@@ -163,13 +163,13 @@ class Chat:
         except ConversationError as error:
             return "", line(self._words(request).import_failed.format(reason=error), "failed")
 
-    def to_json(self, history: str) -> tuple[Any, str]:
+    def to_json(self, history: str) -> str:
         """The conversation as a file that can be imported."""
-        return gr.skip(), to_json(read_history(history))
+        return to_json(read_history(history))
 
-    def to_markdown(self, history: str) -> tuple[Any, str]:
+    def to_markdown(self, history: str) -> str:
         """The conversation as a file to read, which can be imported too."""
-        return gr.skip(), to_markdown(read_history(history))
+        return to_markdown(read_history(history))
 
     # How an answer runs
 
@@ -188,7 +188,6 @@ class Chat:
             yield show(asked.messages), box("", writing=True), line(words.thinking, "busy")
             async for update in _updates(asked, reply, words, sampling.max_length):
                 yield update
-                await asyncio.sleep(PAUSE)
 
     def _sampling(self, settings: tuple[Any, ...]) -> SamplingOptions:
         """The settings of the page over those of the program. Raises ValueError for what is out of range."""
@@ -215,12 +214,14 @@ async def _updates(asked: Question, reply: Reply, words: Words, max_length: int)
         match event:
             case Queued(position):
                 yield gr.skip(), gr.skip(), line(web_text.queue_line(words, position), "busy")
+                await asyncio.sleep(PAUSE)
             case Trimmed(rounds):
                 notice = web_text.trim_line(words, rounds)
             case Text(delta):
                 answer += delta
                 doing = words.writing if answer else words.thinking
                 yield show_answer(asked, answer), gr.skip(), line(doing, "busy", notice)
+                await asyncio.sleep(PAUSE)  # meanwhile the reply joins what arrives
             case Failed():
                 yield ended(asked, answer, line(web_text.failure_line(words, event), "failed", notice))
             case Finished(reason):

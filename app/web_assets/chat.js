@@ -29,12 +29,11 @@ const glm = (() => {
   const messagesOf = (transcript) =>
     (transcript ?? []).map((message) => ({ role: message.role, content: plain(textOf(message)) }));
 
-  // The values of an event's inputs, the first of which carries the conversation as a text; Gradio gives those of
-  // the outputs behind them, the first of which is the conversation as it is shown.
-  const withHistory = (values, inputs) => [
-    JSON.stringify(messagesOf(values[inputs])),
-    ...values.slice(1, inputs),
-  ];
+  // The conversation that the page shows, kept up to date by `save`.
+  let conversation = [];
+
+  // An event's inputs, of which the first carries the conversation to the server.
+  const withHistory = (carrier, ...others) => [JSON.stringify(conversation), ...others];
 
   // Copying gives the text without the marks: a selection, a button where the page is not on HTTPS ...
   document.addEventListener("copy", (event) => {
@@ -77,6 +76,7 @@ const glm = (() => {
 
   function save(transcript) {
     const messages = messagesOf(transcript);
+    conversation = messages;
     if (!messages.length) return;
     if (!current()) setCurrent(newId());
     const before = read(current());
@@ -196,9 +196,9 @@ const glm = (() => {
   }
 
   // A file that the server could read becomes a chat of its own.
-  function imported(conversation) {
-    if (conversation) setCurrent(null);
-    return conversation;
+  function imported(json) {
+    if (json) setCurrent(null);
+    return json;
   }
 
   const notice = (text) => window.alert(text);

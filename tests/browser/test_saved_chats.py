@@ -1,0 +1,171 @@
+"""Chats saved in the visitor's own browser, and as files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from playwright.sync_api import expect
+
+from app.conversation import Message, from_json, from_markdown, to_json
+from tests.browser.conftest import Site, Visitor
+
+Visit = Callable[..., Visitor]
+
+MARKUP = "What do <b>vector<int></b> and vec![1, 2] <!-- mean -->?"
+
+
+def test_a_chat_survives_a_reload(site: Site, visit: Visit) -> None:
+    visitor = visit(site.url)
+    visitor.ask(MARKUP)
+    visitor.open(site.url)
+    expect(visitor.answers).to_have_count(1)
+    assert read(visitor) == [MARKUP, f"You said: {MARKUP}"]
+    assert visitor.ask("and now?") == "You said: and now?"
+    assert site.stream.prompts[-1].startswith(MARKUP)
+    expect(visitor.chats).to_have_count(1)
+
+
+def read(visitor: Visitor) -> list[str]:
+    """The conversation as it would be copied."""
+    messages = visitor.page.locator("#transcript .message").all_inner_texts()
+    return [text.replace("\N{WORD JOINER}", "").strip() for text in messages]
+
+
+def test_chats_are_listed_opened_and_deleted(site: Site, visit: Visit) -> None:
+    visitor = visit(site.url)
+    visitor.ask("apples")
+    visitor.page.locator("#new-chat").click()
+    expect(visitor.questions).to_have_count(0)
+    visitor.ask("pears")
+    expect(visitor.chats.locator(".open")).to_have_text(["pears", "apples"])
+
+    visitor.chats.filter(has_text="apples").locator(".open").click()
+    expect(visitor.questions).to_have_text(["apples"])
+    assert visitor.ask("more") == "You said: more"
+    expect(visitor.chats.locator(".open")).to_have_text(["apples", "pears"])
+
+    visitor.says_yes = True
+    delete(visitor, "pears")
+    expect(visitor.chats.locator(".open")).to_have_text(["apples"])
+    expect(visitor.questions).to_have_text(["apples", "more"])
+    delete(visitor, "apples")
+    expect(visitor.chats).to_have_count(0)
+    expect(visitor.questions).to_have_count(0)
+
+
+def delete(visitor: Visitor, title: str) -> None:
+    row = visitor.chats.filter(has_text=title)
+    row.hover()
+    row.locator(".delete").click()
+
+
+def test_clearing_deletes_the_chat(site: Site, visit: Visit) -> None:
+    visitor = visit(site.url)
+    visitor.ask("apples")
+    expect(visitor.chats).to_have_count(1)
+    visitor.button("Clear").click()
+    expect(visitor.questions).to_have_count(0)
+    expect(visitor.chats).to_have_count(0)
+    assert visitor.ask("pears") == "You said: pears"
+    assert site.stream.prompts[-1] == "pears"
+
+
+def test_another_chat_can_be_opened_while_one_is_being_answered(site: Site, visit: Visit) -> None:
+    visitor = visit(site.url)
+    visitor.ask("apples")
+    visitor.page.locator("#new-chat").click()
+    gate = site.hold()
+    visitor.type_and_send("pears")
+    gate.release(4)
+    expect(visitor.answers).to_have_text("You")
+    visitor.chats.filter(has_text="apples").locator(".open").click()
+    expect(visitor.answers).to_have_text("You said: apples")
+    site.let_go()
+    visitor.page.wait_for_timeout(300)
+    visitor.wait_until_idle()
+    expect(visitor.answers).to_have_text("You said: apples")
+    visitor.chats.filter(has_text="pears").locator(".open").click()
+    expect(visitor.questions).to_have_text(["pears"])
+    expect(visitor.chats).to_have_count(2)
+
+
+def test_two_tabs_do_not_overwrite_each_others_chats(site: Site, visit: Visit) -> None:
+    visitor = visit(site.url)
+    tab = Visitor(visitor.context, visitor.context.new_page()).open(site.url)
+    visitor.ask("apples")
+    tab.ask("pears")
+    visitor.ask("more apples")
+    for each in (visitor, tab):
+        expect(each.chats).to_have_count(2)
+    tab.open(site.url)
+    expect(tab.questions).to_have_text(["pears"])
+
+
+def test_chats_stay_in_the_browser_that_had_them(site: Site, visit: Visit) -> None:
+    visit(site.url).ask("secret apples")
+    stranger = visit(site.url)
+    expect(stranger.chats).to_have_count(0)
+    assert "secret" not in stranger.page.content()
+
+
+def test_a_chat_cut_off_by_a_reload_asks_its_question_again(site: Site, visit: Visit) -> None:
+    site.hold()
+    visitor = visit(site.url)
+    visitor.type_and_send("apples")
+    expect(visitor.line).to_contain_text("Thinking")
+    visitor.open(site.url)
+    expect(visitor.box).to_have_value("apples")
+    expect(visitor.questions).to_have_count(0)
+
+
+def export(visitor: Visitor, button: str) -> str:
+    with visitor.page.expect_download() as download:
+        visitor.page.get_by_role("button", name=button).click()
+    return Path(download.value.path()).read_text(encoding="utf-8")
+
+
+def test_export_as_json_and_as_markdown(site: Site, visit: Visit) -> None:
+    visitor = visit(site.url)
+    visitor.ask(MARKUP)
+    expected = [
+        Message(role="user", content=MARKUP),
+        Message(role="assistant", content=f"You said: {MARKUP}"),
+    ]
+    visitor.page.get_by_text("Export and import").click()
+    assert from_json(export(visitor, "Export as JSON")) == expected
+    assert from_markdown(export(visitor, "Export as Markdown")) == expected
+
+
+def load_file(visitor: Visitor, path: Path) -> None:
+    with visitor.page.expect_file_chooser() as chooser:
+        visitor.page.get_by_role("button", name="Import a chat").click()
+    chooser.value.set_files(path)
+
+
+def test_an_imported_chat_is_one_of_its_own(site: Site, visit: Visit, tmp_path: Path) -> None:
+    path = tmp_path / "chat.json"
+    saved = [Message(role="user", content="pears"), Message(role="assistant", content=f"About {MARKUP}")]
+    path.write_text(to_json(saved), encoding="utf-8")
+    visitor = visit(site.url)
+    visitor.ask("apples")
+    visitor.page.get_by_text("Export and import").click()
+    load_file(visitor, path)
+    expect(visitor.questions).to_have_text(["pears"])
+    assert read(visitor) == ["pears", f"About {MARKUP}"]
+    expect(visitor.chats).to_have_count(2)
+    visitor.ask("more")
+    assert site.stream.prompts[-1].startswith("pears")
+
+
+def test_a_file_that_is_no_chat_changes_nothing_and_says_why(site: Site, visit: Visit, tmp_path: Path) -> None:
+    path = tmp_path / "chat.json"
+    path.write_text('{"cities": []}', encoding="utf-8")
+    visitor = visit(site.url)
+    visitor.ask("apples")
+    visitor.page.get_by_text("Export and import").click()
+    load_file(visitor, path)
+    expect(visitor.line).to_contain_text("could not be imported")
+    expect(visitor.questions).to_have_text(["apples"])
+    visitor.ask("more")
+    expect(visitor.chats).to_have_count(1)
