@@ -28,8 +28,7 @@ INTERRUPTED = 130  # as shells report Ctrl-C
 
 def start(options: Options) -> int:
     """Load the model and run; returns the exit code. The heavy imports happen in here, behind a spinner."""
-    _tolerate_any_character()
-    _log_to_file()
+    prepare()
     words = speak(options.language, os.environ)
     try:
         engine = _load(options, words)
@@ -122,11 +121,13 @@ def _reason(error: Exception) -> str:
     return str(error) if known and str(error) else f"{type(error).__name__}: {error}".rstrip(": ")
 
 
-def _tolerate_any_character() -> None:
-    """A terminal or pipe that cannot show a character shows a question mark, and the program goes on."""
+def prepare() -> None:
+    """Set up the streams and the log of this process."""
+    # A terminal or pipe that cannot show a character shows a question mark, and the program goes on.
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    _log_to_file()
 
 
 def _log_to_file() -> None:

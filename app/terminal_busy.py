@@ -35,7 +35,7 @@ def interruptible(stop: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def quiet_keyboard() -> Iterator[None]:
-    """Keys typed meanwhile are not echoed into the answer; the next prompt gets them. Ctrl-C still works."""
+    """Keys typed between prompts are not echoed into an answer; the next prompt gets them. Ctrl-C still works."""
     try:
         import termios
     except ImportError:  # Windows echoes nothing unless somebody reads

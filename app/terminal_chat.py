@@ -43,7 +43,7 @@ def receive(engine: Engine, messages: list[Message], sampling: SamplingOptions, 
         GLMError, ConversationError: the engine does not take the question.
     """
     answer = Answer()
-    with engine.submit(messages, sampling) as reply, interruptible(reply.cancel), quiet_keyboard():
+    with engine.submit(messages, sampling) as reply, interruptible(reply.cancel):
         try:
             for event in reply:
                 match event:
@@ -102,17 +102,19 @@ class Chat:
     def run(self) -> None:
         """Talk until somebody leaves."""
         self._banner()
-        while not self._leaving:
-            try:
-                line = self._keyboard.read()
-            except KeyboardInterrupt:
-                self.notice(self.words.leave_hint)
-            except EOFError:
-                self.leave()
-            else:
-                self._handle(line)
+        with quiet_keyboard():
+            while not self._leaving:
+                self._turn()
 
-    def _handle(self, line: str) -> None:
+    def _turn(self) -> None:
+        try:
+            line = self._keyboard.read()
+        except KeyboardInterrupt:
+            self.notice(self.words.leave_hint)
+            return
+        except EOFError:
+            self.leave()
+            return
         command = parse(line)
         if command is None:
             self.ask(line.strip())

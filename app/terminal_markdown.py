@@ -69,9 +69,11 @@ def split(text: str) -> tuple[list[str], str]:
 def render(block: str, console: Console) -> list[str]:
     """The lines of a block as wide as the console, with the codes of its colours and nothing else."""
     try:
-        return _lines(console, _Markdown(block))
+        lines = _lines(console, _Markdown(block))
     except Exception:  # whatever a model's Markdown does to the renderer, its text is shown
-        return _lines(console, Wrapped(Text(block)))
+        lines = []
+    is_empty = not block.strip() or block.lstrip().startswith(("```", "~~~"))
+    return lines if lines or is_empty else _lines(console, Wrapped(Text(block)))
 
 
 def _lines(console: Console, renderable: Markdown | Wrapped) -> list[str]:

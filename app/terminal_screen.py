@@ -7,14 +7,13 @@ never cleared. Of a block taller than the window its end is shown until it is fi
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from collections.abc import Callable
 from itertools import takewhile
 from typing import IO, Protocol
 
-from rich.cells import cell_len
+from rich.cells import chop_cells
 from rich.console import Console
 
 from app.sanitize import harmless
@@ -106,12 +105,11 @@ class MarkdownView:
     def _draw(self, finished: list[str], unfinished: list[str]) -> None:
         """Replace what was unfinished. The cursor rests at the end of the last unfinished line."""
         lines = [*finished, *(unfinished or [""])]
-        if lines == self._drawn:
-            return
         same = sum(
             1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self._drawn[:-1], lines[:-1], strict=False))
         )
-        self._write(self._back_to(same) + "\n".join(lines[same:]))
+        if lines != self._drawn:
+            self._write(self._back_to(same) + "\n".join(lines[same:]))
         self._drawn = unfinished or [""]
 
     def _back_to(self, first: int) -> str:
@@ -119,9 +117,9 @@ class MarkdownView:
 
         Row by row: some terminals take the erasing of all from the first row on for a new screen.
         """
-        width = max(1, self._console.width)
-        widths = [cell_len(_CODES.sub("", line)) for line in self._drawn[first:]]
-        rows = sum(max(1, math.ceil(cells / width)) for cells in widths)
+        width = max(2, self._console.width)
+        lines = [_CODES.sub("", line) for line in self._drawn[first:]]
+        rows = sum(max(1, len(chop_cells(line, width))) for line in lines)
         return "\r\x1b[2K" + "\x1b[A\x1b[2K" * (min(rows, self._console.height) - 1)
 
     def _write(self, text: str) -> None:

@@ -23,7 +23,7 @@ _UNIT = re.compile(rf"[{_OPENING}]*(?:[{_WIDE}]|[^\s{_WIDE}{_OPENING}]+)?[{_CLOS
 def breaks(line: str, width: int) -> list[int]:
     """Where to break `line` so that no part is wider than `width` cells; spaces at an end do not count."""
     found, used = [], 0
-    for unit in _UNIT.finditer(line):
+    for unit in filter(re.Match[str].group, _UNIT.finditer(line)):
         cells = cell_len(unit.group().rstrip())
         if used and used + cells > width:
             found.append(unit.start())

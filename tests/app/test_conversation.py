@@ -36,9 +36,7 @@ def test_what_fits_is_left_alone() -> None:
     assert trim(messages, characters, 6) == (messages, 0)
 
 
-@pytest.mark.parametrize(
-    ("budget", "dropped"), [(10, 0), (9, 1), (7, 1), (6, 2), (3, 2), (2, 3), (1, 3), (0, 3)]
-)
+@pytest.mark.parametrize(("budget", "dropped"), [(10, 0), (9, 1), (7, 1), (6, 2), (3, 2), (2, 3), (1, 3), (0, 3)])
 def test_the_oldest_rounds_go_and_no_more_than_needed(budget: int, dropped: int) -> None:
     messages = talk("aa", "b", "cc", "dd", "e", "f", "g")  # rounds of 3, 4, 2, 1 -> left: 10, 7, 3, 1
     expected = {0: 10, 1: 7, 2: 3, 3: 1}
@@ -164,10 +162,7 @@ def test_random_conversations_survive_both_formats(tmp_path: Path) -> None:
 
 
 def test_markdown_reads_well() -> None:
-    assert (
-        to_markdown(talk("Hi", "Hello\n\n## User\n"))
-        == "## User\n\nHi\n\n## Assistant\n\nHello\n\n\\## User\n\n\n"
-    )
+    assert to_markdown(talk("Hi", "Hello\n\n## User\n")) == "## User\n\nHi\n\n## Assistant\n\nHello\n\n\\## User\n\n\n"
 
 
 @pytest.mark.parametrize("edit", [

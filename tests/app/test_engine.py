@@ -165,9 +165,7 @@ def test_many_visitors_at_once_never_mix() -> None:
         visitor.join()
     engine.close()
     assert not wrong
-    own = [
-        {part.removeprefix("You said: ")[0] for part in prompt.split(SEPARATOR)} for prompt in stream.prompts
-    ]
+    own = [{part.removeprefix("You said: ")[0] for part in prompt.split(SEPARATOR)} for prompt in stream.prompts]
     assert len(own) == 80
     assert all(len(names) == 1 for names in own)
 

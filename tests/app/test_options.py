@@ -151,9 +151,7 @@ def test_auth_adds_up() -> None:
     assert parse_web(["--auth", "a:1", "--auth", "b:2,c:3"]).auth == (("a", "1"), ("b", "2"), ("c", "3"))
 
 
-def test_a_front_end_knows_only_its_own(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_front_end_knows_only_its_own(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLM_PORT", "not a port")
     assert parse_terminal([]) == Options()
     for parse, argv in (
@@ -168,9 +166,7 @@ def test_a_front_end_knows_only_its_own(
 
 
 @pytest.mark.parametrize("front_end", PARSERS)
-def test_help_shows_every_setting_with_its_default(
-    front_end: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_help_shows_every_setting_with_its_default(front_end: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         PARSERS[front_end](["--help"])
     assert exit_.value.code == 0
