@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from glm_model import ChatGLMConfig, ChatGLMForCausalLM
+from glm_model import ChatGLMForCausalLM
+from glm_model.prefix_tuning import load_prefix
 from tests.golden.data import ALPHAS, FP16, FP32, GOLDEN, TUNED, expected
 
 
@@ -52,11 +52,8 @@ def load(folder: str, dtype: torch.dtype = torch.float32, **options: Any) -> Cha
 
 def with_prefix(folder: str, **options: Any) -> ChatGLMForCausalLM:
     """The float32 base model with a trained P-tuning prefix, which is all that such a folder holds."""
-    config = ChatGLMConfig.from_pretrained(GOLDEN / folder, **options)
-    model = ChatGLMForCausalLM(config)
-    trained = load_file(GOLDEN / folder / "model.safetensors")
-    prefix = {name.replace("transformer.", "model."): value for name, value in trained.items()}
-    model.load_state_dict(load(FP32).state_dict() | prefix)
+    model = ChatGLMForCausalLM.from_pretrained(GOLDEN / FP32, **options)
+    load_prefix(model, GOLDEN / folder)
     return model
 
 
