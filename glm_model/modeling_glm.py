@@ -85,6 +85,22 @@ class GLMRotaryEmbedding(nn.Module):
         return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
+class RowParallelLinear(nn.Linear):
+    """GLM-130B's layers that its ranks share by columns: they add up their products first, then the bias.
+
+    In half on CPU this rounds twice as the original does, with one rank too; elsewhere it is a plain linear layer.
+    """
+
+    def forward(self, states: Tensor) -> Tensor:
+        if not _is_half_on_cpu(states):
+            return super().forward(states)
+        return F.linear(states, self.weight) + self.bias
+
+
+def _row_linear(config: GLMConfig) -> type[nn.Linear]:
+    return RowParallelLinear if isinstance(config, GLM130BConfig) else nn.Linear
+
+
 def rotate_half(states: Tensor) -> Tensor:
     """(x1, x2) -> (-x2, x1) over the two halves of the last dimension."""
     first, second = states.chunk(2, dim=-1)
@@ -129,7 +145,7 @@ class GLMAttention(nn.Module):
         self.scaling = self.head_dim**-0.5
         self.is_causal = False  # the mask says everything
         self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dense = _row_linear(config)(config.hidden_size, config.hidden_size)
 
     def forward(
         self,
@@ -179,7 +195,7 @@ class GLMMLP(nn.Module):
         self.gated = config.gated_mlp
         inner = config.inner_hidden_size
         self.dense_h_to_4h = nn.Linear(config.hidden_size, 2 * inner if self.gated else inner)
-        self.dense_4h_to_h = nn.Linear(inner, config.hidden_size)
+        self.dense_4h_to_h = _row_linear(config)(inner, config.hidden_size)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         inner = self.dense_h_to_4h(hidden_states)
@@ -246,6 +262,8 @@ class GLMPreTrainedModel(CheckedLoadingMixin, PreTrainedModel):
 
 class GLMModel(GLMPreTrainedModel):
     """The decoder without its head. Use :class:`ChatGLMModel` or :class:`GLM130BModel`."""
+
+    _keys_to_ignore_on_load_unexpected = (IGNORED_KEYS, r"^lm_head\.weight$")
 
     def __init__(self, config: GLMConfig) -> None:
         refuse_quantized(config)
