@@ -17,10 +17,10 @@ from tests.golden.models import answering, published_name
 
 CASES = ["g", "m", "s"]
 LIMIT = 40  # tokens of prompt and answer
-# In half its row-parallel layers round before they add the bias, ours after: the last of three digits, three layers on.
+# In half the original's bits, but for passes of another shape than its own (without a cache, or with a static one).
 RUNS = [
     pytest.param("expected", torch.float32, 1e-5, id="float32"),
-    pytest.param("expected_fp16", torch.float16, 1e-2, id="float16"),
+    pytest.param("expected_fp16", torch.float16, 1e-3, id="float16"),
 ]
 SIZES = (
     "num_layers",
