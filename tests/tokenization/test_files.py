@@ -232,6 +232,13 @@ def test_a_later_vocabulary_beside_ours_is_not_read(folder: Path) -> None:
     assert behaves_alike(ChatGLMTokenizer.from_pretrained(folder), golden("v1.1"))
 
 
+def test_a_fast_tokenizer_beside_ours_is_not_read(folder: Path) -> None:
+    """ChatGLM-6B has none; one that somebody converted would bring its own idea of added tokens."""
+    token = {"id": 2000, "content": "世界", "special": False, "normalized": False}
+    (folder / "tokenizer.json").write_text(json.dumps({"added_tokens": [token]}))
+    assert behaves_alike(ChatGLMTokenizer.from_pretrained(folder), golden("v1.1"))
+
+
 def test_errors_are_value_errors_of_one_tree() -> None:
     assert issubclass(TokenizerError, GLMError)
     assert issubclass(UnsupportedError, GLMError)

@@ -86,6 +86,12 @@ def test_exact_text_is_the_uncleaned_published_text(tokenizer: ChatGLMTokenizer)
         assert tokenizer.decode_exact(np.asarray(ids)) == published
 
 
+def test_spaces_at_the_start_are_dropped_as_sentencepiece_does(tokenizer: ChatGLMTokenizer) -> None:
+    space, control, letter = tokenizer.convert_tokens_to_ids(["▁", "[gMASK]", "a"])
+    for ids in ([space] * 3, [space, space, letter], [control, space, control, space, letter, space], [letter, space]):
+        assert tokenizer.decode_exact(ids) == tokenizer.sp_tokenizer.decode(ids)
+
+
 def test_only_white_space_pieces_become_white_space() -> None:
     tokenizer = golden("v1.1")
     spelled = [tokenizer.convert_tokens_to_ids(piece) for piece in ("<", "n", ">", "<n>")]
