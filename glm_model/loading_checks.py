@@ -57,6 +57,7 @@ class CheckedLoadingMixin:
         if not ignore_mismatched_sizes:
             problems.refuse_misshapen(info["mismatched_keys"])
         problems.refuse_not_finite()
+        _part(model)
         return (model, info) if output_loading_info else model
 
 
@@ -176,6 +177,15 @@ class _Problems:
         """The files that hold these tensors, or what was loaded if it is not known."""
         files = {str(self.stored[name].file) for name in published if name in self.stored}
         return ", ".join(sorted(files)) or self.source
+
+
+def _part(model: nn.Module) -> None:
+    """Give parameters that are not tied a storage each; a .bin may hold head and embedding as one."""
+    seen = set()
+    for parameter in model.parameters():
+        if parameter.data_ptr() in seen and not parameter.is_meta:
+            parameter.data = parameter.data.clone()
+        seen.add(parameter.data_ptr())
 
 
 def _is_finite(values: Tensor) -> bool:

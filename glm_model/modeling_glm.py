@@ -265,6 +265,8 @@ class GLMModel(GLMPreTrainedModel):
 
     _keys_to_ignore_on_load_unexpected = (IGNORED_KEYS, r"^lm_head\.weight$")
 
+    _keys_to_ignore_on_load_unexpected = (IGNORED_KEYS, r"^lm_head\.weight$")
+
     def __init__(self, config: GLMConfig) -> None:
         refuse_quantized(config)
         super().__init__(config)
