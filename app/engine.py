@@ -3,7 +3,8 @@
 Front-ends submit a conversation and read events (app/reply.py). The only thing that visitors share is the
 queue. Tokens are counted and conversations trimmed here, on the worker, the same way for every front-end:
 
-- at most `max_length` tokens hold the prompt and the answer together;
+- at most `max_length` tokens hold the prompt and the answer together, and never more than the model was trained
+  for (`ModelInfo.context_length`), beyond which it would babble;
 - the oldest rounds are dropped until the prompt leaves room for `answer_room(max_length)` tokens;
 - a last message that does not fit so even alone may use that room up to the last `LEAST_ANSWER` tokens; one
   longer than that is refused with its count, the limit and the remedy.
@@ -16,7 +17,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -60,15 +61,10 @@ class EngineClosed(GLMError):  # noqa: N818
 
 
 class _PromptTooLong(Exception):  # noqa: N818
-    def __init__(self, tokens: int, limit: int, max_length: int) -> None:
+    def __init__(self, tokens: int, limit: int, remedy: str) -> None:
         super().__init__(tokens, limit)
-        self.failed = Failed(
-            f"This message is too long: {tokens} tokens, where at most {limit} fit with a maximum length of "
-            f"{max_length}. Shorten it or raise the maximum length.",
-            "too_long",
-            tokens,
-            limit,
-        )
+        message = f"This message is too long: {tokens} tokens, where at most {limit} fit. {remedy}"
+        self.failed = Failed(message, "too_long", tokens, limit)
 
 
 @dataclass(frozen=True)
@@ -146,7 +142,7 @@ class Engine:
             EngineClosed: after `close`.
             ConversationError: no message, a last one that is not the user's, or one that is malformed.
         """
-        job = _Job(Reply(self._cancel), _check_prompt(messages), sampling)
+        job = _Job(Reply(self._cancel), _check_prompt(messages), self._within_context(sampling))
         with self._changed:
             if self._closed:
                 raise EngineClosed("the model has been shut down; start the program again")
@@ -157,6 +153,10 @@ class Engine:
             self._announce(start=len(self._waiting) - 1)
             self._changed.notify()
         return job.reply
+
+    def _within_context(self, sampling: SamplingOptions) -> SamplingOptions:
+        most = self.model_info.context_length
+        return sampling if sampling.max_length <= most else replace(sampling, max_length=most)
 
     def close(self) -> None:
         """Stop the running answer within a token, end the waiting ones, and wait for the worker to leave."""
@@ -261,7 +261,8 @@ class Engine:
         prompt = encoded.get(len(kept)) or self._encode(kept)
         limit = max_length - min(LEAST_ANSWER, answer_room(max_length))
         if len(prompt) > limit:
-            raise _PromptTooLong(len(prompt), limit, max_length)
+            may_grow = max_length < self.model_info.context_length
+            raise _PromptTooLong(len(prompt), limit, f"Shorten it{' or raise the maximum length' if may_grow else ''}.")
         if dropped:
             job.reply.send(Trimmed(dropped))
         return prompt

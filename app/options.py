@@ -161,7 +161,7 @@ class Options:
 
     max_length: int = _setting(
         2048,
-        "tokens of the conversation and its answer together",
+        "tokens of the conversation and its answer together, at most as many as the model was trained for",
         group="answers",
         read=_whole(32, 1_000_000),
         metavar="N",

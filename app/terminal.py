@@ -65,10 +65,14 @@ def _load(options: Options, words: Words) -> Engine:
     from rich.console import Console
 
     console = Console(stderr=True)
-    spinner = console.status(words.loading) if console.is_terminal else contextlib.nullcontext()
-    with spinner, quiet_keyboard():
-        from app.engine import Engine
-
+    if console.is_terminal:
+        spinner: contextlib.AbstractContextManager[object] = console.status(words.loading)
+    else:
+        spinner = contextlib.nullcontext()
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers draws its own while it loads
+    with quiet_keyboard():
+        with spinner:
+            from app.engine import Engine
         return Engine.from_options(options)
 
 
@@ -104,7 +108,7 @@ def _answer_once(engine: Engine, options: Options, text: str, words: Words) -> i
     sampling = options.sampling()
     messages = [Message(role="user", content=text.strip())]
     answer = receive(engine, messages, sampling, PlainView(sys.stdout))
-    for remark in remarks(answer, sampling, words):
+    for remark in remarks(answer, min(sampling.max_length, engine.model_info.context_length), words):
         _complain(remark)
     if answer.end is None or (isinstance(answer.end, Finished) and answer.end.reason == "cancelled"):
         return INTERRUPTED

@@ -61,8 +61,8 @@ def receive(engine: Engine, messages: list[Message], sampling: SamplingOptions, 
     return answer
 
 
-def remarks(answer: Answer, sampling: SamplingOptions, words: Words) -> list[str]:
-    """What must be said about an answer besides the answer."""
+def remarks(answer: Answer, max_length: int, words: Words) -> list[str]:
+    """What must be said about an answer besides the answer; `max_length` is what may have cut it."""
     said = []
     if answer.dropped_rounds:
         said.append(words.trimmed.format(rounds=answer.dropped_rounds))
@@ -70,7 +70,7 @@ def remarks(answer: Answer, sampling: SamplingOptions, words: Words) -> list[str
         case None | Finished(reason="cancelled"):
             said.append(words.stopped)
         case Finished(reason="length"):
-            said.append(words.cut.format(max_length=sampling.max_length))
+            said.append(words.cut.format(max_length=max_length))
         case Finished() if not answer.text.strip():
             said.append(words.empty)
         case Failed(kind="too_long") as failed:
@@ -131,7 +131,8 @@ class Chat:
         except ValueError as error:
             self.notice(str(error))
             return
-        for remark in remarks(answer, self.sampling, self.words):
+        longest = min(self.sampling.max_length, self._engine.model_info.context_length)
+        for remark in remarks(answer, longest, self.words):
             self.notice(remark)
         self._console.print()
         if answer.text.strip() and not isinstance(answer.end, Failed):

@@ -69,10 +69,7 @@ ENGLISH = Words(
     cut="(Cut at the maximum length of {max_length} tokens; /set max_length N raises it, clear starts anew.)",
     empty="(The model gave an empty answer.)",
     waiting="...",
-    failed_long=(
-        "This message is too long: {tokens} tokens, where at most {limit} fit. "
-        "Shorten it, or raise the maximum length with /set max_length N."
-    ),
+    failed_long="This message is too long: {tokens} tokens, where at most {limit} fit. Please shorten it.",
     failed_memory="The machine ran out of memory for this answer. Try a shorter message, or clear.",
     failed="{message} (log: {log})",
     no_message="There is no message: standard input is empty.",

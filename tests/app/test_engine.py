@@ -320,6 +320,15 @@ def test_a_long_message_may_use_the_room_kept_for_the_answer() -> None:
         assert len(text_of(events)) == LEAST_ANSWER
 
 
+def test_no_answer_goes_beyond_what_the_model_was_trained_for() -> None:
+    stream = FakeStream(lambda _: "y" * 1000)
+    with Engine(FakeModel(context_length=64), FakeTokenizer(), stream=stream) as engine:
+        events = list(engine.submit(ask("x" * 40), Sampling(max_length=2048, seed=5)))
+        assert events[-1] == Finished("length", 40, 24)
+        assert stream.seen_options[-1] == Sampling(max_length=64, seed=5)
+        assert list(engine.submit(ask("x" * 60), Sampling()))[-1].kind == "too_long"  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("history", [0, 5])
 def test_a_message_too_long_even_alone_is_refused_with_counts_and_remedy(history: int) -> None:
     with fake_engine() as engine:
@@ -327,7 +336,7 @@ def test_a_message_too_long_even_alone_is_refused_with_counts_and_remedy(history
         events = list(engine.submit(messages, Sampling(max_length=100)))
     assert isinstance(events[-1], Failed)
     assert events[-1].kind == "too_long"
-    for part in ("85 tokens", "at most 84", "length of 100", "Shorten"):
+    for part in ("85 tokens", "at most 84", "Shorten it or raise the maximum length"):
         assert part in events[-1].message
     assert not any(isinstance(event, Trimmed) for event in events)
 
