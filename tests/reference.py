@@ -128,7 +128,7 @@ def attention(
     probs = (scores * (layer + 1)).softmax(dim=-1).to(x.dtype)
     context = torch.einsum("bhqk,bkhd->bqhd", probs, value).reshape(batch, length, hidden)
     seen |= {"attention_probs": probs, "context": context}
-    return F.linear(context, weights[name + "dense.weight"], weights[name + "dense.bias"]), seen
+    return row_parallel(context, weights, name + "dense", shape), seen
 
 
 def mlp(x: Tensor, weights: Weights, layer: int, shape: Shape) -> Tensor:
@@ -136,10 +136,17 @@ def mlp(x: Tensor, weights: Weights, layer: int, shape: Shape) -> Tensor:
     x = F.linear(x, weights[name + "dense_h_to_4h.weight"], weights[name + "dense_h_to_4h.bias"])
     if shape.glm130b:
         first, second = x.chunk(2, dim=-1)
-        x = first * 0.5 * second * (1 + torch.erf(second / math.sqrt(2)))
+        x = first * F.gelu(second)
     else:
         x = 0.5 * x * (1 + torch.tanh(0.7978845608028654 * x * (1 + 0.044715 * x * x)))
-    return F.linear(x, weights[name + "dense_4h_to_h.weight"], weights[name + "dense_4h_to_h.bias"])
+    return row_parallel(x, weights, name + "dense_4h_to_h", shape)
+
+
+def row_parallel(x: Tensor, weights: Weights, name: str, shape: Shape) -> Tensor:
+    """GLM-130B adds up the parts of all ranks before the bias, with one rank too, which shows in half."""
+    if shape.glm130b:
+        return F.linear(x, weights[name + ".weight"]) + weights[name + ".bias"]
+    return F.linear(x, weights[name + ".weight"], weights[name + ".bias"])
 
 
 def layer_norm(x: Tensor, weights: Weights, name: str, shape: Shape) -> Tensor:

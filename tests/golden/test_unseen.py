@@ -4,8 +4,10 @@ Heads that are no power of two, special ids anywhere in the vocabulary, several 
 masks and positions from outside; both architectures. The reference computes in float64.
 """
 
+import copy
 import random
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -15,6 +17,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from glm_model import ChatGLMConfig, ChatGLMForCausalLM, GLM130BConfig, GLM130BForCausalLM
+from glm_model.generation import generate_steps
 from tests.golden.data import assert_close
 from tests.golden.models import published_name
 from tests.reference import (
@@ -148,6 +151,15 @@ def test_eager_attention(drawn: Drawn) -> None:
 
 
 @torch.no_grad()
+def test_half_on_cpu_takes_the_same_steps(drawn: Drawn) -> None:
+    """Rounded after each operation, two orders of them would differ in the third digit."""
+    ids = drawn.prompt()
+    logits = copy.deepcopy(drawn.model).half()(torch.tensor([ids])).logits[0]
+    weights = {name: value.half() for name, value in drawn.weights.items()}
+    assert_close(logits, replace(drawn, weights=weights).logits(ids), 1e-6)
+
+
+@torch.no_grad()
 def test_left_padded_rows_equal_single_ones(drawn: Drawn) -> None:
     """Padding is found by its id or told by a 0/1 mask; then a real token may have the padding's id too."""
     rows = [drawn.prompt() for _ in range(3)]
@@ -187,29 +199,38 @@ def test_any_mask_and_any_positions(drawn: Drawn) -> None:
 
 
 class Dictate(LogitsProcessor):
-    """Makes `generate` write given tokens, whatever the model thinks of them."""
+    """Makes the model write a given answer, whatever it thinks of it, and keeps what it thought."""
 
-    def __init__(self, tokens: Tensor, prompt_length: int) -> None:
-        self.tokens, self.prompt_length = tokens, prompt_length
+    def __init__(self, answer: list[int], prompt_length: int) -> None:
+        self.answer, self.prompt_length = answer, prompt_length
+        self.thoughts: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        wanted = self.tokens[:, input_ids.shape[1] - self.prompt_length]
-        return torch.full_like(scores, -1e9).scatter(1, wanted[:, None], 0.0)
+        self.thoughts.append(scores)
+        dictated = torch.full_like(scores, -1e9)
+        dictated[:, self.answer[input_ids.shape[1] - self.prompt_length]] = 0.0
+        return dictated
 
 
-def dictated_logits(drawn: Drawn, ids: list[int], answer: list[int], **options: Any) -> Tensor:
-    """Logits [steps, vocab] before each token of the answer, from `generate` itself."""
-    output = drawn.model.generate(
-        torch.tensor([ids]),
-        max_new_tokens=len(answer),
-        do_sample=False,
-        logits_processor=LogitsProcessorList([Dictate(torch.tensor([answer]), len(ids))]),
-        output_logits=True,
-        return_dict_in_generate=True,
-        **options,
-    )
-    assert output.sequences[0, len(ids) :].tolist() == answer
-    return torch.cat(output.logits)
+def generate(model: Any, ids: Tensor, **options: Any) -> Tensor:
+    return model.generate(ids, **options)
+
+
+def stream(model: Any, ids: Tensor, **options: Any) -> Tensor:
+    """The same through the loop of `stream_chat` and the front-ends."""
+    *_, (all_ids, _) = generate_steps(model, ids, **options)
+    return all_ids
+
+
+def dictated_logits(
+    drawn: Drawn, ids: list[int], answer: list[int], write: Callable[..., Tensor] = generate, **options: Any
+) -> Tensor:
+    """Logits [steps, vocab] before each token of the answer."""
+    dictate = Dictate(answer, len(ids))
+    options |= {"max_length": len(ids) + len(answer), "do_sample": False}
+    written = write(drawn.model, torch.tensor([ids]), logits_processor=LogitsProcessorList([dictate]), **options)
+    assert written[0].tolist() == ids + answer
+    return torch.cat(dictate.thoughts)
 
 
 def reference_steps(drawn: Drawn, ids: list[int], answer: list[int]) -> Tensor:
@@ -237,13 +258,14 @@ def test_steps_of_generation(drawn: Drawn, options: dict[str, Any]) -> None:
     assert_close(dictated_logits(drawn, ids, answer, **options), reference_steps(drawn, ids, answer))
 
 
+@pytest.mark.parametrize("write", [generate, stream])
 @pytest.mark.parametrize("token", ["mask", "gmask", "sop"])
-def test_a_special_token_in_the_answer(drawn: Drawn, token: str) -> None:
+def test_a_special_token_in_the_answer(drawn: Drawn, token: str, write: Callable[..., Tensor]) -> None:
     """A written [gMASK] moves the blank of a ChatGLM prompt that has only a [MASK]; nothing else moves."""
     ids = [*drawn.words(3), drawn.chance.choice([drawn.special.mask, drawn.special.gmask]), *drawn.words(2)]
     ids.append(drawn.special.sop)
     answer = [*drawn.words(2), getattr(drawn.special, token), *drawn.words(3)]
-    assert_close(dictated_logits(drawn, ids, answer), reference_steps(drawn, ids, answer))
+    assert_close(dictated_logits(drawn, ids, answer, write), reference_steps(drawn, ids, answer))
 
 
 @pytest.mark.parametrize("glm130b", [False, True])
