@@ -58,6 +58,7 @@ class _ChatPage:
                 self.export_json = gr.Button(say("page_export_json"), size="sm")
                 self.export_markdown = gr.Button(say("page_export_markdown"), size="sm")
                 self.load_file = gr.Button(say("page_import"), size="sm", elem_id="import")
+            self.theme = gr.Button(say("page_theme"), size="sm", elem_id="theme")
         with gr.Column(elem_id="chat"):
             with gr.Column(elem_id="model"):
                 gr.Markdown(f"**GLM** {web_text.describe(engine.model_info)}")
@@ -85,6 +86,8 @@ class _ChatPage:
         self.saved.open(chat.open, self.carrier, view, js="() => [glm.shown()]", cancels=answers, **now())
         page.load(chat.open, self.carrier, view, js="() => [glm.shown()]", **now())
         page.load(None, None, self.side, js="() => glm.sideBar()", **now())
+        page.load(None, None, None, js="() => glm.showTheme()", **now())
+        self.theme.click(None, None, None, js="() => glm.toggleTheme()", **now())
         page.load(chat.greet, None, self.transcript, **now())
         self.transcript.undo(chat.undo, self.carrier, view, js=WITH_HISTORY, **now())
         self.transcript.change(None, self.transcript, None, js="(transcript) => glm.save(transcript)", **now())
@@ -152,7 +155,12 @@ def _settings(options: Options, longest: int) -> list[gr.components.Component]:
             0, 2, options.temperature, step=0.01, label=say("page_temperature"),
             info=say("page_temperature_info"),
         ),
-        gr.Number(
-            options.seed, precision=0, minimum=0, label=say("page_seed"), info=say("page_seed_info")
+        # Not gr.Number, which shows an empty field as 0: a seed as good as any other.
+        gr.Textbox(
+            "" if options.seed is None else str(options.seed),
+            max_lines=1,
+            label=say("page_seed"),
+            placeholder=say("page_seed_random"),
+            info=say("page_seed_info"),
         ),
     ]  # fmt: skip

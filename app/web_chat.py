@@ -29,7 +29,7 @@ MAX_FIELD = 100_000  # characters of a question
 
 Update = tuple[Any, Any, Any]
 """New values of the conversation, the message box and the line below the conversation."""
-Settings = tuple[Any, Any, Any, Any]
+Settings = tuple[Any, ...]
 """Maximum length, top-p, temperature and seed as the page sends them: not to be trusted."""
 
 
@@ -93,9 +93,11 @@ class Chat:
         async for update in self._answer(asked, settings, request):
             yield update
 
-    async def example(self, request: gr.Request, chosen: gr.SelectData, *settings: Any) -> AsyncIterator[Update]:
-        """An example that was clicked."""
-        async for update in self.send(request, "[]", str(chosen.value["text"]), *settings):
+    async def example(
+        self, request: gr.Request, chosen: gr.SelectData, history: str, *settings: Any
+    ) -> AsyncIterator[Update]:
+        """An example that was clicked; they show while the conversation is empty."""
+        async for update in self.send(request, history, str(chosen.value["text"]), *settings):
             yield update
 
     async def retry(
@@ -173,7 +175,7 @@ class Chat:
 
     # How an answer runs
 
-    async def _answer(self, asked: Question, settings: tuple[Any, ...], request: gr.Request) -> AsyncIterator[Update]:
+    async def _answer(self, asked: Question, settings: Settings, request: gr.Request) -> AsyncIterator[Update]:
         words = self._words(request)
         try:
             sampling = self._sampling(settings)
@@ -189,7 +191,7 @@ class Chat:
             async for update in _updates(asked, reply, words, sampling.max_length):
                 yield update
 
-    def _sampling(self, settings: tuple[Any, ...]) -> SamplingOptions:
+    def _sampling(self, settings: Settings) -> SamplingOptions:
         """The settings of the page over those of the program. Raises ValueError for what is out of range."""
         max_length, top_p, temperature, seed = settings
         return replace(
@@ -197,7 +199,7 @@ class Chat:
             max_length=min(_number(max_length, int), self.longest),
             top_p=_number(top_p, float),
             temperature=_number(temperature, float),
-            seed=None if seed is None else _number(seed, int),
+            seed=_seed("" if seed is None else str(seed).strip()),
         )
 
     def _language(self, request: gr.Request) -> web_text.Language:
@@ -306,3 +308,9 @@ def _number(value: Any, kind: type[int] | type[float]) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"a setting must be a number, not {json.dumps(value)[:50]}")
     return kind(value)
+
+
+def _seed(text: str) -> int | None:
+    if text and not (text.isascii() and text.isdigit()):
+        raise ValueError(f"the seed must be a whole number, not {text[:50]!r}")
+    return int(text[:50]) if text else None

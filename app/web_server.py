@@ -24,7 +24,6 @@ from app.options import Options
 from app.web import build
 from app.web_chat import Visitors
 from app.web_security import Gate
-from glm_model.errors import GLMError
 
 ASSETS = Path(__file__).parent / "web_assets"
 
@@ -48,8 +47,8 @@ def run(options: Options) -> int:
         port = free_port(options.host, options.port)  # before the model, which may take minutes
         with Engine.from_options(options) as engine:
             return serve(engine, replace(options, port=port))
-    except (GLMError, OSError) as error:
-        return _fail(str(error))
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:  # GLMError is a ValueError
+        return _fail(str(error) or "out of memory")
     except KeyboardInterrupt:
         return 0
 
@@ -107,7 +106,7 @@ def launch_arguments(options: Options, visitors: Visitors) -> dict[str, Any]:
         "app_kwargs": {"middleware": [gate]},
         "max_threads": options.queue_size + 40,  # jobs of Gradio at once: all that the engine lets wait, and more
         "state_session_capacity": 200,  # sessions of which Gradio keeps the last values; the page needs none
-        "footer_links": ["settings"],
+        "footer_links": [],
         "run_history": False,
         "enable_monitoring": False,
         "mcp_server": False,

@@ -35,6 +35,8 @@ class Words:
     page_temperature_info: str
     page_seed: str
     page_seed_info: str
+    page_seed_random: str
+    page_theme: str
     page_files: str
     page_export_json: str
     page_export_markdown: str
@@ -81,6 +83,8 @@ EN = Words(
     page_temperature_info="0: always the likeliest token; higher: more surprises",
     page_seed="Seed",
     page_seed_info="Empty: a new answer every time; a number: the same one again",
+    page_seed_random="random",
+    page_theme="Light or dark",
     page_files="Export and import",
     page_export_json="Export as JSON",
     page_export_markdown="Export as Markdown",
@@ -102,7 +106,7 @@ EN = Words(
     stopped="Stopped.",
     length="Cut off: the maximum length of {count} tokens is reached. It can be raised under “How it answers”.",
     silent="The model had nothing to say. Try to ask in another way.",
-    queue_full="{count} people are waiting already. Please try again in a moment.",
+    queue_full="The queue is full: {count} waiting already. Please try again in a moment.",
     too_long="This message is too long for the model. Shorten it, or raise the maximum length under “How it answers”.",
     memory="The machine ran out of memory for this answer. Start a new chat, shorten the message or lower the "
     "maximum length.",
@@ -127,6 +131,8 @@ ZH = Words(
     page_temperature_info="0：总取最可能的词元；越高越多变",
     page_seed="随机种子",
     page_seed_info="留空：每次回答不同；填数字：可重复同一回答",
+    page_seed_random="随机",
+    page_theme="浅色或深色",
     page_files="导出与导入",
     page_export_json="导出为 JSON",
     page_export_markdown="导出为 Markdown",
@@ -147,7 +153,7 @@ ZH = Words(
     stopped="已停止。",
     length="回答被截断：已达到最大长度 {count} 个词元，可在“回答方式”中调大。",
     silent="模型没有给出内容，换个问法试试。",
-    queue_full="已有 {count} 人在排队，请稍后再试。",
+    queue_full="排队已满（{count} 人），请稍后再试。",
     too_long="这条消息太长，模型放不下。请缩短它，或在“回答方式”中调大最大长度。",
     memory="机器内存不足，无法完成这次回答。请开始新对话、缩短消息，或调小最大长度。",
     closed="程序正在关闭。",

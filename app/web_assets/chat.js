@@ -207,11 +207,28 @@ const glm = (() => {
 
   const sideBar = () => ({ open: window.innerWidth > 900, __type__: "update" });
 
+  // --- light and dark: the system's choice, or the visitor's
+
+  const THEME = "glm-theme";
+
+  function showTheme() {
+    const chosen = localStorage.getItem(THEME);
+    if (chosen) document.body.classList.toggle("dark", chosen === "dark");
+  }
+
+  function toggleTheme() {
+    localStorage.setItem(THEME, document.body.classList.contains("dark") ? "light" : "dark");
+    showTheme();
+  }
+
   // --- the keyboard: Escape stops the answer
 
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && !event.isComposing) document.querySelector("#message .stop-button")?.click();
   });
 
-  return { withHistory, save, startNew, forget: () => forget(current()), shown, attach, download, pickFile, imported, sideBar };
+  return {
+    withHistory, save, startNew, forget: () => forget(current()), shown, attach,
+    download, pickFile, imported, sideBar, showTheme, toggleTheme,
+  };
 })();

@@ -21,7 +21,7 @@ from app.web_server import free_port, start
 from tests.app.fakes import FakeModel, FakeStream, FakeTokenizer, echo
 
 pytest.importorskip("playwright", reason="Playwright is not installed: pip install -r requirements-test.txt")
-from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, Page, expect, sync_playwright  # noqa: E402
+from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, Page, expect, sync_playwright
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ARGUMENTS = [
