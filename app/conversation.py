@@ -51,11 +51,14 @@ def _check_message(number: int, message: object) -> Message:
         raise ConversationError(f"message {number}: the role must be 'user' or 'assistant', not {role!r}")
     if not isinstance(content, str):
         raise ConversationError(f"message {number}: the content must be a text, not {type(content).__name__}")
-    return Message(role=role, content=_without_lone_surrogates(content))
+    return Message(role=role, content=whole_characters(content))
 
 
-def _without_lone_surrogates(text: str) -> str:
-    """JSON can spell half a character ("\\ud83d"); no tokenizer or file takes one, so it becomes U+FFFD."""
+def whole_characters(text: str) -> str:
+    """`text` with U+FFFD for each half character ("\\ud83d" in JSON, a wrong byte from a terminal).
+
+    No tokenizer or file takes half a character.
+    """
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 

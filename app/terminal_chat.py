@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text as Line
 
-from app.conversation import Message
+from app.conversation import Message, whole_characters
 from app.engine import Engine
 from app.reply import Failed, Finished, Text, Trimmed
 from app.sanitize import harmless
@@ -104,20 +104,20 @@ class Chat:
         self._banner()
         with quiet_keyboard():
             while not self._leaving:
-                self._turn()
+                try:
+                    self._turn()
+                except KeyboardInterrupt:  # on an empty line, or just before or after an answer
+                    self.notice(self.words.leave_hint)
 
     def _turn(self) -> None:
         try:
             line = self._keyboard.read()
-        except KeyboardInterrupt:
-            self.notice(self.words.leave_hint)
-            return
         except EOFError:
             self.leave()
             return
         command = parse(line)
         if command is None:
-            self.ask(line.strip())
+            self.ask(whole_characters(line.strip()))
         else:
             execute(self, *command)
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.conversation import ConversationError
 from app.options import Options, answer_settings, read_value
 from app.terminal_files import read, write
 from app.terminal_words import Words
@@ -116,8 +115,8 @@ def _save(chat: Chat, argument: str) -> None:
     elif not path.exists() or chat.confirm(words.overwrite.format(file=path)):
         try:
             write(path, chat.messages)
-        except OSError as error:
-            chat.notice(words.cannot_save.format(file=path, reason=error.strerror or error))
+        except (OSError, ValueError) as error:
+            chat.notice(words.cannot_save.format(file=path, reason=_reason(error)))
         else:
             chat.notice(words.saved.format(count=len(chat.messages), file=path))
 
@@ -126,13 +125,15 @@ def _load(chat: Chat, argument: str) -> None:
     path = _path(argument)
     try:
         messages = read(path)
-    except OSError as error:
-        chat.notice(chat.words.cannot_read.format(file=path, reason=error.strerror or error))
-    except ConversationError as error:
-        chat.notice(chat.words.cannot_read.format(file=path, reason=error))
+    except (OSError, ValueError) as error:  # a ConversationError; a name that no file can have
+        chat.notice(chat.words.cannot_read.format(file=path, reason=_reason(error)))
     else:
         chat.notice(chat.words.loaded.format(count=len(messages), file=path))
         chat.resume(messages)
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def _path(argument: str) -> Path:

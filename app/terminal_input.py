@@ -138,7 +138,7 @@ class _PrivateHistory(FileHistory):
         return []
 
     def store_string(self, string: str) -> None:
-        with suppress(OSError):
+        with suppress(OSError, UnicodeError):
             super().store_string(string)
 
 

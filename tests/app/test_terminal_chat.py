@@ -107,6 +107,27 @@ def test_ctrl_c_at_the_prompt_is_a_hint_not_an_end() -> None:
     assert session.prompts == ["one"]
 
 
+def test_ctrl_c_between_prompts_ends_nothing_either() -> None:
+    class Late(Script):
+        def confirm(self, question: str) -> bool:
+            raise KeyboardInterrupt
+
+    def interrupted(question: str) -> str:
+        return "fine"
+
+    session = Session("one", answer=interrupted)
+    session.chat._keyboard = Late(["/save /dev/null", "two"])  # type: ignore[assignment]
+    session.chat._leaving = False
+    with fake_engine() as engine:
+        session.chat._engine = engine
+        session.chat.run()
+    assert session.chat.messages[-1]["content"] == "You said: two"
+
+
+def test_half_a_character_from_the_terminal_is_survived() -> None:
+    assert Session("a\udc80b").prompts == ["a\ufffdb"]
+
+
 def test_retry_asks_the_last_question_again_without_its_answer() -> None:
     session = Session("one", "two", "/retry")
     assert session.prompts == ["one", "one|You said: one|two", "one|You said: one|two"]
@@ -289,6 +310,7 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyte
         ("/load bad.json", "not valid JSON"),
         ("/load bad.md", "## User"),
         ("/load binary.json", "UTF-8"),
+        ("/load nul\x00.json", "null byte"),
     ],
 )
 def test_files_that_cannot_be_used(line: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

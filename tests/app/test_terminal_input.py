@@ -72,6 +72,11 @@ def test_history_outlives_the_session_and_is_private(keys: PipeInput, tmp_path: 
     assert typed(keys, UP + ENTER, Keyboard("You: ", history_file=file)) == "你好\nline"
 
 
+def test_a_message_that_no_file_takes_is_sent_all_the_same(keys: PipeInput, tmp_path: Path) -> None:
+    keys.send_bytes(b"a\xff\r")
+    assert Keyboard("You: ", history_file=tmp_path / "history").read() == "a\udcff"
+
+
 def test_a_history_that_cannot_be_kept_is_no_reason_to_stop(keys: PipeInput, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert typed(keys, "a" + ENTER, Keyboard("You: ", history_file=tmp_path / "file" / "history")) == "a"
