@@ -64,25 +64,19 @@ def _choice(*names: str) -> Callable[[str], str]:
     return read
 
 
+_SWITCHED = {**dict.fromkeys(("1", "true", "yes", "on"), True), **dict.fromkeys(("0", "false", "no", "off"), False)}
+
+
 def _switch(text: str) -> bool:
-    try:
-        return {
-            "1": True,
-            "true": True,
-            "yes": True,
-            "on": True,
-            "0": False,
-            "false": False,
-            "no": False,
-            "off": False,
-        }[text.strip().lower()]
-    except KeyError:
-        raise ValueError("1, true, yes, on or 0, false, no, off") from None
+    switched = _SWITCHED.get(text.strip().lower())
+    if switched is None:
+        raise ValueError("one of " + ", ".join(_SWITCHED))
+    return switched
 
 
 def _text(text: str) -> str:
     if not text.strip():
-        raise ValueError("a text that is not empty")
+        raise ValueError("a text with something in it")
     return text
 
 
@@ -195,9 +189,12 @@ class Options:
         metavar="N",
     )
     language: str = _setting(
-        "auto", "of the interface: auto (the browser's or the terminal's), zh, en", group="interface",
-        read=_choice("auto", "zh", "en"), metavar="NAME",
-    )  # fmt: skip
+        "auto",
+        "of the interface: auto (the browser's or the terminal's), zh, en",
+        group="interface",
+        read=_choice("auto", "zh", "en"),
+        metavar="NAME",
+    )
 
     host: str = _setting(
         "0.0.0.0",
@@ -237,14 +234,21 @@ class Options:
         secret=True,
     )
     queue_size: int = _setting(
-        32, "answers that may wait for the model before visitors are asked to come back", group="server",
-        read=_whole(1, 100_000), metavar="N", used_by=["web"],
-    )  # fmt: skip
+        32,
+        "answers that may wait for the model before visitors are asked to come back",
+        group="server",
+        read=_whole(1, 100_000),
+        metavar="N",
+        used_by=["web"],
+    )
 
     message: str | None = _setting(
-        None, "print the answer to this one message and leave", group="interface", metavar="TEXT",
+        None,
+        "print the answer to this one message and leave",
+        group="interface",
+        metavar="TEXT",
         used_by=["terminal"],
-    )  # fmt: skip
+    )
 
     def sampling(self) -> SamplingOptions:
         """The settings of an answer as the model package takes them."""
@@ -304,8 +308,9 @@ def _parse(front_end: FrontEnd, description: str, argv: Sequence[str] | None) ->
     own = [each for each in _FIELDS.values() if front_end in each.metadata["used_by"]]
     parser = _parser(own, description)
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    not_given = [each.name for each in own if each.name not in given]
     try:
-        values = _from_environment(own, os.environ) | _from_flags(given)
+        values = _from_environment(not_given, os.environ) | _from_flags(given)
     except ValueError as error:
         parser.error(str(error))
     return Options(**values)
@@ -358,9 +363,9 @@ def _from_flags(given: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _from_environment(own: Sequence[Field[Any]], environment: Mapping[str, str]) -> dict[str, Any]:
+def _from_environment(names: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
     """What the environment says; an empty variable says nothing, as compose files leave them."""
-    texts = {each.name: environment.get(variable(each.name), "") for each in own}
+    texts = {name: environment.get(variable(name), "") for name in names}
     return {name: _read(name, text, variable(name)) for name, text in texts.items() if text}
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from app import options as module
 from app.options import Options, flag, parse_terminal, parse_web, variable
+from glm_model.generation import SamplingOptions
 
 ROOT = Path(__file__).parents[2]
 PARSERS = {"web": parse_web, "terminal": parse_terminal}
@@ -130,6 +131,11 @@ def read_error(name: str, text: str) -> str:
     return str(error.value)
 
 
+def test_a_wrong_variable_does_not_matter_under_a_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLM_TOP_P", "much")
+    assert parse_web(["--top-p", "0.5"]).top_p == 0.5
+
+
 @pytest.mark.parametrize("text", ["maybe", "2"])
 def test_a_switch_in_the_environment_is_yes_or_no(
     text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -178,12 +184,10 @@ def test_help_shows_every_setting_with_its_default(front_end: str, capsys: pytes
 
 
 def test_the_defaults_of_answers_are_the_model_packages() -> None:
-    generation = pytest.importorskip("glm_model.generation")
-    assert Options().sampling() == generation.SamplingOptions()
+    assert Options().sampling() == SamplingOptions()
 
 
 def test_sampling_carries_every_setting() -> None:
-    pytest.importorskip("glm_model.generation")
     argv = ["--max-length=99", "--top-p=0.5", "--top-k=3", "--temperature=0", "--seed=7"]
     sampling = parse_terminal(argv).sampling()
     assert dataclasses.asdict(sampling) == {
