@@ -15,6 +15,7 @@ from transformers.core_model_loading import apply_renamings
 from .checkpoint_files import CONFIG, StoredTensor, read_json, stored_tensors, weight_files
 from .conversion.keys import PREFIX_ENCODER
 from .errors import CheckpointError, UnsupportedError
+from .prefix_tuning import train_prefix_alone
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,8 @@ class CheckedLoadingMixin:
             problems.refuse_misshapen(info["mismatched_keys"])
         problems.refuse_not_finite()
         _part(model)
+        if getattr(model.config, "pre_seq_len", None):
+            train_prefix_alone(model)
         return (model, info) if output_loading_info else model
 
 
@@ -113,9 +116,10 @@ class _Problems:
         self.to_published = [renaming.reverse_transform() for renaming in reversed(renamings)]
 
     def refuse_missing(self, names: set[str]) -> None:
+        if not names:
+            return
         published = {self._published(name) for name in names}
-        prefix = {self._published(name) for name in self.model.state_dict()}
-        prefix = {name for name in prefix if name.startswith(PREFIX_ENCODER)}
+        prefix = {self._published(name) for name in self.model.state_dict() if "prefix_encoder." in name}
         if prefix and prefix <= published:
             logger.warning(
                 "%s has no P-Tuning prefix (%s*); it starts untrained. Load one with glm_model.load_prefix.",
@@ -154,10 +158,10 @@ class _Problems:
             return
         name, found, needed = min(problems)
         published = self._published(name)
+        vocabulary = " (vocab_size was 150528 before 2023-04-06 and is 130528 since)" if found[1:] == needed[1:] else ""
         raise CheckpointError(
-            f"{self._files({published})}: {published} has shape {list(found)}, but config.json asks for {list(needed)}"
-            f"{f' ({len(problems)} tensors disagree)' if len(problems) > 1 else ''}. config.json belongs to another "
-            "checkpoint (vocab_size is 130528 since 2023-04-06 and was 150528 before)."
+            f"{self._files({published})}: {published} has shape {list(found)}, but config.json asks for {list(needed)} "
+            f"(so with {len(problems)} of the tensors). config.json belongs to another checkpoint{vocabulary}."
         )
 
     def refuse_not_finite(self) -> None:

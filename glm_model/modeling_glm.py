@@ -234,7 +234,7 @@ class GLMPreTrainedModel(CheckedLoadingMixin, PreTrainedModel):
     # The published fp16 files hold LayerNorm in float32; `.half()` rounds it as it did in the original. A P-Tuning
     # prefix is trained in float32 over a half model.
     _keep_in_fp32_modules_strict = ("input_layernorm", "post_attention_layernorm", "norm", "prefix_encoder")
-    _keys_to_ignore_on_load_unexpected = (IGNORED_KEYS,)
+    _keys_to_ignore_on_load_unexpected: tuple[str, ...] = (IGNORED_KEYS,)
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True

@@ -70,8 +70,14 @@ def load_prefix(model: Any, path: str | Path) -> None:
     _require_fit(encoder, tensors, source)
     encoder.load_state_dict(tensors)
     config.update(sizes)
-    model.requires_grad_(False)
     model.model.prefix_encoder = encoder.to(model.device).train(model.training)
+    train_prefix_alone(model)
+
+
+def train_prefix_alone(model: nn.Module) -> None:
+    """Freeze everything but the prefix, as P-Tuning does; ``from_pretrained`` makes every parameter trainable."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("prefix_encoder." in name)
 
 
 def _read_prefix(path: Path) -> dict[str, Tensor]:

@@ -21,8 +21,8 @@ from torch import Tensor
 
 GOLDEN_TOKENIZER = Path(__file__).parent / "data" / "golden" / "tokenizer"
 VOCABULARIES = (130528, 150528)
+FILES = [("safetensors", 1), ("safetensors", 3), ("bin", 1), ("bin", 3)]  # format, number of shards
 FIRST_CONTROL_PIECE = 130000  # [MASK] in the published ice_text.model
-IMAGE_TOKENS = 20000  # come first in the vocabulary of 150528
 
 # config.json as published, sizes apart.
 _CONFIG = {

@@ -1,4 +1,4 @@
-"""A copy of the golden chat checkpoint that a test may damage."""
+"""A copy of the golden chat checkpoint, its first layers, that a test may damage."""
 
 import json
 import shutil
@@ -13,6 +13,7 @@ from torch import Tensor
 from tests.checkpoints import write_json, write_weights
 from tests.golden.data import CHAT
 
+LAYERS = 4
 _KEPT = ("config.json", "ice_text.model", "tokenizer_config.json")
 
 
@@ -44,6 +45,9 @@ def checkpoint(tmp_path: Path, golden: Path) -> Checkpoint:
     folder.mkdir()
     for name in _KEPT:
         shutil.copyfile(golden / CHAT / name, folder / name)
-    made = Checkpoint(folder, load_file(golden / CHAT / "model.safetensors"))
+    tensors = load_file(golden / CHAT / "model.safetensors")
+    dropped = tuple(f"transformer.layers.{layer}." for layer in range(LAYERS, 28))
+    made = Checkpoint(folder, {name: tensor for name, tensor in tensors.items() if not name.startswith(dropped)})
+    made.configure(num_layers=LAYERS)
     made.write()
     return made

@@ -5,15 +5,14 @@ import torch
 from transformers import AutoModel
 
 from glm_model import CheckpointError
+from tests.checkpoints import FILES
 from tests.loading.conftest import Checkpoint
 
 EMBEDDING, HEAD = "transformer.word_embeddings.weight", "lm_head.weight"
-KINDS = pytest.mark.parametrize(
-    ("file_format", "shards"), [("safetensors", 1), ("bin", 1), ("safetensors", 3), ("bin", 3)]
-)
+EACH_KIND = pytest.mark.parametrize(("file_format", "shards"), FILES)
 
 
-@KINDS
+@EACH_KIND
 @pytest.mark.parametrize("tied", [{}, {"tie_word_embeddings": True}])
 def test_a_differing_head_is_ignored(
     checkpoint: Checkpoint, tied: dict[str, bool], file_format: str, shards: int, caplog: pytest.LogCaptureFixture
@@ -27,7 +26,7 @@ def test_a_differing_head_is_ignored(
     assert not caplog.records
 
 
-@KINDS
+@EACH_KIND
 def test_it_counts_if_the_configuration_says_so(checkpoint: Checkpoint, file_format: str, shards: int) -> None:
     checkpoint.tensors[HEAD] = checkpoint.tensors[HEAD] + 1
     checkpoint.write(file_format, shards)
@@ -37,7 +36,7 @@ def test_it_counts_if_the_configuration_says_so(checkpoint: Checkpoint, file_for
     assert torch.equal(model.model.embed_tokens.weight, checkpoint.tensors[EMBEDDING])
 
 
-@KINDS
+@EACH_KIND
 def test_equal_and_untied(checkpoint: Checkpoint, file_format: str, shards: int) -> None:
     """Equal numbers are no tie: training one must not change the other. In a .bin they even share their storage."""
     checkpoint.tensors[HEAD] = checkpoint.tensors[EMBEDDING]
@@ -49,7 +48,7 @@ def test_equal_and_untied(checkpoint: Checkpoint, file_format: str, shards: int)
     assert torch.equal(model.model.embed_tokens.weight, checkpoint.tensors[EMBEDDING])
 
 
-@KINDS
+@EACH_KIND
 def test_no_head_in_the_file(checkpoint: Checkpoint, file_format: str, shards: int) -> None:
     del checkpoint.tensors[HEAD]
     checkpoint.write(file_format, shards)
@@ -60,7 +59,7 @@ def test_no_head_in_the_file(checkpoint: Checkpoint, file_format: str, shards: i
         AutoModel.from_pretrained(checkpoint.folder)
 
 
-@KINDS
+@EACH_KIND
 @pytest.mark.parametrize("tied", [True, False])
 def test_no_embedding_in_the_file(checkpoint: Checkpoint, tied: bool, file_format: str, shards: int) -> None:
     del checkpoint.tensors[EMBEDDING]

@@ -9,10 +9,9 @@ from torch import Tensor
 from transformers import AutoModel
 
 from glm_model import ChatGLMConfig, ChatGLMForCausalLM, ChatGLMModel, GLM130BConfig, GLM130BForCausalLM, load
+from tests.checkpoints import FILES
 from tests.golden.models import published_name
 from tests.loading.conftest import Checkpoint
-
-KINDS = [("safetensors", 1), ("safetensors", 4), ("bin", 1), ("bin", 4)]
 
 
 def by_published_name(model: ChatGLMForCausalLM) -> dict[str, Tensor]:
@@ -27,7 +26,7 @@ def assert_same(first: ChatGLMForCausalLM, second: ChatGLMForCausalLM) -> None:
         assert torch.equal(value, others[name]), name
 
 
-@pytest.mark.parametrize(("file_format", "shards"), KINDS)
+@pytest.mark.parametrize(("file_format", "shards"), FILES)
 def test_as_stored(checkpoint: Checkpoint, file_format: str, shards: int) -> None:
     """Linear layers stay half and LayerNorm float32; frequencies in the file are ignored, even wrong ones."""
     for name in checkpoint.tensors:
@@ -94,7 +93,7 @@ def test_saved_configuration(checkpoint: Checkpoint, tmp_path: Path) -> None:
 
 def test_saved_in_shards(checkpoint: Checkpoint, tmp_path: Path) -> None:
     model = AutoModel.from_pretrained(checkpoint.folder)
-    model.save_pretrained(tmp_path / "saved", max_shard_size="200KB")
+    model.save_pretrained(tmp_path / "saved", max_shard_size="20KB")
     assert len(list((tmp_path / "saved").glob("*.safetensors"))) > 1
     assert_same(model, AutoModel.from_pretrained(tmp_path / "saved"))
 
