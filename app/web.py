@@ -53,7 +53,7 @@ class _ChatPage:
             gr.Markdown(say("page_saved"), elem_classes="glm-heading")
             self.saved = gr.HTML(js_on_load=SAVED_CHATS, elem_id="saved-chats")
             with gr.Accordion(say("page_settings"), open=False):
-                self.settings = _settings(options, chat.longest)
+                self.settings = _settings(engine, options)
             with gr.Accordion(say("page_files"), open=False):
                 self.export_json = gr.Button(say("page_export_json"), size="sm")
                 self.export_markdown = gr.Button(say("page_export_markdown"), size="sm")
@@ -142,9 +142,10 @@ def _transcript(say: gr.I18n) -> gr.Chatbot:
     )
 
 
-def _settings(options: Options, longest: int) -> list[gr.components.Component]:
+def _settings(engine: Engine, options: Options) -> list[gr.components.Component]:
     """Maximum length, top-p, temperature and seed, in the order of web_chat.Settings."""
     say = gr.I18n()
+    longest = max(engine.model_info.context_length, options.max_length)
     return [
         gr.Slider(
             32, longest, options.max_length, step=1, label=say("page_max_length"),

@@ -19,7 +19,7 @@ import gradio as gr
 from app import web_text
 from app.conversation import ConversationError, Message, from_json, from_markdown, to_json, to_markdown
 from app.engine import Engine, Failed, Finished, Queued, QueueFull, Reply, Text, Trimmed
-from app.options import Options
+from app.options import Options, read_value
 from app.web_security import inert, plain
 from app.web_text import Words
 from glm_model.generation import SamplingOptions
@@ -78,7 +78,6 @@ class Chat:
         self._engine = engine
         self._options = options
         self._visitors = visitors
-        self.longest = max(engine.model_info.context_length, options.max_length)
 
     # Events that are answered by the model
 
@@ -196,7 +195,7 @@ class Chat:
         max_length, top_p, temperature, seed = settings
         return replace(
             self._options.sampling(),
-            max_length=min(_number(max_length, int), self.longest),
+            max_length=_number(max_length, int),
             top_p=_number(top_p, float),
             temperature=_number(temperature, float),
             seed=_seed("" if seed is None else str(seed).strip()),
@@ -311,6 +310,7 @@ def _number(value: Any, kind: type[int] | type[float]) -> Any:
 
 
 def _seed(text: str) -> int | None:
-    if text and not (text.isascii() and text.isdigit()):
-        raise ValueError(f"the seed must be a whole number, not {text[:50]!r}")
-    return int(text[:50]) if text else None
+    try:
+        return int(read_value("seed", text)) if text else None
+    except ValueError as error:
+        raise ValueError(f"the seed {text[:50]!r} is not {error}") from None

@@ -63,10 +63,14 @@ def serve(engine: Engine, options: Options) -> int:
         return _fail(f"the page could not be started: {error}")
     print(_addresses(page, options), flush=True)
     with contextlib.suppress(KeyboardInterrupt):
-        while True:
-            time.sleep(3600)
+        _sleep_for_good()
     page.close(verbose=False)
     return 0
+
+
+def _sleep_for_good() -> None:
+    while True:
+        time.sleep(3600)
 
 
 def start(page: gr.Blocks, options: Options, visitors: Visitors) -> None:

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-import gradio as gr
 import pytest
 
-from app.engine import Engine
 from app.options import Options
-from app.web import build
-from app.web_chat import Visitors
-from app.web_server import free_port, start
-from tests.app.fakes import FakeModel, FakeStream, FakeTokenizer, echo
+from tests.app.fakes import echo
+from tests.app.sites import Site, close_site, open_site
 
 pytest.importorskip("playwright", reason="Playwright is not installed: pip install -r requirements-test.txt")
 from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, Page, expect, sync_playwright
@@ -41,47 +36,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 # --- the server --------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Site:
-    """A running page and the model behind it."""
-
-    url: str
-    stream: FakeStream
-    page: gr.Blocks
-    engine: Engine
-
-    def hold(self) -> threading.Semaphore:
-        """From now on the model writes a token for each release of the semaphore, and no other."""
-        self.stream.gate = threading.Semaphore(0)
-        return self.stream.gate
-
-    def let_go(self) -> None:
-        """Let the model write freely again."""
-        gate, self.stream.gate = self.stream.gate, None
-        if gate is not None:
-            gate.release(1_000_000)
-
-
-def open_site(options: Options | None = None, *, is_demo: bool = True) -> Site:
-    """Start a server on a free port of this machine. The caller closes `page` and `engine`."""
-    stream = FakeStream()
-    options = options or Options()
-    engine = Engine(FakeModel(is_demo=is_demo), FakeTokenizer(), queue_size=options.queue_size, stream=stream)
-    settings = {**vars(options), "host": "127.0.0.1", "port": free_port("127.0.0.1", 0)}
-    options = Options(**settings)
-    visitors = Visitors()
-    page = build(engine, options, visitors)
-    start(page, options, visitors)
-    return Site(str(page.local_url), stream, page, engine)
-
-
-def close_site(site: Site) -> None:
-    """End a server and its model."""
-    site.let_go()
-    site.engine.close()
-    site.page.close(verbose=False)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,8 @@ from itertools import count
 from playwright.sync_api import expect
 
 from tests.app.fakes import SEPARATOR
-from tests.browser.conftest import Site, Visitor
+from tests.app.sites import Site
+from tests.browser.conftest import Visitor
 
 Visit = Callable[..., Visitor]
 

@@ -10,7 +10,8 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from app.web_security import inert
-from tests.browser.conftest import Site, Visitor, elsewhere, visiting
+from tests.app.sites import Site
+from tests.browser.conftest import Visitor, elsewhere, visiting
 
 Visit = Callable[..., Visitor]
 

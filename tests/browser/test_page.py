@@ -10,7 +10,8 @@ from playwright.sync_api import expect
 
 from app.options import Options
 from app.web_text import DEMO_EXAMPLES, EN, EXAMPLES, ZH
-from tests.browser.conftest import Site, Visitor
+from tests.app.sites import Site
+from tests.browser.conftest import Visitor
 
 Visit = Callable[..., Visitor]
 
@@ -60,9 +61,7 @@ def test_the_demo_model_says_what_it_is_and_how_to_get_another(site: Site, visit
     expect(head).to_contain_text("python web_demo.py --model FOLDER")
 
 
-def test_another_model_is_named_and_offers_other_examples(
-    site_with: Callable[..., Site], visit: Visit
-) -> None:
+def test_another_model_is_named_and_offers_other_examples(site_with: Callable[..., Site], visit: Visit) -> None:
     visitor = visit(site_with(is_demo=False).url)
     expect(visitor.page.locator("#model")).to_contain_text("fake-glm")
     expect(visitor.page.locator("#model")).not_to_contain_text("demo")
@@ -91,7 +90,7 @@ def test_the_settings_reach_the_model(site: Site, visit: Visit) -> None:
     assert site.stream.seen_options[-1].seed is None
     visitor.page.get_by_label(EN.page_seed).fill("often")
     visitor.type_and_send("hello")
-    expect(visitor.line.locator(".failed")).to_contain_text("the seed must be a whole number, not 'often'")
+    expect(visitor.line.locator(".failed")).to_contain_text("the seed 'often' is not a whole number from 0")
 
 
 # --- the keyboard
@@ -204,9 +203,7 @@ def clipboard(visitor: Visitor) -> str:
 @pytest.mark.parametrize("language", ["en-US", "zh-CN"])
 def test_the_page_fits_a_phone(site: Site, visit: Visit, language: str) -> None:
     site.stream.answer = lambda question: RICH + "`" + "x" * 300 + "`\n\n```\n" + "y" * 300 + "\n```"
-    visitor = visit(
-        site.url, locale=language, viewport={"width": 375, "height": 667}, is_mobile=True, has_touch=True
-    )
+    visitor = visit(site.url, locale=language, viewport={"width": 375, "height": 667}, is_mobile=True, has_touch=True)
     assert_fits(visitor)
     visitor.ask("q" * 100)
     assert_fits(visitor)

@@ -8,7 +8,8 @@ from pathlib import Path
 from playwright.sync_api import expect
 
 from app.conversation import Message, from_json, from_markdown, to_json
-from tests.browser.conftest import Site, Visitor
+from tests.app.sites import Site
+from tests.browser.conftest import Visitor
 
 Visit = Callable[..., Visitor]
 

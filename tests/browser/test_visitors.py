@@ -9,7 +9,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from app.options import Options
-from tests.browser.conftest import PATIENCE, Site, Visitor
+from tests.app.sites import Site
+from tests.browser.conftest import PATIENCE, Visitor
 
 Visit = Callable[..., Visitor]
 

@@ -1,0 +1,85 @@
+"""What the page says, in both languages."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+
+import pytest
+
+from app import web_text
+from app.engine import Failed, ModelInfo
+from app.web_text import DEMO_EXAMPLES, EN, EXAMPLES, ZH, Words, pick_language
+
+DEMO = ModelInfo("demo", True, "cpu", 3_100_000, None, 2048)
+LARGE = ModelInfo("chatglm-6b", False, "cuda:0", 6_173_286_400, "int4", 2048)
+
+
+def test_both_languages_fill_in_the_same_things() -> None:
+    for each in fields(Words):
+        english, chinese = getattr(EN, each.name), getattr(ZH, each.name)
+        assert english.strip()
+        assert chinese.strip()
+        assert re.findall(r"{\w+}", english) == re.findall(r"{\w+}", chinese), each.name
+
+
+def test_each_language_is_itself() -> None:
+    chinese = re.compile("[\u4e00-\u9fff]")
+    assert not [each.name for each in fields(Words) if chinese.search(getattr(EN, each.name))]
+    same = {each.name for each in fields(Words) if not chinese.search(getattr(ZH, each.name))}
+    assert same == {"page_top_p"}
+    for examples in (DEMO_EXAMPLES, EXAMPLES):
+        assert all(chinese.search(example) for example in examples["zh"])
+        assert not any(chinese.search(example) for example in examples["en"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "accepted", "language"),
+    [
+        ("auto", "zh-CN,zh;q=0.9,en;q=0.8", "zh"),
+        ("auto", "ZH", "zh"),
+        ("auto", "zh-Hant-HK", "zh"),
+        ("auto", "en-US,en;q=0.9,zh;q=0.8", "en"),
+        ("auto", "fr", "en"),
+        ("auto", "", "en"),
+        ("auto", None, "en"),
+        ("zh", "en-US", "zh"),
+        ("en", "zh-CN", "en"),
+    ],
+)
+def test_the_language_is_the_servers_choice_or_the_browsers(setting: str, accepted: str | None, language: str) -> None:
+    assert pick_language(setting, accepted) == language
+
+
+def test_the_interface_covers_what_gradio_calls_chinese() -> None:
+    words = web_text.interface("auto")
+    assert set(words) == {"en", "zh-CN", "zh-TW"}
+    assert words["zh-CN"]["page_new_chat"] == ZH.page_new_chat
+    assert words["en"]["page_new_chat"] == EN.page_new_chat
+    assert web_text.interface("zh")["en"] == words["zh-CN"]
+    assert web_text.interface("en")["zh-TW"] == words["en"]
+
+
+def test_models_are_described() -> None:
+    assert web_text.describe(DEMO) == "demo · 3.1M · cpu"
+    assert web_text.describe(LARGE) == "chatglm-6b · 6.17B · int4 · cuda:0"
+
+
+def test_the_demo_model_gets_examples_it_can_answer() -> None:
+    assert web_text.examples(DEMO, "zh") == DEMO_EXAMPLES["zh"]
+    assert web_text.examples(LARGE, "en") == EXAMPLES["en"]
+
+
+def test_places_in_the_queue_and_dropped_rounds_are_counted() -> None:
+    assert "next in line" in web_text.queue_line(EN, 1)
+    assert "3 before you" in web_text.queue_line(EN, 3)
+    assert "3 位" in web_text.queue_line(ZH, 3)
+    assert "first round" in web_text.trim_line(EN, 1)
+    assert "first 4 rounds" in web_text.trim_line(EN, 4)
+
+
+@pytest.mark.parametrize("kind", ["too_long", "memory", "closed", "error"])
+def test_every_failure_has_a_sentence_of_ours(kind: str) -> None:
+    failed = Failed("The engine's own sentence with /a/path", kind)  # type: ignore[arg-type]
+    for words in (EN, ZH):
+        assert "/a/path" not in web_text.failure_line(words, failed)
