@@ -6,6 +6,7 @@ waiting is done, and told, by the engine.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -29,6 +30,10 @@ LATEX: list[dict[str, str | bool]] = [
 WITH_HISTORY = "(...inputs) => glm.withHistory(...inputs)"
 SAVED_CHATS = "glm.attach(element, trigger); // triggers 'open' and 'removed'"
 
+# Gradio counts its events, and lays out all counts anew in a table after each of them. The page with these figures is
+# closed here (app/web_security.py); so large an interval keeps them from being made.
+NO_FIGURES = ("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")
+
 Event = Any  # Gradio gives no type to what a listener returns
 Listener = Callable[[], dict[str, Any]]
 """Arguments that events have in common."""
@@ -36,6 +41,7 @@ Listener = Callable[[], dict[str, Any]]
 
 def build(engine: Engine, options: Options, visitors: Visitors | None = None) -> gr.Blocks:
     """The page, to be launched with `launch_arguments`."""
+    os.environ.setdefault(*NO_FIGURES)
     chat = Chat(engine, options, visitors or Visitors())
     with gr.Blocks(title="GLM", analytics_enabled=False, fill_height=True, fill_width=True) as page:
         _ChatPage(chat, engine, options).wire(page)
@@ -80,12 +86,13 @@ class _ChatPage:
         answers = self._wire_answers()
         now: Listener = partial(dict, queue=False, show_progress="hidden", api_visibility="private")
         self.box.stop(chat.stop, **now())
-        self.new.click(chat.reset, None, view, js="() => glm.startNew()", cancels=answers, **now())
+        new = self.new.click(chat.reset, None, view, js="() => glm.startNew()", cancels=answers, **now())
         self.transcript.clear(chat.reset, None, view, js="() => glm.forget()", cancels=answers, **now())
         self.saved.removed(chat.reset, None, view, cancels=answers, **now())
-        self.saved.open(chat.open, self.carrier, view, js="() => [glm.shown()]", cancels=answers, **now())
+        opened = self.saved.open(chat.open, self.carrier, view, js="() => [glm.shown()]", cancels=answers, **now())
         page.load(chat.open, self.carrier, view, js="() => [glm.shown()]", **now())
-        page.load(None, None, self.side, js="() => glm.sideBar()", **now())
+        for listen in (page.load, new.then, opened.then):  # on a phone it would cover what was asked for
+            listen(None, None, self.side, js="() => glm.sideBar()", **now())
         page.load(None, None, None, js="() => glm.showTheme()", **now())
         self.theme.click(None, None, None, js="() => glm.toggleTheme()", **now())
         page.load(chat.greet, None, self.transcript, **now())

@@ -66,10 +66,6 @@ class Question:
     before: list[Message]
     box: str  # for the message box then
 
-    @property
-    def text(self) -> str:
-        return self.messages[-1]["content"]
-
 
 class Chat:
     """The page's events. Public methods are called by Gradio with the values of the page."""
@@ -281,7 +277,7 @@ def line(text: str, state: str, notice: str = "") -> str:
         notice: stands in front and stays until the next question.
     """
     parts = [("notice", notice), (state, text)]
-    shown = [f'<span class="{name}">{html.escape(part)}</span>' for name, part in parts if part]
+    shown = [f'<span role="status" class="{name}">{html.escape(part)}</span>' for name, part in parts if part]
     return " ".join(shown)
 
 

@@ -91,8 +91,7 @@ class Gate:
     Args:
         application: the server behind the gate.
         script: JavaScript that the page runs before anything else.
-        on_leave: called with a visitor's session when the stream of events to the page has ended: all is said
-            or, with an answer still running, the page was closed.
+        on_leave: called with a visitor's session when the page was closed before all events had been told.
     """
 
     def __init__(self, application: Application, *, script: str, on_leave: Callable[[str], None]) -> None:
@@ -114,11 +113,26 @@ class Gate:
             await _refuse(send, *refusal)
             return
         nonce = secrets.token_urlsafe(16)
-        page = _Page(send, nonce, self._script) if path == "/" else None
+        if path == "/":
+            await self._application(scope, receive, _Page(send, nonce, self._script))
+        elif path == "/gradio_api/queue/data":
+            await self._events(scope, receive, _with_headers(send, nonce))
+        else:
+            await self._application(scope, receive, _with_headers(send, nonce))
+
+    async def _events(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The stream of events to a page; it has an end only if nothing is left to tell."""
+        told_all = False
+
+        async def watched(message: Message) -> None:
+            nonlocal told_all
+            await send(message)
+            told_all = message["type"] == "http.response.body" and not message.get("more_body", False)
+
         try:
-            await self._application(scope, receive, page or _with_headers(send, nonce))
+            await self._application(scope, receive, watched)
         finally:
-            if path == "/gradio_api/queue/data":
+            if not told_all:
                 self._on_leave(_session(scope))
 
 
