@@ -145,12 +145,12 @@ def test_gradients(attention: str) -> None:
 
 def test_gradient_checkpointing_changes_nothing() -> None:
     model = AS_IS.model()
-    model.gradient_checkpointing_enable()
+    model.activation_checkpointing_enable()
     model.train()  # checkpointing is for training; there is no dropout without a prefix
     try:
         found = gradients(model, AS_IS)
     finally:
-        model.gradient_checkpointing_disable()
+        model.activation_checkpointing_disable()
         model.eval()
     assert_gradients(AS_IS, found)
 
