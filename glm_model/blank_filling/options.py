@@ -1,0 +1,71 @@
+"""How blanks are filled: GLM-130B's options under one roof. Knows no model."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Strategy = Literal["sampling", "beam_search"]
+
+
+@dataclass(frozen=True)
+class FillOptions:
+    """How to fill blanks; the defaults are those of GLM-130B's ``scripts/generate.sh``, except ``deterministic``.
+
+    Args:
+        strategy: "sampling" draws one answer token by token (the original's BaseStrategy); "beam_search" keeps the
+            ``num_beams`` best answers (its BeamSearchStrategy).
+        max_length: tokens of the whole text, blanks filled, and ``<sop>`` together (``--out-seq-length``).
+        temperature: of sampling; 0 is greedy.
+        top_k: sampling keeps so many tokens; 0 keeps all.
+        top_p: sampling keeps the most probable tokens until their sum passes this; 0 keeps all.
+        num_beams: answers that a beam search follows and returns.
+        length_penalty: a beam's log-probability is divided by ``((5 + length) / 6) ** length_penalty``, where length
+            counts the whole text; above 0 favours longer answers, below 0 shorter ones.
+        no_repeat_ngram_size: a beam never writes so many tokens in a row twice; what stood in the text before does not
+            count. 0 is off, and so is 1, as in the original.
+        min_gen_length: a beam does not end before it has so many tokens.
+        deterministic: a beam search goes on with the best candidates; False draws them by their probability, as
+            ``generate.py`` does.
+        seed: makes one result reproducible on one machine; None draws anew each time.
+        every_kind: where a text holds several kinds of mask, fill one kind after the other; False fills, as the
+            original, only the first kind present of [MASK], [sMASK], [gMASK] and leaves the others in the text.
+
+    Raises:
+        ValueError: a value outside its range.
+    """
+
+    strategy: Strategy = "sampling"
+    max_length: int = 256
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 0.7
+    num_beams: int = 4
+    length_penalty: float = 1.0
+    no_repeat_ngram_size: int = 3
+    min_gen_length: int = 0
+    deterministic: bool = True
+    seed: int | None = None
+    every_kind: bool = False
+
+    def __post_init__(self) -> None:
+        if self.strategy not in get_args(Strategy):
+            raise ValueError(f"strategy must be one of {', '.join(get_args(Strategy))}, not {self.strategy!r}")
+        for name, least in (
+            ("max_length", 1),
+            ("num_beams", 1),
+            ("top_k", 0),
+            ("no_repeat_ngram_size", 0),
+            ("min_gen_length", 0),
+        ):
+            _require_whole(name, getattr(self, name), least)
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature must be 0 (greedy) or more, not {self.temperature}")
+        if not 0 <= self.top_p <= 1:
+            raise ValueError(f"top_p must be from 0 (off) to 1, not {self.top_p}")
+        if not math.isfinite(self.length_penalty):
+            raise ValueError(f"length_penalty must be a finite number, not {self.length_penalty}")
+
+
+def _require_whole(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
