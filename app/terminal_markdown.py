@@ -16,7 +16,8 @@ from markdown_it import MarkdownIt
 from markdown_it.rules_inline import StateInline, escape
 from markdown_it.token import Token
 from rich.console import Console, ConsoleOptions, JustifyMethod, RenderResult
-from rich.markdown import CodeBlock, Heading, Markdown, MarkdownElement, Paragraph
+from rich.markdown import CodeBlock, Heading, ListItem, Markdown, MarkdownElement, Paragraph
+from rich.segment import Segment
 from rich.syntax import Syntax
 from rich.text import Text
 from rich.theme import Theme
@@ -102,6 +103,19 @@ class _WrappedParagraph(Paragraph):
         yield Wrapped(self.text)
 
 
+class _NumberedItem(ListItem):
+    """A list's item numbered as it was written, "1.", where rich drops the dot."""
+
+    def render_number(self, console: Console, options: ConsoleOptions, number: int, last_number: int) -> RenderResult:
+        width = len(f" {last_number - 1}. ")
+        style = console.get_style("markdown.item.number")
+        inner = options.update(width=max(1, options.max_width - width))
+        for index, line in enumerate(console.render_lines(self.elements, inner, style=self.style)):
+            yield Segment((f"{number}. " if index == 0 else "").rjust(width), style)
+            yield from line
+            yield Segment.line()
+
+
 class _CopiableCode(CodeBlock):
     """Code from the first column on, so that it can be copied out of the terminal and run."""
 
@@ -114,6 +128,7 @@ class _Markdown(Markdown):
         **Markdown.elements,
         "paragraph_open": _WrappedParagraph,
         "heading_open": _LeftHeading,
+        "list_item_open": _NumberedItem,
         "fence": _CopiableCode,
         "code_block": _CopiableCode,
     }
