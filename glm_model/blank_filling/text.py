@@ -82,16 +82,17 @@ def fill_blanks(
     _require_fitting(pieces, kinds, config, options)
     generator = None if options.seed is None else torch.Generator(model.device).manual_seed(options.seed)
     blanks: list[Blank] = []
-    filled, continuations = [pieces], [Continuation((), None, "stop")]
+    filled = [pieces]
     while (place := _next_blank(_ids(filled[0]), kinds)) is not None and len(blanks) < MAX_BLANKS:
         prompt = [*_ids(filled[0]), config.bos_token_id]
         continuations = answer_blank(model, prompt, place, options, generator, should_stop)
         filled = [_fill(filled[0], place, continuation.token_ids) for continuation in continuations]
-        blanks.append(Blank(tuple(prompt), tuple(_answer(one, tokenizer) for one in continuations)))
+        blanks.append(Blank(tuple(prompt), tuple(_answer(continuation, tokenizer) for continuation in continuations)))
         if any(continuation.finish_reason == "cancelled" for continuation in continuations):
             break
-    scored = zip(filled, continuations, strict=True)
-    return FillResult(tuple(_filled_text(one, to.score, tokenizer, config) for one, to in scored), tuple(blanks))
+    scores = [answer.score for answer in blanks[-1].answers]
+    texts = [_filled_text(pieces, score, tokenizer, config) for pieces, score in zip(filled, scores, strict=True)]
+    return FillResult(tuple(texts), tuple(blanks))
 
 
 # ---- reading a text
