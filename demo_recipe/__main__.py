@@ -1,0 +1,43 @@
+"""``python -m demo_recipe train --out models/demo`` and ``python -m demo_recipe evaluate models/demo``."""
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+
+from . import evaluation, recipe
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train or evaluate, as the command line says."""
+    options = _parser().parse_args(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    if options.command == "train":
+        start = time.monotonic()
+        recipe.run(recipe.Recipe(), options.out, options.run)
+        print(f"wrote {options.out} after {(time.monotonic() - start) / 60:.1f} minutes")
+    else:
+        evaluation.evaluate(options.model, options.count, sampled=options.sampled, failures=options.failures)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m demo_recipe", description="Make and judge the demo model.")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's choice)")
+    commands = parser.add_subparsers(dest="command", required=True)
+    train = commands.add_parser("train", help="make the corpus, train, write the model")
+    train.add_argument("--out", type=Path, default=Path("models/demo"), help="folder of the model")
+    train.add_argument(
+        "--run", type=Path, default=Path("runs/demo"), help="checkpoints; a killed run goes on from them"
+    )
+    evaluate = commands.add_parser("evaluate", help="print the table of held-out questions and one line of JSON")
+    evaluate.add_argument("model", type=Path, nargs="?", default=Path("models/demo"))
+    evaluate.add_argument("--count", type=int, default=48, help="questions a category and language")
+    evaluate.add_argument("--sampled", action="store_true", help="the chat's default sampling instead of greedy")
+    evaluate.add_argument("--failures", action="store_true", help="print every wrong answer")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""The corpus: what proportion of what, conversations, the text for blank infilling, and the evaluation's questions.
+
+Everything follows from a seed. The corpus holds no held-out exchange in any round; the evaluation holds nothing else.
+"""
+
+import random
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from .exchange import Exchange, Language, Round, Task
+from .grammar import normalise
+from .tasks import about, arithmetic, blanks, chitchat, fallback, knowledge, memory
+
+LANGUAGES: tuple[Language, ...] = ("en", "zh")
+# task -> weight among single questions
+TASKS: dict[Task, float] = {
+    arithmetic.addition: 18,
+    arithmetic.subtraction: 13,
+    arithmetic.multiplication: 4,
+    arithmetic.counting: 6,
+    chitchat.greeting: 4,
+    chitchat.thanks: 2,
+    chitchat.goodbye: 2,
+    chitchat.small_talk: 5,
+    about.identity: 5,
+    about.glm_facts: 5,
+    knowledge.capital: 5,
+    knowledge.opposite: 6,
+    knowledge.translation: 7,
+    knowledge.calendar: 6,
+    fallback.fallback: 14,
+    blanks.chat_blank: 3,
+}
+# Of all sequences: text for blank infilling, blanks to fill, conversations about the visitor; the rest are the above.
+TEXT_SHARE, BLANK_SHARE, MEMORY_SHARE = 0.12, 0.08, 0.13
+# Of the other questions: how many are asked within a conversation.
+FOLLOW_UP_SHARE = 0.09
+LONGEST_HISTORY = 7
+_SEED = "glm-demo"
+
+
+def task_of(rng: random.Random) -> Task:
+    """A task by weight."""
+    return rng.choices(list(TASKS), weights=list(TASKS.values()))[0]
+
+
+def exchanges(seed: int, count: int) -> Iterator[Exchange]:
+    """The instruction part of the corpus: questions with answers, in conversations or alone. Nothing held out."""
+    for index in range(count):
+        rng = random.Random(f"{_SEED}/{seed}/exchange/{index}")
+        yield _exchange(rng)
+
+
+def texts(seed: int, count: int) -> Iterator[str]:
+    """The self-supervised part: a few statements, or the transcript of a conversation. Nothing held out."""
+    for index in range(count):
+        rng = random.Random(f"{_SEED}/{seed}/text/{index}")
+        yield _statements(rng) if rng.random() < 0.7 else _transcript(rng)
+
+
+def _exchange(rng: random.Random) -> Exchange:
+    language = rng.choice(LANGUAGES)
+    kind = rng.random() * (1 - TEXT_SHARE)
+    if kind < BLANK_SHARE:
+        return draw(blanks.fill_blank, rng, language)
+    if kind < BLANK_SHARE + MEMORY_SHARE:
+        return vary(remembering(rng, language, held_out=False), rng)
+    exchange = vary(draw(task_of(rng), rng, language), rng)
+    if rng.random() < FOLLOW_UP_SHARE:
+        return exchange.after(history(rng, language, _history_length(rng)))
+    return exchange
+
+
+def draw(task: Task, rng: random.Random, language: Language, *, held_out: bool = False) -> Exchange:
+    """An exchange of the task from the corpus' side of the split, or from the evaluation's."""
+    while True:
+        exchange = task(rng, language)
+        if exchange.held_out == held_out:
+            return exchange
+
+
+def _history_length(rng: random.Random) -> int:
+    return min(LONGEST_HISTORY, 1 + int(rng.expovariate(0.9)))
+
+
+def history(rng: random.Random, language: Language, rounds: int) -> list[Round]:
+    """Rounds of questions and right answers from the corpus, seldom in the other language."""
+    done: list[Round] = []
+    for _ in range(rounds):
+        if rng.random() < 0.1:
+            language = rng.choice(LANGUAGES)
+        exchange = vary(draw(task_of(rng), rng, language), rng)
+        done.append((exchange.question, exchange.answer))
+    return done
+
+
+_ABOUT_VISITOR: tuple[Callable[[random.Random, Language], memory.Told], ...] = (
+    memory.name, memory.name, memory.name, memory.like, memory.favourite,
+)  # fmt: skip
+
+
+def remembering(rng: random.Random, language: Language, *, held_out: bool) -> Exchange:
+    """A conversation in which the visitor says something of themselves and may ask for it later.
+
+    Corpus side: also the statement alone (to be acknowledged) and the question too early (not known yet).
+    Evaluation side: always the question after a held-out statement.
+    """
+    if not held_out and rng.random() < 0.16:
+        return _introduction(rng, language)
+    first = _told(rng, language, held_out)
+    rounds = history(rng, language, rng.choice((0, 0, 0, 0, 1, 1, 1, 2, 3)))
+    told = [first]
+    while rng.random() < 0.35 and len(told) < 3:
+        told.append(_another(rng, language, told))
+    for fact in told:
+        statement = vary(fact.statement, rng)
+        rounds.insert(rng.randint(0, len(rounds)), (statement.question, statement.answer))
+    if held_out or rng.random() < 0.82:
+        asked = first if held_out else rng.choice(told)
+        return asked.question.after(rounds)
+    return _another(rng, language, told).unknown.after(rounds)
+
+
+def _told(rng: random.Random, language: Language, held_out: bool) -> memory.Told:
+    """Something said: on the evaluation's side with a held-out name or like, whatever the wording."""
+    while True:
+        told = rng.choice(_ABOUT_VISITOR)(rng, language)
+        if held_out and told.question.new_combination:
+            return told
+        if not held_out and not (told.statement.held_out or told.question.held_out or told.unknown.held_out):
+            return told
+
+
+def _another(rng: random.Random, language: Language, told: list[memory.Told]) -> memory.Told:
+    """Something of which nothing has been said yet (each question can then have one answer only)."""
+    taken = {fact.unknown.answer for fact in told}
+    while True:
+        another = _told(rng, language, held_out=False)
+        if another.unknown.answer not in taken:
+            return another
+
+
+def _introduction(rng: random.Random, language: Language) -> Exchange:
+    """The statement alone, or a name and a like in one breath."""
+    if rng.random() < 0.5:
+        told = _told(rng, language, held_out=False)
+        rounds = history(rng, language, rng.choice((0, 0, 1)))
+        return told.statement.after(rounds)
+    who, what, said, held_out = memory.combined(rng, language)
+    if held_out or any(e.held_out for told in (who, what) for e in (told.statement, told.question)):
+        return _introduction(rng, language)
+    if rng.random() < 0.3:
+        return replace(who.statement, question=said[0], answer=said[1], accepted=(said[1],))
+    return rng.choice((who, what)).question.after([said, *history(rng, language, rng.choice((0, 0, 1)))])
+
+
+def _statements(rng: random.Random) -> str:
+    language = rng.choice(LANGUAGES)
+    made: list[str] = []
+    while len(made) < rng.randint(1, 5):
+        statement = blanks.statement(rng, language)
+        if not statement.held_out:
+            made.append(statement.text)
+    return (" " if language == "en" else "").join(made)
+
+
+def _transcript(rng: random.Random) -> str:
+    rounds = history(rng, rng.choice(LANGUAGES), rng.randint(2, 4))
+    return "\n".join(f"[Round {i}]\n问：{question}\n答：{answer}" for i, (question, answer) in enumerate(rounds))
+
+
+_OPERATOR = re.compile(r"(?<=[0-9]) ([-+*×x/÷=]) (?=[0-9?])")
+_MARKS = str.maketrans({"？": "?", "，": ",", "：": ":", "！": "!", "。": "."})
+_OPENERS = {
+    "en": ("Hi, ", "Hello, ", "Please, ", "OK, ", "And ", "Hello! ", "Now, ", "Thanks. "),
+    "zh": ("你好，", "那么，", "好的，", "你好！", "谢谢。", "现在，", "嗯，", "那"),
+}
+_OPENED = {"addition", "subtraction", "multiplication", "counting", "capitals", "opposites", "translation", "calendar",
+           "fallback", "GLM-130B"}  # fmt: skip
+
+
+def vary(exchange: Exchange, rng: random.Random) -> Exchange:
+    """The question as different people type it: case, marks, spaces, an opening word. The answer stays."""
+    question = exchange.question
+    if exchange.category in _OPENED and rng.random() < 0.08:
+        question = rng.choice(_OPENERS[exchange.language]) + question
+    if rng.random() < 0.3:
+        question = question.rstrip("?.!？。！") or question
+    if rng.random() < 0.4:
+        question = _OPERATOR.sub(r"\1", question)
+    if exchange.language == "zh":
+        return replace(exchange, question=_vary_zh(question, rng))
+    if exchange.category not in ("name", "preference", "gap in chat") and rng.random() < 0.3:
+        question = question.lower() if rng.random() < 0.8 else question[0].lower() + question[1:]
+    return replace(exchange, question=question)
+
+
+def _vary_zh(question: str, rng: random.Random) -> str:
+    if rng.random() < 0.15:
+        question = question.translate(_MARKS)
+    quotes = rng.random()
+    if quotes < 0.4:
+        marks = rng.choice((("", ""), ("", ""), ('"', '"'), ("「", "」"), ("‘", "’")))
+        question = question.replace("“", marks[0]).replace("”", marks[1])
+    return question
+
+
+# Here a new wording is not enough: the operands themselves must be new.
+_COMPUTED = (arithmetic.addition, arithmetic.subtraction, arithmetic.counting)
+
+
+def evaluation(seed: int, task: Task | None, language: Language, count: int, *, rounds: int = 0) -> list[Exchange]:
+    """Distinct held-out questions of one task (None: of memory), as many as there are up to `count`.
+
+    Args:
+        rounds: rounds of ordinary conversation before each question (0: none; memory brings its own).
+    """
+    found: dict[str, Exchange] = {}
+    for index in range(count * 60):
+        rng = random.Random(f"{_SEED}/{seed}/evaluation/{getattr(task, '__name__', 'memory')}/{language}/{index}")
+        if task is None:
+            exchange = vary(remembering(rng, language, held_out=True), rng)
+        else:
+            exchange = draw(task, rng, language, held_out=True)
+            while task in _COMPUTED and not exchange.new_combination:
+                exchange = draw(task, rng, language, held_out=True)
+            exchange = exchange if exchange.is_blank else vary(exchange, rng).after(history(rng, language, rounds))
+        found.setdefault(prompt_key(exchange), exchange)
+        if len(found) == count:
+            break
+    return list(found.values())
+
+
+def prompt_key(exchange: Exchange) -> str:
+    """The whole prompt in normal form, to show that no prompt of the evaluation is in the corpus."""
+    return (
+        "\x1f".join(normalise(text) for pair in exchange.history for text in pair)
+        + "\x1e"
+        + normalise(exchange.question)
+    )

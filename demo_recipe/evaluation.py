@@ -1,0 +1,224 @@
+"""How well a demo model answers what it was never shown.
+
+Every question is held out (see `grammar.is_held_out`), checked against every prompt of the corpus, and judged by
+equality with one of its right answers: no part of an answer, no other answer and no other language counts.
+"""
+
+import json
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from glm_model import ChatGLMForCausalLM
+from glm_model.chat_format import process_response
+from glm_model.generation import SamplingOptions
+from glm_model.loading import load
+from glm_model.tokenization_glm import ChatGLMTokenizer
+
+from . import corpus
+from .exchange import Exchange, Language
+from .grammar import normalise
+from .recipe import Recipe, prompt_ids, special_ids
+from .tasks import blanks
+
+SEED = 20260101
+LONGEST_ANSWER = 96
+_BATCH = 32
+# Questions asked within a conversation: any category that has a right answer of its own.
+FOLLOW_UP = "follow-up"
+_FOLLOW_UP_TASKS = [task for task in corpus.TASKS if task is not blanks.chat_blank]
+
+
+def questions(language: Language, count: int) -> list[Exchange]:
+    """The held-out questions of a language, up to `count` a category."""
+    found: list[Exchange] = []
+    for task in (*corpus.TASKS, blanks.fill_blank):
+        found += corpus.evaluation(SEED, task, language, count)
+    memory = corpus.evaluation(SEED, None, language, 3 * count)
+    for category in ("name", "preference"):
+        found += [exchange for exchange in memory if exchange.category == category][:count]
+    return found + follow_ups(language, count)
+
+
+def follow_ups(language: Language, count: int) -> list[Exchange]:
+    """Held-out questions of all categories after two rounds about something else."""
+    each = -(-count // len(_FOLLOW_UP_TASKS))
+    found: list[Exchange] = []
+    for task in _FOLLOW_UP_TASKS:
+        for exchange in corpus.evaluation(SEED + 1, task, language, each, rounds=2):
+            found.append(Exchange(**{**exchange.__dict__, "category": FOLLOW_UP}))
+    return found[:count]
+
+
+@dataclass(frozen=True)
+class CorpusPrompts:
+    """Everything that was asked in the corpus, in normal form."""
+
+    prompts: frozenset[str]
+    questions: frozenset[str]
+
+    @classmethod
+    def of(cls, exchanges: Iterable[Exchange]) -> "CorpusPrompts":
+        """Collect the whole prompts, and the single questions of every round."""
+        prompts: set[str] = set()
+        asked: set[str] = set()
+        for exchange in exchanges:
+            prompts.add(corpus.prompt_key(exchange))
+            asked.add(normalise(exchange.question))
+            asked.update(normalise(question) for question, _ in exchange.history)
+        return cls(frozenset(prompts), frozenset(asked))
+
+    def hold(self, exchange: Exchange) -> bool:
+        """Whether the corpus has this prompt; for questions that need no history, in whatever conversation."""
+        if corpus.prompt_key(exchange) in self.prompts:
+            return True
+        needs_history = exchange.category in ("name", "preference")
+        return not needs_history and normalise(exchange.question) in self.questions
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A question, what the model said, and whether that is right."""
+
+    exchange: Exchange
+    answer: str
+
+    @property
+    def right(self) -> bool:
+        """Equality with an accepted answer, up to the width of punctuation."""
+        return _plain(self.answer) in map(_plain, self.exchange.accepted)
+
+
+def _plain(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).strip()
+
+
+def answer_all(
+    model: ChatGLMForCausalLM,
+    tokenizer: ChatGLMTokenizer,
+    exchanges: Sequence[Exchange],
+    options: SamplingOptions,
+) -> list[Judged]:
+    """Answers in batches of like length, as the front-ends decode them."""
+    torch.manual_seed(options.seed or 0)
+    special = special_ids(tokenizer)
+    prompts = [prompt_ids(e, tokenizer) + ([] if e.is_blank else [special.gmask]) + [special.sop] for e in exchanges]
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    judged: dict[int, Judged] = {}
+    for start in tqdm(range(0, len(order), _BATCH), "answers"):
+        chosen = order[start : start + _BATCH]
+        for index, text in zip(chosen, _generate(model, tokenizer, [prompts[i] for i in chosen], options), strict=True):
+            judged[index] = Judged(exchanges[index], text)
+    return [judged[index] for index in range(len(exchanges))]
+
+
+@torch.inference_mode()
+def _generate(
+    model: ChatGLMForCausalLM, tokenizer: ChatGLMTokenizer, prompts: list[list[int]], options: SamplingOptions
+) -> list[str]:
+    length, pad = max(map(len, prompts)), model.config.pad_token_id
+    ids = torch.tensor([[pad] * (length - len(prompt)) + prompt for prompt in prompts])
+    sampling: dict[str, Any] = {"do_sample": options.temperature > 0}
+    if options.temperature > 0:
+        sampling |= {"temperature": options.temperature, "top_p": options.top_p, "top_k": options.top_k}
+    output = model.generate(ids, attention_mask=(ids != pad).long(), max_new_tokens=LONGEST_ANSWER, **sampling)
+    return [process_response(tokenizer.decode_exact(row)) for row in output[:, length:].tolist()]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Right answers and questions by (category, language)."""
+
+    counts: dict[tuple[str, str], tuple[int, int]]
+
+    @classmethod
+    def of(cls, judged: Iterable[Judged]) -> "Report":
+        """Count by category and language."""
+        asked: Counter[tuple[str, str]] = Counter()
+        right: Counter[tuple[str, str]] = Counter()
+        for one in judged:
+            key = (one.exchange.category, one.exchange.language)
+            asked[key] += 1
+            right[key] += one.right
+        return cls({key: (right[key], asked[key]) for key in asked})
+
+    def share(self, category: str, language: str) -> float:
+        """Right answers of one cell, 0 to 1."""
+        right, asked = self.counts[category, language]
+        return right / asked
+
+    @property
+    def lowest(self) -> float:
+        """The share of the worst cell."""
+        return min(right / asked for right, asked in self.counts.values())
+
+    def table(self) -> str:
+        """A Markdown table, one row a category."""
+        lines = ["| category | English | Chinese |", "|---|---|---|"]
+        for category in dict.fromkeys(category for category, _ in self.counts):
+            cells = (self._cell(category, language) for language in corpus.LANGUAGES)
+            lines.append(f"| {category} | {' | '.join(cells)} |")
+        right, asked = map(sum, zip(*self.counts.values(), strict=True))
+        return "\n".join([*lines, f"| all | {right}/{asked} | {right / asked:.1%} |"])
+
+    def _cell(self, category: str, language: str) -> str:
+        if (category, language) not in self.counts:
+            return "-"
+        right, asked = self.counts[category, language]
+        return f"{right}/{asked} ({right / asked:.0%})"
+
+    def as_json(self) -> dict[str, list[int]]:
+        """``{"capitals/en": [right, asked], ...}``"""
+        return {f"{category}/{language}": list(count) for (category, language), count in self.counts.items()}
+
+
+def disjoint(
+    exchanges: Sequence[Exchange], recipe: Recipe, progress: Callable[..., Iterable[Exchange]] = tqdm
+) -> tuple[list[Exchange], int]:
+    """The exchanges of which the recipe's whole corpus knows nothing, and how many it did know (they are dropped)."""
+    known = CorpusPrompts.of(progress(corpus.exchanges(recipe.seed, recipe.exchanges), "corpus", recipe.exchanges))
+    unknown = [exchange for exchange in exchanges if not known.hold(exchange)]
+    return unknown, len(exchanges) - len(unknown)
+
+
+def evaluate(folder: Path, count: int, *, sampled: bool, failures: bool) -> Report:
+    """Print the table of a demo model, then one line of JSON.
+
+    Args:
+        count: questions a category and language, where there are so many.
+        sampled: answer at the chat's default temperature and top-p (seeded) instead of greedily.
+        failures: print every wrong answer.
+    """
+    model, tokenizer = load(folder, device="cpu")
+    options = SamplingOptions(seed=SEED) if sampled else SamplingOptions(temperature=0.0)
+    asked, dropped = disjoint([e for language in corpus.LANGUAGES for e in questions(language, count)], Recipe())
+    judged = answer_all(model, tokenizer, asked, options)
+    report = Report.of(judged)
+    if failures:
+        for one in judged:
+            if not one.right:
+                e = one.exchange
+                print(
+                    f"[{e.category}/{e.language}] {e.history} {e.question!r} -> {one.answer!r}, not {e.accepted[0]!r}"
+                )
+    print(report.table())
+    print(
+        json.dumps(
+            {
+                "model": str(folder),
+                "decoding": "sampled" if sampled else "greedy",
+                "seed": SEED,
+                "questions": len(asked),
+                "in_corpus_and_dropped": dropped,
+                "lowest": round(report.lowest, 4),
+                "right_and_asked": report.as_json(),
+            }
+        )
+    )
+    return report

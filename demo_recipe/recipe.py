@@ -1,0 +1,154 @@
+"""The recipe: corpus -> vocabulary -> examples -> training -> a folder in the published layout."""
+
+import json
+import math
+import random
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from glm_model import ChatGLMConfig, ChatGLMForCausalLM
+from glm_model.chat_format import build_prompt
+from glm_model.tokenization_glm import ChatGLMTokenizer
+from glm_model.training.initialization import deepnorm_initialize
+from glm_model.training.objective import Example, SpecialIds, answer_example, blank_infilling, fill_example
+from glm_model.training.pretraining import PretrainingOptions, pretrain
+
+from . import corpus, vocabulary
+from .exchange import Exchange
+from .tasks.blanks import MASK
+
+_VOCABULARY_TEXTS = 60_000
+_TOKENIZER_CONFIG = {
+    "name_or_path": "glm-demo",
+    "bos_token": "<sop>",
+    "eos_token": "<eop>",
+    "end_token": "</s>",
+    "gmask_token": "[gMASK]",
+    "mask_token": "[MASK]",
+    "pad_token": "<pad>",
+    "unk_token": "<unk>",
+    "remove_space": False,
+    "do_lower_case": False,
+    "tokenizer_class": "ChatGLMTokenizer",
+    "num_image_tokens": 0,
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that the result depends on."""
+
+    seed: int = 1
+    exchanges: int = 240_000
+    texts: int = 33_000
+    hidden_size: int = 256
+    num_layers: int = 4
+    num_attention_heads: int = 8
+    max_sequence_length: int = 1024
+    training: PretrainingOptions = field(
+        default_factory=lambda: PretrainingOptions(
+            steps=3200, tokens_per_batch=3072, learning_rate=1.2e-3, warmup_steps=150, decay_steps=800, bfloat16=True
+        )
+    )
+
+
+def train_vocabulary(recipe: Recipe, folder: Path) -> ChatGLMTokenizer:
+    """Write ``ice_text.model`` and ``tokenizer_config.json`` and load them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "ice_text.model"
+    if not path.exists():
+        path.write_bytes(vocabulary.train(_vocabulary_texts(recipe)))
+    (folder / "tokenizer_config.json").write_text(json.dumps(_TOKENIZER_CONFIG, indent=2) + "\n", encoding="utf-8")
+    return ChatGLMTokenizer.from_pretrained(folder)
+
+
+def _vocabulary_texts(recipe: Recipe) -> Iterator[str]:
+    for exchange in corpus.exchanges(recipe.seed, _VOCABULARY_TEXTS):
+        yield build_prompt(exchange.question.replace(MASK, ""), exchange.history).replace("\n", "<n>")
+        yield exchange.answer
+    for text in corpus.texts(recipe.seed, _VOCABULARY_TEXTS // 10):
+        yield text.replace("\n", "<n>")
+
+
+def special_ids(tokenizer: ChatGLMTokenizer) -> SpecialIds:
+    """The ids that the objective needs, from the vocabulary."""
+    mask, gmask, sop, eop = (tokenizer.sp_tokenizer.token_to_id(t) for t in (MASK, "[gMASK]", "<sop>", "<eop>"))
+    return SpecialIds(mask=mask, gmask=gmask, sop=sop, eop=eop, pad=tokenizer.sp_tokenizer.token_to_id("<pad>"))
+
+
+def prompt_ids(exchange: Exchange, tokenizer: ChatGLMTokenizer) -> list[int]:
+    """Ids of an exchange's prompt up to, not including, [gMASK]/<sop>; in a blank's text [MASK] is the mask token."""
+    if exchange.is_blank:
+        return list(tokenizer.encode(exchange.question, add_special_tokens=False))
+    return tokenizer.encode_text(tokenizer.build_prompt(exchange.question, list(exchange.history)))
+
+
+def example(exchange: Exchange, tokenizer: ChatGLMTokenizer, special: SpecialIds) -> Example:
+    """An exchange as a sequence to learn."""
+    prompt, answer = prompt_ids(exchange, tokenizer), tokenizer.encode_text(exchange.answer)
+    if exchange.is_blank:
+        return fill_example(prompt, [(prompt.index(special.mask), answer)], special)
+    return answer_example(prompt, answer, special)
+
+
+def examples(recipe: Recipe, tokenizer: ChatGLMTokenizer) -> list[Example]:
+    """The whole corpus as sequences."""
+    special = special_ids(tokenizer)
+    made: list[Example] = []
+    for exchange in tqdm(corpus.exchanges(recipe.seed, recipe.exchanges), "instructions", recipe.exchanges):
+        made.append(example(exchange, tokenizer, special))
+    for index, text in enumerate(tqdm(corpus.texts(recipe.seed, recipe.texts), "texts", recipe.texts)):
+        rng = random.Random(f"blanks/{recipe.seed}/{index}")
+        made.append(blank_infilling(tokenizer.encode_text(text), rng, special))
+    return [sequence for sequence in made if len(sequence) <= recipe.max_sequence_length]
+
+
+def build_model(recipe: Recipe, tokenizer: ChatGLMTokenizer) -> ChatGLMForCausalLM:
+    """A float32 model with DeepNorm initialisation from the recipe's seed."""
+    special = special_ids(tokenizer)
+    config = ChatGLMConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=recipe.hidden_size,
+        num_layers=recipe.num_layers,
+        num_attention_heads=recipe.num_attention_heads,
+        inner_hidden_size=4 * recipe.hidden_size,
+        max_sequence_length=recipe.max_sequence_length,
+        deepnorm_alpha=math.sqrt(2 * recipe.num_layers),
+        rotary_dtype="float32",
+        bos_token_id=special.sop,
+        eos_token_id=special.eop,
+        mask_token_id=special.mask,
+        gmask_token_id=special.gmask,
+        pad_token_id=special.pad,
+        use_cache=True,
+        is_demo=True,
+    )
+    torch.manual_seed(recipe.seed)
+    model = ChatGLMForCausalLM(config)
+    deepnorm_initialize(model)
+    return model
+
+
+def run(recipe: Recipe, out: Path, run_folder: Path) -> None:
+    """Make the demo model; killed and started again, it goes on where the last checkpoint was."""
+    tokenizer = train_vocabulary(recipe, run_folder)
+    model = build_model(recipe, tokenizer)
+    pretrain(model, examples(recipe, tokenizer), recipe.training, run_folder)
+    save(model, run_folder, out)
+
+
+def save(model: ChatGLMForCausalLM, run_folder: Path, out: Path) -> None:
+    """Write the published layout: half precision with float32 LayerNorms, vocabulary, configurations."""
+    out.mkdir(parents=True, exist_ok=True)
+    model.half()
+    for name, module in model.named_modules():
+        if name.endswith("norm"):
+            module.float()
+    model.save_pretrained(out)
+    for name in ("ice_text.model", "tokenizer_config.json"):
+        shutil.copyfile(run_folder / name, out / name)

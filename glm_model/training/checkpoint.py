@@ -1,0 +1,59 @@
+"""Checkpoints of a training run: weights, optimizer and schedule, replaced atomically."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+_FILE = "training.pt"
+
+
+@dataclass
+class TrainingState:
+    """What a run consists of; `identity` says in words which run it is."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    schedule: LRScheduler
+    identity: str
+
+
+def save(state: TrainingState, folder: Path, step: int) -> None:
+    """Write the run after `step` steps; a kill while writing leaves the checkpoint before."""
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / f"{_FILE}.unfinished"
+    torch.save(
+        {
+            "identity": state.identity,
+            "step": step,
+            "model": state.model.state_dict(),
+            "optimizer": state.optimizer.state_dict(),
+            "schedule": state.schedule.state_dict(),
+        },
+        unfinished,
+    )
+    unfinished.replace(folder / _FILE)
+
+
+def load_latest(state: TrainingState, folder: Path) -> int:
+    """Continue the run of `folder`: fills `state` and returns the steps done, 0 where there is none.
+
+    Raises:
+        ValueError: the folder holds another run.
+    """
+    path = folder / _FILE
+    if not path.exists():
+        return 0
+    saved = torch.load(path, weights_only=True)
+    if saved["identity"] != state.identity:
+        raise ValueError(
+            f"{path} belongs to another run ({saved['identity']}; this one: {state.identity}). "
+            "Remove the folder to start anew, or name another."
+        )
+    state.model.load_state_dict(saved["model"])
+    state.optimizer.load_state_dict(saved["optimizer"])
+    state.schedule.load_state_dict(saved["schedule"])
+    return int(saved["step"])

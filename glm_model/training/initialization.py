@@ -1,0 +1,52 @@
+"""What GLM-130B does for stability: DeepNorm initialisation and embedding gradient shrink."""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ..configuration_glm import GLMConfig
+from ..modeling_glm import GLMDecoderLayer, GLMForCausalLM
+
+GRADIENT_SHRINK = 0.1
+
+
+@torch.no_grad()
+def deepnorm_initialize(model: GLMForCausalLM) -> None:
+    """Xavier-normal weights with gain ``(2N)^-1/2`` for MLP, value and output projections, 1 for query and key.
+
+    GLM-130B paper section 2.2, with its ``alpha = (2N)^1/2``: see ``config.residual_alpha``. Biases are 0, LayerNorms
+    the identity, the embedding normal with ``config.initializer_range``.
+    """
+    config = model.config
+    gain = (2 * config.num_layers) ** -0.5
+    nn.init.normal_(model.model.embed_tokens.weight, std=config.initializer_range)
+    for layer in cast("list[GLMDecoderLayer]", model.model.layers):
+        for linear in (layer.self_attn.dense, layer.mlp.dense_h_to_4h, layer.mlp.dense_4h_to_h):
+            nn.init.xavier_normal_(linear.weight, gain=gain)
+            nn.init.zeros_(linear.bias)
+        _initialize_query_key_value(layer.self_attn.query_key_value, config, gain)
+
+
+def _initialize_query_key_value(linear: nn.Linear, config: GLMConfig, value_gain: float) -> None:
+    """Query, key and value are matrices of their own to Xavier's formula; the rows are fused per head."""
+    hidden = config.hidden_size
+    heads = linear.weight.view(config.num_attention_heads, 3, hidden // config.num_attention_heads, hidden)
+    for index, gain in enumerate((1.0, 1.0, value_gain)):
+        matrix = torch.empty(hidden, hidden)
+        nn.init.xavier_normal_(matrix, gain=gain)
+        heads[:, index] = matrix.view_as(heads[:, index])
+    nn.init.zeros_(linear.bias)
+
+
+def shrink_embedding_gradient(embedding: nn.Embedding, alpha: float = GRADIENT_SHRINK) -> RemovableHandle:
+    """Let only `alpha` of the gradient reach the embedding: ``x * alpha + x.detach() * (1 - alpha)``.
+
+    GLM-130B paper, section 3.1. Undone by ``remove()`` of what is returned.
+    """
+
+    def shrink(_module: nn.Module, _inputs: Any, embedded: Tensor) -> Tensor:
+        return embedded * alpha + embedded.detach() * (1 - alpha)
+
+    return embedding.register_forward_hook(shrink)

@@ -1,0 +1,207 @@
+"""The training loop: batches of like length, AdamW on float32 weights, cosine schedule, checkpoints to resume from.
+
+The order of batches is a function of the seed and the epoch, so a run that was killed and resumed makes the same
+steps as one that was not.
+"""
+
+import copy
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LRScheduler
+from tqdm import tqdm
+from transformers import get_wsd_schedule
+
+from ..modeling_glm import GLMForCausalLM
+from . import checkpoint
+from .initialization import shrink_embedding_gradient
+from .objective import IGNORED, Example, collate, infilling_loss
+
+# Examples are sorted by length within so many batches, to pad little and yet mix well.
+_SORTED_TOGETHER = 100
+
+
+@dataclass(frozen=True)
+class PretrainingOptions:
+    """How long and how fast to train.
+
+    Args:
+        steps: optimizer steps.
+        tokens_per_batch: ids of a batch, padding included.
+        learning_rate: reached after `warmup_steps`, kept, and brought to 0 along a cosine in the last `decay_steps`.
+        weight_decay: of matrices; biases and LayerNorms have none.
+        max_gradient_norm: gradients are clipped to it.
+        bfloat16: forward and backward pass in bfloat16 on a copy of the weights; the master weights, clipping and
+            AdamW stay float32 (the paper's mixed precision, section 3.3).
+        seed: of the order of batches.
+        checkpoint_every: steps between two checkpoints.
+    """
+
+    steps: int
+    tokens_per_batch: int = 4096
+    learning_rate: float = 1e-3
+    warmup_steps: int = 200
+    decay_steps: int = 0
+    weight_decay: float = 0.1
+    max_gradient_norm: float = 1.0
+    bfloat16: bool = False
+    seed: int = 0
+    checkpoint_every: int = 500
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "tokens_per_batch", "learning_rate", "max_gradient_norm", "checkpoint_every"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+
+
+def batches(lengths: Sequence[int], tokens_per_batch: int, seed: int) -> Iterator[list[int]]:
+    """Endless batches of indices, epoch after epoch; a batch's longest length times its size fits `tokens_per_batch`.
+
+    Raises:
+        ValueError: a sequence is longer than a batch may be.
+    """
+    if max(lengths) > tokens_per_batch:
+        raise ValueError(f"a sequence has {max(lengths)} ids; tokens_per_batch={tokens_per_batch} cannot hold it")
+    epoch = 0
+    while True:
+        rng = random.Random(f"batches/{seed}/{epoch}")
+        yield from _epoch(lengths, tokens_per_batch, rng)
+        epoch += 1
+
+
+def _epoch(lengths: Sequence[int], tokens_per_batch: int, rng: random.Random) -> Iterator[list[int]]:
+    order = list(range(len(lengths)))
+    rng.shuffle(order)
+    window = _SORTED_TOGETHER * max(1, tokens_per_batch * len(lengths) // sum(lengths))
+    for start in range(0, len(order), window):
+        group = sorted(order[start : start + window], key=lambda index: lengths[index])
+        cut = list(_cut(group, lengths, tokens_per_batch))
+        rng.shuffle(cut)
+        yield from cut
+
+
+def _cut(indices: Sequence[int], lengths: Sequence[int], tokens_per_batch: int) -> Iterator[list[int]]:
+    """Consecutive batches of indices that are sorted by length."""
+    batch: list[int] = []
+    for index in indices:
+        if batch and (len(batch) + 1) * lengths[index] > tokens_per_batch:
+            yield batch
+            batch = []
+        batch.append(index)
+    yield batch
+
+
+def make_optimizer(model: nn.Module, options: PretrainingOptions) -> tuple[AdamW, LRScheduler]:
+    """AdamW (betas 0.9, 0.95 as in the paper) and its schedule."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": options.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.95), fused=True)
+    return optimizer, get_wsd_schedule(
+        optimizer, options.warmup_steps, options.decay_steps, num_training_steps=options.steps
+    )
+
+
+def pretrain(
+    model: GLMForCausalLM,
+    examples: Sequence[Example],
+    options: PretrainingOptions,
+    run_folder: Path,
+    *,
+    show_progress: bool = True,
+) -> None:
+    """Train `model` (float32, in place) on `examples`; a run found in `run_folder` is resumed.
+
+    Raises:
+        ValueError: the run in `run_folder` was made with other options or examples.
+    """
+    optimizer, schedule = make_optimizer(model, options)
+    lengths = [len(example) for example in examples]
+    state = checkpoint.TrainingState(model, optimizer, schedule, f"{options}, {len(examples)} examples")
+    done = checkpoint.load_latest(state, run_folder)
+    order = batches(lengths, options.tokens_per_batch, options.seed)
+    for _ in range(done):
+        next(order)
+    working = copy.deepcopy(model).bfloat16() if options.bfloat16 else model
+    # On a CPU torch's fused attention spends most of a step going backwards when rows are as short as these.
+    working.set_attn_implementation("eager")
+    handle = shrink_embedding_gradient(working.model.embed_tokens)
+    working.train()
+    try:
+        with tqdm(total=options.steps, initial=done, desc="pretraining", disable=not show_progress) as bar:
+            meter = Meter(bar)
+            for step in range(done, options.steps):
+                batch = [examples[index] for index in next(order)]
+                meter.update(*_train_step(model, working, batch, optimizer, schedule, options))
+                if (step + 1) % options.checkpoint_every == 0 or step + 1 == options.steps:
+                    checkpoint.save(state, run_folder, step + 1)
+    finally:
+        handle.remove()
+        model.eval()
+
+
+def _train_step(
+    master: GLMForCausalLM,
+    working: GLMForCausalLM,
+    batch: list[Example],
+    optimizer: AdamW,
+    schedule: LRScheduler,
+    options: PretrainingOptions,
+) -> tuple[float, int, int]:
+    """One optimizer step; returns the loss, the ids (without padding) and the targets of the batch."""
+    input_ids, position_ids, targets = collate(batch, master.config.pad_token_id)
+    loss = infilling_loss(working, input_ids, position_ids, targets)
+    if not torch.isfinite(loss):
+        raise FloatingPointError(f"the loss became {loss.item()}; lower the learning rate")
+    loss.backward()
+    if working is not master:
+        _move_gradients(working, master)
+    nn.utils.clip_grad_norm_(master.parameters(), options.max_gradient_norm)
+    optimizer.step()
+    optimizer.zero_grad()
+    schedule.step()
+    if working is not master:
+        _copy_weights(master, working)
+    return loss.item(), sum(map(len, batch)), int((targets != IGNORED).sum())
+
+
+def _move_gradients(working: nn.Module, master: nn.Module) -> None:
+    for low, high in zip(working.parameters(), master.parameters(), strict=True):
+        high.grad, low.grad = None if low.grad is None else low.grad.to(high.dtype), None
+
+
+@torch.no_grad()
+def _copy_weights(master: nn.Module, working: nn.Module) -> None:
+    for low, high in zip(working.parameters(), master.parameters(), strict=True):
+        low.copy_(high)
+
+
+class Meter:
+    """Smoothed loss and speed beside the progress bar."""
+
+    def __init__(self, bar: "tqdm[None]") -> None:
+        self.bar = bar
+        self.loss: float | None = None
+        self.tokens = 0
+        self.targets = 0
+        self.start = time.perf_counter()
+
+    def update(self, loss: float, tokens: int, targets: int) -> None:
+        """Count one step."""
+        self.loss = loss if self.loss is None else 0.98 * self.loss + 0.02 * loss
+        self.tokens += tokens
+        self.targets += targets
+        seconds = time.perf_counter() - self.start
+        self.bar.set_postfix_str(
+            f"loss {self.loss:.4f}, {self.tokens / seconds:.0f} tokens/s ({self.targets / seconds:.0f} predicted)",
+            refresh=False,
+        )
+        self.bar.update()
