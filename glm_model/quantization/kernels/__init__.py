@@ -1,0 +1,88 @@
+"""The product with a packed weight: the one function that the layers call, and the kernels that it can choose from.
+
+A kernel is a pure function of plain tensors; it knows nothing of layers and models. All of them take
+
+- ``x``: floating [..., in], any strides;
+- ``weight``: int8 [out, in * bits / 8], contiguous, as :mod:`glm_model.quantization.packing` lays it out and the file
+  holds it (it may be mapped memory: read only);
+- ``scale``: float16 or float32 [out], contiguous, whatever the dtype of ``x``;
+- ``bits``: 4 or 8;
+
+all on one device, and return [..., out] in the dtype of ``x``.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import reference
+
+Precision = Literal["exact", "fast"]
+"""``exact`` equals dequantizing and multiplying in the dtype of ``x``, up to the order of summation; ``fast`` may round
+the activations too."""
+
+
+class Kernel(NamedTuple):
+    """One way to compute the product.
+
+    Attributes:
+        name: for people, when they ask which path is in use.
+        precision: ``exact`` kernels also serve where ``fast`` is asked for.
+        supports: whether it takes these arguments and is the right one for them; called before every product, so cheap.
+        matmul: the product.
+    """
+
+    name: str
+    precision: Precision
+    supports: Callable[[Tensor, Tensor, Tensor, int], bool]
+    matmul: Callable[[Tensor, Tensor, Tensor, int], Tensor]
+
+
+REFERENCE = Kernel("reference", "exact", reference.supports, reference.matmul)
+_KERNELS = [REFERENCE]
+
+
+def register(kernel: Kernel) -> None:
+    """Make a kernel the first choice for what it supports."""
+    _KERNELS.insert(0, kernel)
+
+
+def choose(x: Tensor, weight: Tensor, scale: Tensor, bits: int, precision: Precision = "exact") -> Kernel:
+    """The kernel that :func:`quantized_matmul` uses for these arguments; raises as it does."""
+    if precision not in ("exact", "fast"):
+        raise ValueError(f"precision must be 'exact' or 'fast', not {precision!r}")
+    return next(
+        kernel
+        for kernel in _KERNELS
+        if (precision == "fast" or kernel.precision == "exact") and kernel.supports(x, weight, scale, bits)
+    )
+
+
+def quantized_matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int, precision: Precision = "exact") -> Tensor:
+    """``x @ (integers * scale).T``, [..., out]; see the module for the arguments.
+
+    The gradient with respect to ``x`` is there, and keeps no dequantized weight. The weight has none.
+
+    Raises:
+        ValueError: an unknown precision.
+    """
+    if x.requires_grad and torch.is_grad_enabled():
+        return _WithInputGradient.apply(x, weight, scale, bits, precision)
+    return choose(x, weight, scale, bits, precision).matmul(x, weight, scale, bits)
+
+
+class _WithInputGradient(torch.autograd.Function):
+    """P-Tuning trains a prefix through frozen integers; autograd alone would keep every weight in float."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, bits: int, precision: Precision) -> Tensor:
+        ctx.save_for_backward(weight, scale)
+        ctx.bits = bits
+        return choose(x, weight, scale, bits, precision).matmul(x, weight, scale, bits)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        weight, scale = ctx.saved_tensors
+        return reference.input_gradient(gradients[0], weight, scale, ctx.bits), None, None, None, None

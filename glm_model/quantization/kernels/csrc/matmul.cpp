@@ -1,0 +1,198 @@
+// Products of activations with packed INT4 or INT8 weights, called from native.py through a plain C interface.
+//
+// Work is cut into tasks of some rows of activations times 32 rows of weights. With few rows of activations each weight
+// is read once, straight from the packed bytes, and memory is the limit. With many, a task opens its weights to what
+// the arithmetic takes, one block of columns after the other so that they stay in the cache, and arithmetic is.
+#include <stdlib.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "threads.h"
+#include "tiles.h"
+
+namespace {
+
+constexpr int kFewRows = 8;     // of activations: opening the weights does not pay
+constexpr int kBlockRows = 96;  // of activations in a task with opened weights
+constexpr int64_t kOpenBytes = 64 * 1024;
+constexpr int64_t kPanelBytes = 12 << 20;           // of reordered activations at a time
+constexpr int64_t kSerialBytes = 96 * 1024;         // of weights times rows, below which waking threads costs more
+
+struct Product {
+    const void* x;  // [rows, columns]
+    Type type;      // of x, bias and out
+    int64_t rows, columns;
+    const uint8_t* weight;  // [outputs, columns * bits / 8]
+    const void* scale;      // [outputs]
+    Type scale_type;
+    int64_t outputs;
+    int bits;
+    const void* bias;  // [outputs] or null
+    void* out;         // [rows, outputs]
+    int threads;
+
+    int64_t row_bytes() const { return columns * bits / 8; }
+    int64_t spans() const { return (columns + kSpan - 1) / kSpan; }
+};
+
+// Rows of weights, each readable to the end of its last span: those at the end of the matrix are copied, because
+// what lies behind may not be ours to read. Whatever is read beyond a row meets activations of zero.
+class Rows {
+public:
+    Rows(const Product& p, int64_t packed_span) : p_(p), stride_(p.spans() * packed_span) {
+        int64_t spare = p.outputs * p.row_bytes() - stride_;
+        direct_ = spare < 0 ? 0 : std::min(p.outputs, spare / p.row_bytes() + 1);
+        padded_.resize((p.outputs - direct_) * stride_);
+        for (int64_t r = direct_; r < p.outputs; r++)
+            memcpy(&padded_[(r - direct_) * stride_], p.weight + r * p.row_bytes(), p.row_bytes());
+    }
+    const uint8_t* operator[](int64_t r) const {
+        r = std::min(r, p_.outputs - 1);  // a tile may hang over; what it computes there is dropped
+        return r < direct_ ? p_.weight + r * p_.row_bytes() : &padded_[(r - direct_) * stride_];
+    }
+
+private:
+    const Product& p_;
+    int64_t stride_, direct_;
+    std::vector<uint8_t> padded_;
+};
+
+// A panel of activations in the kernel's own form.
+template <class Span>
+struct Activations {
+    const Span* spans;     // [rows, stride]
+    const float* offsets;  // [rows]: what the offset of the weights adds to every product, per unit of offset
+    int64_t rows, stride;
+};
+
+inline float prepare_row(const Product& p, int64_t row, QuantizedSpan* to) {
+    return quantize_row(p.x, p.type, row * p.columns, p.columns, p.bits, to);
+}
+inline float prepare_row(const Product& p, int64_t row, ExactSpan* to) {
+    order_row(p.x, p.type, row * p.columns, p.columns, p.bits, to);
+    return 0;
+}
+
+template <class Packed, class Span>
+void multiply_few(const Activations<Span>& x, const Rows& rows, int64_t first, int64_t count, float* sums) {
+    constexpr int kRows = FEW_ROWS;
+    for (int64_t r = 0; r < count; r += kRows) {
+        const uint8_t* w[kRows];
+        for (int i = 0; i < kRows; i++) w[i] = rows[first + r + i];
+        for (int64_t n = 0; n < x.rows; n += NX)
+            tile_of<Packed, kRows>(
+                static_cast<int>(std::min<int64_t>(NX, x.rows - n)), w, x.spans + n * x.stride, x.stride, x.stride,
+                sums + n * kTile + r);
+    }
+}
+
+template <class Packed, class Open, class Span>
+void multiply_many(const Activations<Span>& x, const Rows& rows, int64_t first, int64_t count, float* sums) {
+    constexpr int kRows = 4, kColumns = 3;
+    constexpr int64_t kBlock = kOpenBytes / kTile / Open::kBytes;  // spans
+    alignas(64) uint8_t opened[kTile * kBlock * Open::kBytes];
+    for (int64_t s = 0; s < x.stride; s += kBlock) {
+        const int64_t spans = std::min(kBlock, x.stride - s);
+        for (int64_t r = 0; r < count; r++)
+            for (int64_t i = 0; i < spans; i++)
+                Open::open(rows[first + r] + (s + i) * Packed::kBytes, opened + (r * kBlock + i) * Open::kBytes);
+        for (int64_t n = 0; n < x.rows; n += kColumns) {
+            const int columns = static_cast<int>(std::min<int64_t>(kColumns, x.rows - n));
+            for (int64_t r = 0; r < count; r += kRows) {
+                const uint8_t* w[kRows];
+                for (int i = 0; i < kRows; i++)
+                    w[i] = opened + std::min(r + i, count - 1) * kBlock * Open::kBytes;
+                tile_of<Open, kRows>(
+                    columns, w, x.spans + n * x.stride + s, x.stride, spans, sums + n * kTile + r);
+            }
+        }
+    }
+}
+
+// Scale, bias and rounding for a tile whose first row of activations is number `row`.
+void finish(const Product& p, float* sums, const float* offsets, int offset, int64_t row, int64_t rows,
+            int64_t first, int64_t count) {
+    float scale[kTile], bias[kTile] = {};
+    read_numbers(p.scale, p.scale_type, first, count, scale);
+    if (p.bias) read_numbers(p.bias, p.type, first, count, bias);
+    for (int64_t n = 0; n < rows; n++) {
+        float* run = sums + n * kTile;
+        const float excess = offset ? offset * offsets[n] : 0;
+        for (int64_t r = 0; r < count; r++) run[r] = (run[r] - excess) * scale[r] + bias[r];
+        write_numbers(run, count, p.out, p.type, (row + n) * p.outputs + first);
+    }
+}
+
+template <class Packed, class Open, class Span>
+void multiply_panel(const Product& p, const Rows& weight, const Activations<Span>& panel, int64_t row, int threads) {
+    const int offset = sizeof(Span) == sizeof(QuantizedSpan) ? Packed::kOffset : 0;
+    const bool few = panel.rows <= kFewRows;
+    const int64_t tiles = (p.outputs + kTile - 1) / kTile;
+    const int64_t blocks = (panel.rows + kBlockRows - 1) / kBlockRows;
+    // All tiles with one block of activations, then the next block: the threads share what they read.
+    run_tasks(blocks * tiles, threads, [&](int64_t task) {
+        const int64_t n = task / tiles * kBlockRows, first = task % tiles * kTile;
+        const int64_t rows = std::min<int64_t>(kBlockRows, panel.rows - n);
+        const int64_t count = std::min<int64_t>(kTile, p.outputs - first);
+        const Activations<Span> x{panel.spans + n * panel.stride, panel.offsets + n, rows, panel.stride};
+        alignas(64) float sums[kBlockRows * kTile];
+        std::fill_n(sums, rows * kTile, 0.0f);
+        if (few)
+            multiply_few<Packed>(x, weight, first, count, sums);
+        else
+            multiply_many<Packed, Open>(x, weight, first, count, sums);
+        finish(p, sums, x.offsets, offset, row + n, rows, first, count);
+    });
+}
+
+// Memory for the activations of this thread's products, kept from one to the next.
+template <class Span>
+Span* workspace(int64_t count) {
+    static thread_local std::vector<Span> memory;
+    if (static_cast<int64_t>(memory.size()) < count) memory.resize(count);
+    return memory.data();
+}
+
+template <class Packed, class Open, class Span>
+void multiply(const Product& p) {
+    const Rows weight(p, Packed::kBytes);
+    const int64_t stride = p.spans();
+    const int64_t fitting = kPanelBytes / (stride * static_cast<int64_t>(sizeof(Span)));
+    const int64_t panel_rows = std::min(p.rows, std::max<int64_t>(kBlockRows, fitting / kBlockRows * kBlockRows));
+    Span* spans = workspace<Span>(panel_rows * stride);
+    std::vector<float> offsets(panel_rows);
+    const int threads = p.outputs * p.row_bytes() * p.rows < kSerialBytes ? 1 : p.threads;
+    for (int64_t row = 0; row < p.rows; row += panel_rows) {
+        const int64_t rows = std::min(panel_rows, p.rows - row);
+        const int for_rows = rows * p.columns < 32768 ? 1 : threads;
+        run_tasks(rows, for_rows, [&](int64_t n) { offsets[n] = prepare_row(p, row + n, spans + n * stride); });
+        multiply_panel<Packed, Open>(p, weight, Activations<Span>{spans, offsets.data(), rows, stride}, row, threads);
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+const char* glm_instructions() { return kInstructions; }
+
+// Before the first product; without it one thread works.
+void glm_use_threads_of(void* gomp_parallel) { parallel_region = reinterpret_cast<ParallelRegion>(gomp_parallel); }
+
+// out = x @ (integers * scale).T + bias. 0, or 1 if there is not enough memory.
+int glm_matmul(const void* x, int type, int64_t rows, int64_t columns, const void* weight, const void* scale,
+               int scale_type, int64_t outputs, int bits, const void* bias, void* out, int quantize, int threads) {
+    const Product p{x, static_cast<Type>(type), rows, columns, static_cast<const uint8_t*>(weight), scale,
+                    static_cast<Type>(scale_type), outputs, bits, bias, out, threads};
+    try {
+        if (bits == 4 && quantize) multiply<PackedNibbles, OpenIntegers<PackedNibbles>, QuantizedSpan>(p);
+        if (bits == 4 && !quantize) multiply<PackedNibbles, OpenFloats<PackedNibbles>, ExactSpan>(p);
+        if (bits == 8 && quantize) multiply<PackedBytes, OpenIntegers<PackedBytes>, QuantizedSpan>(p);
+        if (bits == 8 && !quantize) multiply<PackedBytes, OpenFloats<PackedBytes>, ExactSpan>(p);
+    } catch (const std::bad_alloc&) {
+        return 1;
+    }
+    return 0;
+}
+}

@@ -1,0 +1,70 @@
+// The floating types that come in and go out; inside, everything is float32.
+#pragma once
+#include <stdint.h>
+#include <string.h>
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+enum Type { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };  // as in native.py
+
+inline int64_t type_size(Type type) { return type == kFloat32 ? 4 : 2; }
+
+#if defined(__F16C__)
+inline float half_to_float(uint16_t v) { return _cvtsh_ss(v); }
+inline uint16_t float_to_half(float v) { return _cvtss_sh(v, _MM_FROUND_TO_NEAREST_INT); }
+#else  // ARM, where __fp16 is a storage type of the language
+inline float half_to_float(uint16_t v) {
+    __fp16 half;
+    memcpy(&half, &v, 2);
+    return half;
+}
+inline uint16_t float_to_half(float v) {
+    __fp16 half = static_cast<__fp16>(v);
+    uint16_t bits;
+    memcpy(&bits, &half, 2);
+    return bits;
+}
+#endif
+
+inline float bfloat_to_float(uint16_t v) {
+    uint32_t bits = static_cast<uint32_t>(v) << 16;
+    float result;
+    memcpy(&result, &bits, 4);
+    return result;
+}
+
+inline uint16_t float_to_bfloat(float v) {
+    uint32_t bits;
+    memcpy(&bits, &v, 4);
+    if (v != v) return static_cast<uint16_t>(bits >> 16 | 0x40);  // rounding could turn a NaN into an infinity
+    return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+// `count` numbers of `type` from number `first` on.
+inline void read_numbers(const void* from, Type type, int64_t first, int64_t count, float* to) {
+    const uint16_t* two_bytes = static_cast<const uint16_t*>(from) + first;
+    if (type == kFloat32) {
+        memcpy(to, static_cast<const float*>(from) + first, sizeof(float) * count);
+    } else if (type == kBFloat16) {
+        for (int64_t i = 0; i < count; i++) to[i] = bfloat_to_float(two_bytes[i]);
+    } else {
+        int64_t i = 0;
+#if defined(__F16C__)
+        for (; i + 8 <= count; i += 8)
+            _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(two_bytes + i))));
+#endif
+        for (; i < count; i++) to[i] = half_to_float(two_bytes[i]);
+    }
+}
+
+inline void write_numbers(const float* from, int64_t count, void* to, Type type, int64_t first) {
+    uint16_t* two_bytes = static_cast<uint16_t*>(to) + first;
+    if (type == kFloat32) {
+        memcpy(static_cast<float*>(to) + first, from, sizeof(float) * count);
+    } else if (type == kBFloat16) {
+        for (int64_t i = 0; i < count; i++) two_bytes[i] = float_to_bfloat(from[i]);
+    } else {
+        for (int64_t i = 0; i < count; i++) two_bytes[i] = float_to_half(from[i]);
+    }
+}

@@ -1,0 +1,143 @@
+// The innermost loops: R rows of weights times N rows of activations, over spans of 256 columns.
+//
+// A weight type says how a vector of weights is got from memory: straight from the packed bytes of the file, which is
+// right when the memory is the limit, or from rows that were opened once for many rows of activations.
+#pragma once
+#include "activations.h"
+
+#if defined(__clang__)
+#define GLM_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define GLM_UNROLL _Pragma("GCC unroll 8")
+#endif
+
+#ifdef PFD
+#define PF(p) if (ahead) for(int q=0;q<Weights::kBytes/kParts;q+=64) __builtin_prefetch((p)+ahead+q+part*Weights::kBytes/kParts,0,PFD);
+#else
+#define PF(p)
+#endif
+constexpr int kTile = 32;                           // rows of weights in a tile; the stride of a tile's sums
+constexpr int kParts = kGroups / kLanes;            // vectors of a chunk of quantized activations
+constexpr int kSteps = kSpan / kLanes / 8;          // eight vectors of exact activations each
+constexpr int kPartBytes = 4 * kLanes;
+
+// ---- Weights for quantized activations: the four vectors that one part of a span is multiplied with.
+
+struct PackedNibbles {
+    static constexpr int kBytes = kSpan / 2, kOffset = kNibbleOffset;
+    static void load(const uint8_t* span, int part, Bytes w[4]) {
+        for (int c = 0; c < 2; c++) {
+            Bytes both = load_bytes(span + c * kChunk + part * kPartBytes);
+            w[c] = high_nibbles(both);
+            w[2 + c] = low_nibbles(both);
+        }
+    }
+    static Ints dot(const Bytes w[4], const Bytes x[4]) { return dot_nibbles(w, x); }
+    static Floats floats(const uint8_t* span, int step, int k) {
+        return nibble_floats(load_bytes(span + step * kPartBytes), k);
+    }
+};
+
+struct PackedBytes {
+    static constexpr int kBytes = kSpan, kOffset = kByteOffset;
+    static void load(const uint8_t* span, int part, Bytes w[4]) {
+        for (int c = 0; c < 4; c++) w[c] = offset_bytes(load_bytes(span + c * kChunk + part * kPartBytes));
+    }
+    static Ints dot(const Bytes w[4], const Bytes x[4]) { return dot_bytes(w, x); }
+    static Floats floats(const uint8_t* span, int step, int k) { return byte_floats(span + (8 * step + k) * kLanes); }
+};
+
+template <class Packed>
+struct OpenIntegers {
+    static constexpr int kBytes = kSpan;
+    static void load(const uint8_t* span, int part, Bytes w[4]) {
+        for (int c = 0; c < 4; c++) w[c] = load_bytes(span + c * kChunk + part * kPartBytes);
+    }
+    static Ints dot(const Bytes w[4], const Bytes x[4]) { return Packed::dot(w, x); }
+    static void open(const uint8_t* packed, uint8_t* span) {
+        for (int part = 0; part < kParts; part++) {
+            Bytes w[4];
+            Packed::load(packed, part, w);
+            for (int c = 0; c < 4; c++) store_bytes(span + c * kChunk + part * kPartBytes, w[c]);
+        }
+    }
+};
+
+template <class Packed>
+struct OpenFloats {
+    static constexpr int kBytes = kSpan * sizeof(float);
+    static Floats floats(const uint8_t* span, int step, int k) {
+        return load(reinterpret_cast<const float*>(span) + (8 * step + k) * kLanes);
+    }
+    static void open(const uint8_t* packed, uint8_t* span) {
+        for (int step = 0; step < kSteps; step++)
+            GLM_UNROLL for (int k = 0; k < 8; k++)
+                store(reinterpret_cast<float*>(span) + (8 * step + k) * kLanes, Packed::floats(packed, step, k));
+    }
+};
+
+// ---- Tiles. sums[n * kTile + r] grows by the product of activations n and weights r.
+
+template <class Weights, int R, int N>
+void tile(const uint8_t* const* w, const QuantizedSpan* x, int64_t x_stride, int64_t spans, float* sums) {
+    const int64_t ahead = R > 1 && Weights::kBytes < 200 ? R * (w[1] - w[0]) : 0;
+    Floats acc[R][N];
+    for (int r = 0; r < R; r++)
+        for (int n = 0; n < N; n++) acc[r][n] = zero();
+    for (int64_t s = 0; s < spans; s++) {
+        for (int part = 0; part < kParts; part++) {
+            Bytes wv[R][4];
+            for (int r = 0; r < R; r++) {
+                Weights::load(w[r] + s * Weights::kBytes, part, wv[r]);
+                PF(w[r] + s * Weights::kBytes)
+            }
+            for (int n = 0; n < N; n++) {
+                const QuantizedSpan& span = x[n * x_stride + s];
+                const uint8_t* values = reinterpret_cast<const uint8_t*>(span.values) + part * kPartBytes;
+                Bytes xv[4];
+                for (int c = 0; c < 4; c++) xv[c] = load_bytes(values + c * kChunk);
+                Floats scales = load(span.scales + part * kLanes);
+                for (int r = 0; r < R; r++)
+                    acc[r][n] = multiply_add(to_floats(Weights::dot(wv[r], xv)), scales, acc[r][n]);
+            }
+        }
+    }
+    for (int r = 0; r < R; r++)
+        for (int n = 0; n < N; n++) sums[n * kTile + r] += total(acc[r][n]);
+}
+
+template <class Weights, int R, int N>
+void tile(const uint8_t* const* w, const ExactSpan* x, int64_t x_stride, int64_t spans, float* sums) {
+    Floats acc[R][N];
+    for (int r = 0; r < R; r++)
+        for (int n = 0; n < N; n++) acc[r][n] = zero();
+    for (int64_t s = 0; s < spans; s++) {
+        for (int step = 0; step < kSteps; step++) {
+            GLM_UNROLL for (int k = 0; k < 8; k++) {
+                Floats xv[N];
+                for (int n = 0; n < N; n++) xv[n] = load(x[n * x_stride + s].values + (8 * step + k) * kLanes);
+                for (int r = 0; r < R; r++) {
+                    Floats wv = Weights::floats(w[r] + s * Weights::kBytes, step, k);
+                    for (int n = 0; n < N; n++) acc[r][n] = multiply_add(wv, xv[n], acc[r][n]);
+                }
+            }
+        }
+    }
+    for (int r = 0; r < R; r++)
+        for (int n = 0; n < N; n++) sums[n * kTile + r] += total(acc[r][n]);
+}
+
+// As above with the number of activation rows, 1..4, known only at run time.
+template <class Weights, int R, class Span>
+void tile_of(int n, const uint8_t* const* w, const Span* x, int64_t x_stride, int64_t spans, float* sums) {
+    switch (n) {
+        case 1: return tile<Weights, R, 1>(w, x, x_stride, spans, sums);
+        case 2: return tile<Weights, R, 2>(w, x, x_stride, spans, sums);
+        case 3: return tile<Weights, R, 3>(w, x, x_stride, spans, sums);
+        case 5: return tile<Weights, R, 5>(w, x, x_stride, spans, sums);
+        case 6: return tile<Weights, R, 6>(w, x, x_stride, spans, sums);
+        case 7: return tile<Weights, R, 7>(w, x, x_stride, spans, sums);
+        case 8: return tile<Weights, R, 8>(w, x, x_stride, spans, sums);
+        default: return tile<Weights, R, 4>(w, x, x_stride, spans, sums);
+    }
+}

@@ -1,0 +1,142 @@
+"""A linear layer and an embedding that hold packed integers and row scales in the place of a float weight.
+
+Their parameters are named as in the published checkpoints: ``weight``, ``weight_scale``, ``bias``. All but the bias are
+what the file says and stay so: moving a model to another dtype casts its activations, never its scales.
+"""
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .kernels import Precision, quantized_matmul
+from .packing import dequantize, packed_columns, quantize
+
+
+class QuantizedWeight(nn.Module):
+    """What both layers share: a weight [rows, columns] as packed integers and scales. Zeros until it is filled.
+
+    Attributes:
+        shape: (rows, columns) of the weight that the integers stand for.
+        weight: int8 [rows, columns * bits / 8].
+        weight_scale: float16, or float32 as in the first published INT4 file, [rows].
+
+    Raises:
+        ValueError: ``bits`` not 4 or 8, or an odd number of columns with 4 bits.
+    """
+
+    def __init__(self, rows: int, columns: int, bits: int) -> None:
+        super().__init__()
+        self.bits = bits
+        self.shape = (rows, columns)
+        packed = torch.zeros(rows, packed_columns(columns, bits), dtype=torch.int8)
+        self.weight = nn.Parameter(packed, requires_grad=False)
+        self.weight_scale = nn.Parameter(torch.zeros(rows, dtype=torch.float16), requires_grad=False)
+
+    def fill(self, weight: Tensor) -> None:
+        """Quantize a float weight [rows, columns] into this layer, on its device."""
+        packed, scale = quantize(weight.detach(), self.bits)
+        self.weight = nn.Parameter(packed, requires_grad=False)
+        self.weight_scale = nn.Parameter(scale, requires_grad=False)
+
+    def initialize(self, standard_deviation: float) -> None:
+        """Pack normally distributed values, unless transformers has marked the weight as loaded."""
+        if not getattr(self.weight, "_is_hf_initialized", False):
+            self.fill(torch.empty(self.shape, device=self.weight.device).normal_(std=standard_deviation))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        scale = self.weight_scale.data
+        super()._apply(fn, recurse)
+        if self.weight_scale.dtype != scale.dtype:
+            self.weight_scale.data = scale.to(self.weight_scale.device)
+        return self
+
+
+class QuantizedLinear(QuantizedWeight):
+    """``nn.Linear`` over packed integers.
+
+    Attributes:
+        precision: see :data:`glm_model.quantization.kernels.Precision`.
+        bias: floating [out_features], or None.
+    """
+
+    bias: nn.Parameter | None
+    precision: Precision = "exact"
+
+    def __init__(self, in_features: int, out_features: int, bits: int, bias: bool = True) -> None:
+        super().__init__(out_features, in_features, bits)
+        self.in_features, self.out_features = in_features, out_features
+        self.register_parameter("bias", nn.Parameter(torch.zeros(out_features)) if bias else None)
+
+    @classmethod
+    def from_float(cls, linear: nn.Linear, bits: int) -> Self:
+        """A float layer quantized; the bias is shared with it."""
+        with torch.device("meta"):
+            layer = cls(linear.in_features, linear.out_features, bits, bias=False)
+        layer.fill(linear.weight)
+        layer.bias = linear.bias
+        return layer.train(linear.training)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """[..., in_features] to [..., out_features], in the dtype of ``states``."""
+        output = quantized_matmul(states, self.weight, self.weight_scale, self.bits, self.precision)
+        return output if self.bias is None else output + self.bias
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, bits={self.bits}, bias={self.bias is not None}"
+
+
+class QuantizedEmbedding(QuantizedWeight):
+    """``nn.Embedding`` over packed integers; rows are dequantized as they are looked up."""
+
+    _dtype_probe: Tensor
+
+    def __init__(self, num_embeddings: int, embedding_dim: int, bits: int) -> None:
+        super().__init__(num_embeddings, embedding_dim, bits)
+        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        # No parameter here shows the dtype of the model around it; this follows `.half()`, `.to(...)` and the like.
+        self.register_buffer("_dtype_probe", torch.empty(0), persistent=False)
+
+    @classmethod
+    def from_float(cls, embedding: nn.Embedding, bits: int) -> Self:
+        """A float embedding quantized."""
+        with torch.device("meta"):
+            layer = cls(embedding.num_embeddings, embedding.embedding_dim, bits)
+        layer._dtype_probe = embedding.weight.new_empty(0)
+        layer.fill(embedding.weight)
+        return layer.train(embedding.training)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the looked up rows."""
+        return self._dtype_probe.dtype
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Rows [..., embedding_dim] of ids [...]."""
+        packed, scale = F.embedding(input_ids, self.weight), self.weight_scale[input_ids]
+        return dequantize(packed, scale, self.bits, self.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_embeddings}, {self.embedding_dim}, bits={self.bits}"
+
+
+def make_linear(
+    bits: int | None,
+    in_features: int,
+    out_features: int,
+    bias: bool = True,
+    float_class: type[nn.Linear] = nn.Linear,
+) -> Any:
+    """A packed linear layer with 4 or 8 bits, a float one with 0 or None; they are used alike."""
+    if bits:
+        return QuantizedLinear(in_features, out_features, bits, bias)
+    return float_class(in_features, out_features, bias)
+
+
+def make_embedding(bits: int | None, num_embeddings: int, embedding_dim: int) -> Any:
+    """A packed embedding with 4 or 8 bits, a float one with 0 or None; they are used alike."""
+    if bits:
+        return QuantizedEmbedding(num_embeddings, embedding_dim, bits)
+    return nn.Embedding(num_embeddings, embedding_dim)

@@ -1,0 +1,106 @@
+"""The published row-wise symmetric quantization of ChatGLM-6B and GLM-130B, on plain tensors. Imports nothing of ours.
+
+A float weight [rows, columns] becomes integers of 4 or 8 bits and one scale per row; the weight stands for
+``integers * scale``. Two 4-bit integers share a byte: the even column is the high nibble, both are two's complement.
+Source: ``QuantizedLinear.__init__`` in quantization.py of the published ChatGLM-6B.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+BITS = (4, 8)
+# Elements that are worked on at once: whatever is made on the way stays at a few MB.
+_BLOCK = 1 << 20
+
+
+def packed_columns(columns: int, bits: int) -> int:
+    """Bytes in a packed row of ``columns`` integers.
+
+    Raises:
+        ValueError: ``bits`` is not 4 or 8, or the row does not fill whole bytes.
+    """
+    if bits not in BITS:
+        raise ValueError(f"bits must be 4 or 8, not {bits!r}")
+    if columns * bits % 8:
+        raise ValueError(f"{columns} columns are odd: in INT4 two share a byte; use 8 bits")
+    return columns * bits // 8
+
+
+def row_blocks(rows: int, columns: int) -> Iterator[slice]:
+    """Slices that cover all rows, each of about a million elements."""
+    step = max(1, _BLOCK // max(1, columns))
+    return (slice(start, start + step) for start in range(0, rows, step))
+
+
+@torch.no_grad()
+def quantize(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Packed integers and scales of a float weight, bit for bit the original's.
+
+    Division and rounding happen in the weight's own dtype as in the original, so a half weight and the same values in
+    float32 can give different integers. The divisor is a tensor, because a GPU would multiply by the reciprocal of a
+    number, which is not the same.
+
+    Args:
+        weight: floating, [rows, columns].
+        bits: 4 or 8.
+
+    Returns:
+        Packed integers, int8 [rows, columns * bits / 8], and scales, float16 [rows]. A row of zeros has scale 0, and so
+        has one of values too small for a half scale (all under 2e-7 with 4 bits, 4e-6 with 8), which becomes zeros. A
+        row that holds NaN or infinity, or values over 65504 times the largest integer, has a scale that is not finite.
+
+    Raises:
+        ValueError: not a floating matrix, ``bits`` not 4 or 8, or an odd number of columns with 4 bits.
+    """
+    if weight.ndim != 2 or not weight.is_floating_point():
+        raise ValueError(f"only a floating matrix can be quantized, not {weight.dtype} {list(weight.shape)}")
+    rows, columns = weight.shape
+    packed = torch.empty(rows, packed_columns(columns, bits), dtype=torch.int8, device=weight.device)
+    scale = torch.empty(rows, dtype=torch.float16, device=weight.device)
+    for block in row_blocks(rows, columns):
+        integers, scale[block] = _quantize_rows(weight[block], 2 ** (bits - 1) - 1)
+        packed[block] = pack(integers, bits)
+    return packed, scale
+
+
+def _quantize_rows(weight: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+    peak = weight.abs().amax(dim=-1)
+    scale = (peak / torch.tensor(limit, dtype=peak.dtype, device=peak.device)).half()
+    integers = torch.round(weight / scale[:, None])
+    # The original lets a scale that half rounds down strongly (under 6e-5) push integers over the limit, where they
+    # wrap round to the other sign, and casts the NaN of a zero scale to whatever the processor makes of it.
+    usable = (scale > 0) & scale.isfinite()
+    integers = torch.where(usable[:, None], integers.clamp(-limit, limit), 0)
+    return integers.to(torch.int8), scale
+
+
+def pack(integers: Tensor, bits: int) -> Tensor:
+    """int8 [..., columns] to its stored form, int8 [..., columns * bits / 8]. Raises as :func:`packed_columns`."""
+    packed_columns(integers.shape[-1], bits)
+    if bits == 8:
+        return integers
+    return (integers[..., ::2] << 4) | (integers[..., 1::2] & 15)
+
+
+def unpack(packed: Tensor, bits: int) -> Tensor:
+    """The inverse of :func:`pack`; with 8 bits the tensor itself."""
+    if bits == 8:
+        return packed
+    # Shifts of signed bytes: the one to the right carries the sign.
+    return torch.stack([packed >> 4, (packed << 4) >> 4], dim=-1).flatten(-2)
+
+
+def dequantize(packed: Tensor, scale: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
+    """The weight that packed integers stand for, ``integers * scale``.
+
+    Exact in float32; rounded once in half and bfloat16. In half it is what the original's CUDA kernel computes.
+
+    Args:
+        packed: int8 [..., columns * bits / 8].
+        scale: float16 or float32 [...].
+        dtype: floating, of the result [..., columns].
+    """
+    working = torch.promote_types(scale.dtype, dtype)
+    return (unpack(packed, bits).to(working) * scale.to(working)[..., None]).to(dtype)
