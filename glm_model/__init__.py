@@ -16,6 +16,7 @@ from .generation import SamplingOptions, TextChunk, stream_text
 from .loading import DEMO_MODEL, load
 from .modeling_glm import ChatGLMForCausalLM, ChatGLMModel, GLM130BForCausalLM, GLM130BModel
 from .prefix_tuning import load_prefix
+from .quantization.quantizer import GLMQuantizationConfig
 from .tokenization_glm import ChatGLMTokenizer
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "GLM130BForCausalLM",
     "GLM130BModel",
     "GLMError",
+    "GLMQuantizationConfig",
     "SamplingOptions",
     "TextChunk",
     "TokenizerError",

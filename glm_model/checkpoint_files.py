@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers.modeling_utils import str_to_torch_dtype
 
 from .errors import CheckpointError
 
@@ -31,10 +32,11 @@ _DAMAGED = "Download it again; its size should be the one shown by the repositor
 
 
 class StoredTensor(NamedTuple):
-    """Where a tensor lies, and its shape."""
+    """Where a tensor lies, its shape and its dtype."""
 
     file: Path
     shape: tuple[int, ...]
+    dtype: torch.dtype
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -112,37 +114,42 @@ def _inside(index: Path, name: str) -> Path:
 
 
 def stored_tensors(files: Iterable[Path]) -> dict[str, StoredTensor]:
-    """Name, file and shape of every tensor, without reading their values.
+    """Name, file, shape and dtype of every tensor, without reading their values.
 
     Raises:
         CheckpointError: a file that is damaged, a Git-LFS pointer, or a pickle with more in it than tensors.
     """
-    return {
-        name: StoredTensor(file, shape)
-        for file in files
-        for name, shape in (_safetensors_shapes(file) if file.suffix == ".safetensors" else _pickle_shapes(file))
-    }
+    stored: dict[str, StoredTensor] = {}
+    for file in files:
+        stored |= _safetensors_headers(file) if file.suffix == ".safetensors" else _pickle_headers(file)
+    return stored
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
     """All tensors of one file, on the CPU. Raises as :func:`stored_tensors`."""
     if file.suffix != ".safetensors":
         return read_pickle(file)
-    _safetensors_shapes(file)
+    _safetensors_headers(file)
     return load_file(file)
 
 
-def _safetensors_shapes(file: Path) -> list[tuple[str, tuple[int, ...]]]:
+def _safetensors_headers(file: Path) -> dict[str, StoredTensor]:
     require_content(file)
     try:
         with safe_open(file, framework="pt") as tensors:
-            return [(name, tuple(tensors.get_slice(name).get_shape())) for name in tensors.keys()]  # noqa: SIM118
+            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
+            return {
+                name: StoredTensor(file, tuple(part.get_shape()), str_to_torch_dtype[part.get_dtype()])
+                for name, part in slices.items()
+            }
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file} is truncated or no safetensors file ({error}). {_DAMAGED}") from None
+    except KeyError as error:
+        raise CheckpointError(f"{file} holds tensors of the type {error}, which PyTorch does not have.") from None
 
 
-def _pickle_shapes(file: Path) -> list[tuple[str, tuple[int, ...]]]:
-    return [(name, tuple(tensor.shape)) for name, tensor in read_pickle(file).items()]
+def _pickle_headers(file: Path) -> dict[str, StoredTensor]:
+    return {name: StoredTensor(file, tuple(value.shape), value.dtype) for name, value in read_pickle(file).items()}
 
 
 def read_pickle(file: Path) -> dict[str, Any]:

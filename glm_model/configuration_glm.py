@@ -14,6 +14,9 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from .errors import UnsupportedError
 
+QUANTIZATION_METHOD = "glm"
+"""``quant_method`` of the published quantization in transformers' registries. It is never written to a file."""
+
 # Fields that only ChatGLM2-6B and ChatGLM3-6B write; they share the model_type "chatglm" with the first generation.
 _SECOND_GENERATION_FIELDS = frozenset(
     {
@@ -49,6 +52,8 @@ class GLMConfig(PreTrainedConfig):
             None means what the original computes; see :attr:`residual_alpha`.
         rotary_dtype: ``"model"`` computes rotary angles in the working dtype as the original does, which in half
             precision rounds the angle itself (by up to 0.5 rad near position 2047); ``"float32"`` does not round.
+        quantization_bit: 4 or 8 for packed linear layers, 0 otherwise; see :mod:`glm_model.quantization`.
+        quantization_embeddings: the embedding and the head are packed too (the ``-int4-qe`` checkpoint).
         is_demo: True for the small model embedded in this repository, so that front-ends can say so.
     """
 
@@ -81,6 +86,8 @@ class GLMConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     deepnorm_alpha: float | int | None = None
     rotary_dtype: Literal["model", "float32"] = "model"
+    quantization_bit: Literal[0, 4, 8] | None = 0
+    quantization_embeddings: bool = False
     is_demo: bool = False
 
     @classmethod
@@ -105,12 +112,57 @@ class GLMConfig(PreTrainedConfig):
         return 2 if self.position_encoding_2d else 1
 
     @property
+    def embedding_bit(self) -> int | None:
+        """``quantization_bit`` of the embedding and the head."""
+        return self.quantization_bit if self.quantization_embeddings else 0
+
+    @property
     def mask_token_priority(self) -> tuple[int, ...]:
         """Which mask token is being answered when a text holds several kinds: the first present one of these."""
         raise NotImplementedError
 
+    @property
+    def quantization_config(self) -> Any:
+        """The quantization fields as transformers looks for them; absent without a quantization.
+
+        Setting it sets the fields. A quantization of another method (bitsandbytes, ...) is kept as it is.
+        """
+        if self.quantization_bit:
+            fields = {"bits": self.quantization_bit, "embeddings": self.quantization_embeddings}
+            return {"quant_method": QUANTIZATION_METHOD, **fields}
+        if "quantization_config" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__} has no quantization_config")
+        return self.__dict__["quantization_config"]
+
+    @quantization_config.setter
+    def quantization_config(self, value: Any) -> None:
+        chosen = value if isinstance(value, dict) else getattr(value, "__dict__", {})
+        if chosen.get("quant_method") != QUANTIZATION_METHOD:
+            self.__dict__["quantization_config"] = value
+            return
+        self.quantization_bit = chosen["bits"]
+        self.quantization_embeddings = chosen["embeddings"]
+        self.validate_architecture()
+
+    def to_dict(self) -> dict[str, Any]:
+        return self._as_published(super().to_dict())
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        return self._as_published(super().to_diff_dict())
+
+    def _as_published(self, content: dict[str, Any]) -> dict[str, Any]:
+        """Other programs read the quantization from the published fields, and stumble over a method unknown to them."""
+        if self.quantization_bit:
+            content.pop("quantization_config", None)
+        return content
+
     def validate_architecture(self) -> None:
         """Part of ``@strict`` validation; raises ``ValueError`` naming the field."""
+        for name in ("hidden_size", "inner_hidden_size"):
+            if self.quantization_bit == 4 and getattr(self, name) % 2:
+                raise ValueError(
+                    f"{name} {getattr(self, name)} is odd: with quantization_bit 4 two columns share a byte; use 8"
+                )
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} does not divide by num_attention_heads {self.num_attention_heads}"
@@ -133,8 +185,6 @@ class ChatGLMConfig(GLMConfig):
     Args:
         pre_seq_len: length of a P-Tuning v2 prefix, None without one.
         prefix_projection: the prefix goes through a two-layer MLP.
-        quantization_bit: 4 or 8 for a quantized checkpoint, 0 otherwise.
-        quantization_embeddings: the embedding and the head are quantized too (the ``-int4-qe`` checkpoint).
     """
 
     model_type = "chatglm"
@@ -157,8 +207,6 @@ class ChatGLMConfig(GLMConfig):
     pad_token_id: int = 0
     pre_seq_len: int | None = None
     prefix_projection: bool = False
-    quantization_bit: Literal[0, 4, 8] | None = 0
-    quantization_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         if foreign := sorted(_SECOND_GENERATION_FIELDS & kwargs.keys()):

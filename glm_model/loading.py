@@ -10,16 +10,17 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from .checkpoint_files import CONFIG
-from .errors import CheckpointError, UnsupportedError
-from .loading_checks import refuse_quantized, require_model_type
+from .errors import CheckpointError
+from .loading_checks import require_model_type
 from .prefix_tuning import load_prefix
+from .quantization.quantizer import GLMQuantizationConfig
 from .tokenization_glm import ChatGLMTokenizer
 
 DEMO_MODEL = Path(__file__).resolve().parent.parent / "models" / "demo"
 """The small model embedded in this repository."""
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_QUANTIZATIONS = ("int8", "int4")
+_QUANTIZATION_BITS = {"int8": 8, "int4": 4}
 
 
 def load(
@@ -36,7 +37,8 @@ def load(
         path: folder in the published layout: config.json, weights (safetensors or .bin, sharded or single),
             ice_text.model and tokenizer_config.json; or the OWNER/NAME of one in the Hugging Face cache. Nothing is
             downloaded.
-        quantize: None; "int8" and "int4" come with a later version.
+        quantize: None, "int8" or "int4": a float checkpoint is packed while it loads, which takes little more memory
+            than the packed model. A checkpoint that is packed already needs no such word, and takes no other one.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
         dtype: "auto" (float32 on the CPU, float16 elsewhere), "float32", "float16" or "bfloat16". In half precision
             LayerNorm is rounded too, as by the published ``.half()``.
@@ -45,10 +47,10 @@ def load(
     Raises:
         CheckpointError: the folder, a file or a tensor is missing, damaged or of another model.
         TokenizerError: the tokenizer's files cannot be used.
-        UnsupportedError: ChatGLM2 or later, or a quantization that is not there yet.
+        UnsupportedError: ChatGLM2 or later.
         ValueError: an unknown device or dtype, or a device that this machine lacks.
     """
-    _refuse_quantization(quantize)
+    quantization = _quantization(quantize)
     where = _device(device)
     working_dtype = _dtype(dtype, where)
     folder = _folder(path)
@@ -57,7 +59,7 @@ def load(
     _require_same_vocabulary(folder, config, tokenizer)
     placed = {} if where.type == "cpu" else {"device_map": {"": where}}
     model, info = AutoModelForCausalLM.from_pretrained(
-        folder, config=config, dtype=working_dtype, output_loading_info=True, **placed
+        folder, config=config, dtype=working_dtype, output_loading_info=True, **quantization, **placed
     )
     _round_layer_norms(model, working_dtype)
     if prefix is not None:
@@ -70,13 +72,12 @@ def load(
     return model.eval(), tokenizer
 
 
-def _refuse_quantization(quantize: str | None) -> None:
-    """Raises UnsupportedError for INT8 and INT4, ValueError for what they will never be."""
-    if quantize is None:
-        return
-    if quantize not in _QUANTIZATIONS:
-        raise ValueError(f"quantize must be one of {', '.join(_QUANTIZATIONS)}, or None; not {quantize!r}")
-    raise UnsupportedError(f"quantize={quantize!r}: INT8 and INT4 are not there yet in this version; load without it.")
+def _quantization(name: str | None) -> dict[str, GLMQuantizationConfig]:
+    if name is None:
+        return {}
+    if name not in _QUANTIZATION_BITS:
+        raise ValueError(f"quantize must be one of {', '.join(_QUANTIZATION_BITS)}, or None; not {name!r}")
+    return {"quantization_config": GLMQuantizationConfig(_QUANTIZATION_BITS[name])}
 
 
 def _folder(path: str | Path) -> Path:
@@ -107,7 +108,6 @@ def _config(folder: Path) -> Any:
         raise CheckpointError(
             f"{folder / CONFIG}: {reason}. Take the file that was published with the weights."
         ) from None
-    refuse_quantized(config)
     return config
 
 

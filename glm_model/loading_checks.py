@@ -14,8 +14,9 @@ from transformers.core_model_loading import apply_renamings
 
 from .checkpoint_files import CONFIG, StoredTensor, read_json, stored_tensors, weight_files
 from .conversion.keys import PREFIX_ENCODER
-from .errors import CheckpointError, UnsupportedError
+from .errors import CheckpointError
 from .prefix_tuning import train_prefix_alone
+from .quantization.checks import settle_quantization, unsound_layers
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class CheckedLoadingMixin:
             source = str(pretrained_model_name_or_path)
             if Path(source).is_dir():
                 stored = _inspect(Path(source), cls.config_class.model_type, kwargs)  # type: ignore[attr-defined]
+                settle_quantization(Path(source), stored, kwargs)
         with _report_left_to_us():
             model, info = super().from_pretrained(  # type: ignore[misc]
                 pretrained_model_name_or_path,
@@ -57,6 +59,7 @@ class CheckedLoadingMixin:
         problems.refuse_unexpected(info["unexpected_keys"])
         if not ignore_mismatched_sizes:
             problems.refuse_misshapen(info["mismatched_keys"])
+        problems.refuse_unsound_packing()
         problems.refuse_not_finite()
         _part(model)
         if getattr(model.config, "pre_seq_len", None):
@@ -79,16 +82,6 @@ def require_model_type(folder: Path, known: set[str]) -> None:
         raise CheckpointError(
             f"{folder / CONFIG} says model_type {model_type!r}; this needs {' or '.join(map(repr, sorted(known)))}. "
             "Choose a folder with a first-generation ChatGLM-6B or GLM-130B checkpoint."
-        )
-
-
-def refuse_quantized(config: Any) -> None:
-    """Raises UnsupportedError for a checkpoint whose weights are INT4 or INT8, which would be read as numbers."""
-    bits = getattr(config, "quantization_bit", 0)
-    if bits:
-        raise UnsupportedError(
-            f"quantization_bit is {bits} in {CONFIG}: INT{bits} is not there yet in this version. Load the float "
-            "checkpoint it was made from."
         )
 
 
@@ -163,6 +156,13 @@ class _Problems:
             f"{self._files({published})}: {published} has shape {list(found)}, but config.json asks for {list(needed)} "
             f"(so with {len(problems)} of the tensors). config.json belongs to another checkpoint{vocabulary}."
         )
+
+    def refuse_unsound_packing(self) -> None:
+        for name, fault in unsound_layers(self.model):
+            published = self._published(name)
+            raise CheckpointError(
+                f"{self._files({published})}: {published} {fault}. The file is damaged, or of another model."
+            )
 
     def refuse_not_finite(self) -> None:
         for name, parameter in self.model.named_parameters():

@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -27,9 +27,11 @@ from .configuration_glm import ChatGLMConfig, GLM130BConfig, GLMConfig
 from .conversion.keys import IGNORED_KEYS
 from .errors import UnsupportedError
 from .generation import ChatMixin
-from .loading_checks import CheckedLoadingMixin, refuse_quantized
+from .loading_checks import CheckedLoadingMixin
 from .prefix_lm import PrefixLMGenerationMixin, count_padding, derive_position_ids
 from .prefix_tuning import PrefixEncoder
+from .quantization.linear import QuantizedWeight, make_embedding, make_linear
+from .quantization.model import TIED_SCALE, QuantizableModel
 
 ROTARY_BASE = 10000.0
 
@@ -144,8 +146,9 @@ class GLMAttention(nn.Module):
         self.rows = config.num_position_rows
         self.scaling = self.head_dim**-0.5
         self.is_causal = False  # the mask says everything
-        self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.dense = _row_linear(config)(config.hidden_size, config.hidden_size)
+        bits = config.quantization_bit
+        self.query_key_value = make_linear(bits, config.hidden_size, 3 * config.hidden_size)
+        self.dense = make_linear(bits, config.hidden_size, config.hidden_size, float_class=_row_linear(config))
 
     def forward(
         self,
@@ -193,9 +196,9 @@ class GLMMLP(nn.Module):
     def __init__(self, config: GLMConfig) -> None:
         super().__init__()
         self.gated = config.gated_mlp
-        inner = config.inner_hidden_size
-        self.dense_h_to_4h = nn.Linear(config.hidden_size, 2 * inner if self.gated else inner)
-        self.dense_4h_to_h = _row_linear(config)(inner, config.hidden_size)
+        bits, inner = config.quantization_bit, config.inner_hidden_size
+        self.dense_h_to_4h = make_linear(bits, config.hidden_size, 2 * inner if self.gated else inner)
+        self.dense_4h_to_h = make_linear(bits, inner, config.hidden_size, float_class=_row_linear(config))
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         inner = self.dense_h_to_4h(hidden_states)
@@ -223,7 +226,7 @@ class GLMDecoderLayer(GradientCheckpointingLayer):
         return mlp_input * self.alpha + self.mlp(mlp_input)
 
 
-class GLMPreTrainedModel(CheckedLoadingMixin, PreTrainedModel):
+class GLMPreTrainedModel(CheckedLoadingMixin, QuantizableModel):
     """What transformers needs to know of both architectures."""
 
     config: GLMConfig
@@ -244,7 +247,9 @@ class GLMPreTrainedModel(CheckedLoadingMixin, PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, GLMRotaryEmbedding):
+        if isinstance(module, QuantizedWeight):
+            module.initialize(self.config.initializer_range)
+        elif isinstance(module, GLMRotaryEmbedding):
             init.copy_(module.inv_freq, module.inverse_frequencies())
 
     def _check_and_adjust_attn_implementation(
@@ -263,14 +268,11 @@ class GLMPreTrainedModel(CheckedLoadingMixin, PreTrainedModel):
 class GLMModel(GLMPreTrainedModel):
     """The decoder without its head. Use :class:`ChatGLMModel` or :class:`GLM130BModel`."""
 
-    _keys_to_ignore_on_load_unexpected = (IGNORED_KEYS, r"^lm_head\.weight$")
-
-    _keys_to_ignore_on_load_unexpected = (IGNORED_KEYS, r"^lm_head\.weight$")
+    _keys_to_ignore_on_load_unexpected = (IGNORED_KEYS, r"^lm_head\.")
 
     def __init__(self, config: GLMConfig) -> None:
-        refuse_quantized(config)
         super().__init__(config)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = make_embedding(config.embedding_bit, config.vocab_size, config.hidden_size)
         self.rotary_emb = GLMRotaryEmbedding(config)
         self.layers = nn.ModuleList(GLMDecoderLayer(config, index) for index in range(config.num_layers))
         self.norm = GLMLayerNorm(config.hidden_size, eps=config.layernorm_epsilon)
@@ -430,7 +432,9 @@ class GLMForCausalLM(GLMPreTrainedModel, PrefixLMGenerationMixin):
         super().__init__(config)
         self.model = GLMModel(config)
         self.vocab_size = config.vocab_size
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = make_linear(config.embedding_bit, config.hidden_size, config.vocab_size, bias=False)
+        if config.embedding_bit:
+            self._tied_weights_keys = self._tied_weights_keys | TIED_SCALE
         if self.model.prefix_encoder is not None:
             self.lm_head.requires_grad_(False)
         self.post_init()
@@ -438,8 +442,8 @@ class GLMForCausalLM(GLMPreTrainedModel, PrefixLMGenerationMixin):
     def tie_weights(self, missing_keys: set[str] | None = None, recompute_mapping: bool = True) -> None:
         # As in the original, a tied model ignores the head of the file even where it differs from the embedding;
         # transformers would untie the two.
-        if missing_keys is not None and "lm_head.weight" in self.all_tied_weights_keys:
-            missing_keys.add("lm_head.weight")
+        if missing_keys is not None:
+            missing_keys.update(self.all_tied_weights_keys)
         super().tie_weights(missing_keys=missing_keys, recompute_mapping=recompute_mapping)
 
     @can_return_tuple

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import glm_model
-from glm_model import ChatGLMTokenizer, CheckpointError, GLMError, UnsupportedError, load
+from glm_model import ChatGLMTokenizer, CheckpointError, GLMError, load
 from glm_model.loading import DEMO_MODEL
 from tests.checkpoints import write_checkpoint, write_tokenizer
 from tests.golden.data import CHAT, GOLDEN
@@ -84,8 +84,6 @@ def test_the_demo_model_lies_in_the_repository(monkeypatch: pytest.MonkeyPatch, 
         ({"device": "meta"}, ValueError, "'meta' is not there"),
         ({"dtype": "half"}, ValueError, "dtype must be one of auto, float32, float16, bfloat16; not 'half'"),
         ({"quantize": "int3"}, ValueError, "quantize must be one of int8, int4, or None; not 'int3'"),
-        ({"quantize": "int4"}, UnsupportedError, "not there yet"),
-        ({"quantize": "int8"}, UnsupportedError, "not there yet"),
     ],
 )
 def test_options_that_cannot_be(checkpoint: Checkpoint, options: dict[str, Any], error: type, words: str) -> None:

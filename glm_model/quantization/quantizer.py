@@ -1,0 +1,118 @@
+"""Quantization as transformers knows it: a configuration, and the quantizer that goes with it while a model loads.
+
+Published checkpoints say ``quantization_bit`` and ``quantization_embeddings`` in config.json, which
+:class:`~glm_model.configuration_glm.GLMConfig` shows to transformers as its ``quantization_config``. The model builds
+packed layers whenever its configuration asks for them, so little is left to do here: a checkpoint that is packed
+already loads as any other, and the weights of a float one are packed one by one as they are read.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.core_model_loading import ConversionOps
+from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from ..configuration_glm import QUANTIZATION_METHOD
+from .linear import QuantizedWeight
+from .packing import BITS, quantize
+
+
+@register_quantization_config(QUANTIZATION_METHOD)
+class GLMQuantizationConfig(QuantizationConfigMixin):
+    """The published row-wise quantization, for ``from_pretrained(..., quantization_config=...)``.
+
+    Args:
+        bits: 4 or 8.
+        embeddings: the embedding and the head too, as in chatglm-6b-int4-qe.
+        quant_method: transformers' name of the method; there is one.
+
+    Raises:
+        ValueError: ``bits`` is not 4 or 8, or another method.
+    """
+
+    def __init__(self, bits: int = 4, embeddings: bool = False, quant_method: str = QUANTIZATION_METHOD) -> None:
+        if bits not in BITS:
+            raise ValueError(f"bits must be 4 or 8, not {bits!r}")
+        if quant_method != QUANTIZATION_METHOD:
+            raise ValueError(f"quant_method must be {QUANTIZATION_METHOD!r}, not {quant_method!r}")
+        self.bits, self.embeddings, self.quant_method = bits, embeddings, quant_method
+
+
+@register_quantizer(QUANTIZATION_METHOD)
+class GLMQuantizer(HfQuantizer):
+    """Packs float weights while they load; see :func:`glm_model.quantization.packing.quantize`.
+
+    Attributes:
+        quantization_config: what was asked for, or what the checkpoint is.
+        pre_quantized: whether the checkpoint is packed already.
+        float_weights: names of the parameters that are packed while they load.
+    """
+
+    quantization_config: GLMQuantizationConfig
+
+    def __init__(self, quantization_config: GLMQuantizationConfig, **kwargs: Any) -> None:
+        super().__init__(quantization_config, **kwargs)
+        self.float_weights: set[str] = set()
+        self._has_prefix = False
+
+    def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
+        if not self.pre_quantized:
+            packed = {name for name, module in model.named_modules() if isinstance(module, QuantizedWeight)}
+            self.float_weights = {f"{name}.weight" for name in packed}
+
+    def param_needs_quantization(self, model: nn.Module, param_name: str, **kwargs: Any) -> bool:
+        return param_name in self.float_weights
+
+    def get_quantize_ops(self) -> ConversionOps:
+        return _Pack(self.quantization_config.bits)
+
+    def get_new_dtype(self, converter: Any, param: Any, dtype: torch.dtype | None) -> torch.dtype | None:
+        # Scales stay what the file says, whatever dtype the model is loaded in. A float weight in the place of a packed
+        # one is refused when all is loaded; cast, it would pass for one.
+        if dtype == torch.int8 or converter.target_patterns[0].endswith(".weight_scale"):
+            return None
+        return super().get_new_dtype(converter, param, dtype)
+
+    def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> None:
+        for module in model.modules():
+            if isinstance(module, QuantizedWeight):
+                module.requires_grad_(False)  # loading makes whatever is floating trainable
+        self._has_prefix = any("prefix_encoder." in name for name, _ in model.named_parameters())
+
+    def get_state_dict_and_metadata(self, model: Any) -> tuple[dict[str, Tensor] | None, dict[str, str]]:
+        if "lm_head.weight_scale" not in model.all_tied_weights_keys:
+            return None, {}
+        # The published code ties the integers of head and embedding, but not their scales: it needs both in the file.
+        state_dict = model.state_dict()
+        return state_dict | {name: state_dict[name].clone() for name in model.all_tied_weights_keys}, {}
+
+    def is_serializable(self) -> bool:
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        return True
+
+    @property
+    def is_qat_trainable(self) -> bool:
+        """Asked by ``Trainer`` before it trains a quantized model without adapters: a P-Tuning prefix may train."""
+        return self._has_prefix
+
+    @property
+    def is_compileable(self) -> bool:
+        return True
+
+
+class _Pack(ConversionOps):
+    """A float weight on its way into the model becomes packed integers and scales."""
+
+    def __init__(self, bits: int) -> None:
+        self.bits = bits
+
+    def convert(self, input_dict: dict[str, Any], *args: Any, full_layer_name: str, **kwargs: Any) -> dict[str, Tensor]:
+        (value,) = input_dict.values()
+        weight = value[0] if isinstance(value, list) else value
+        packed, scale = quantize(weight, self.bits)
+        return {full_layer_name: packed, f"{full_layer_name}_scale": scale}
