@@ -46,10 +46,10 @@ def run(engine: Engine, options: Options) -> int:
     """Run on a loaded engine; returns the exit code."""
     words = speak(options.language, os.environ)
     try:
+        if _is_interactive(options):
+            return _talk(engine, options, words)
         if options.message is not None:
             return _answer_once(engine, options, options.message, words)
-        if sys.stdin.isatty() and sys.stdout.isatty():
-            return _talk(engine, options, words)
         if sys.stdin.isatty():
             _complain(words.type_message)
         return _answer_once(engine, options, sys.stdin.read(), words)
@@ -61,6 +61,10 @@ def run(engine: Engine, options: Options) -> int:
         return 1
 
 
+def _is_interactive(options: Options) -> bool:
+    return options.message is None and sys.stdin.isatty() and sys.stdout.isatty()
+
+
 def _load(options: Options, words: Words) -> Engine:
     from rich.console import Console
 
@@ -70,7 +74,8 @@ def _load(options: Options, words: Words) -> Engine:
     else:
         spinner = contextlib.nullcontext()
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers draws its own while it loads
-    with quiet_keyboard():
+    # Only a chat may touch the keyboard: one message may well be asked for in the background.
+    with quiet_keyboard() if _is_interactive(options) else contextlib.nullcontext():
         with spinner:
             from app.engine import Engine
         return Engine.from_options(options)

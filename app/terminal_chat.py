@@ -78,7 +78,7 @@ def remarks(answer: Answer, max_length: int, words: Words) -> list[str]:
         case Failed(kind="memory"):
             said.append(words.failed_memory)
         case Failed() as failed:
-            said.append(words.failed.format(message=failed.message, log=log_file()))
+            said.append(words.failed.format(message=failed.message, log=log_file() or "-"))
         case _:
             pass
     return said
