@@ -1,0 +1,168 @@
+"""A float checkpoint rewritten as an INT8 or INT4 one in the published layout, tensor by tensor."""
+
+import json
+import math
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import AutoConfig
+
+from ..checkpoint_files import CONFIG, StoredTensor, read_json, stored_tensors, weight_files
+from ..errors import CheckpointError
+from ..lazy_tensors import lazy_tensors
+from ..loading_checks import require_model_type
+from ..quantization.checks import refuse_mixed
+from ..quantization.packing import BITS, quantize
+from ..quantization.rules import is_packed
+
+_HEAD = "lm_head.weight"
+_EMBEDDING = re.compile(r"\.(word_embeddings|embed_tokens)\.weight$")
+_WEIGHT_FILE = re.compile(r"(pytorch_)?model.*\.(safetensors|bin)(\.index\.json)?$")
+
+
+def quantize_checkpoint(
+    source: str | Path, target: str | Path, bits: int, embeddings: bool = False, progress: bool = False
+) -> None:
+    """Write ``target``: the checkpoint ``source`` with its linear layers packed, everything else as it was.
+
+    The shards stay those of the source, as safetensors; memory holds one packed shard and one tensor more. A head that
+    is tied to the embedding is left out, as ``save_pretrained`` does; packed it is written again, because the published
+    code needs its scales. The folder appears when it is whole; until then it is called ``target.partial-...``.
+
+    Args:
+        source: folder with a float checkpoint in the published layout.
+        target: a folder that does not exist yet, or is empty.
+        bits: 4 or 8.
+        embeddings: the embedding and the head too, as in chatglm-6b-int4-qe.
+        progress: show a progress bar.
+
+    Raises:
+        CheckpointError: the source is damaged, packed already, or holds a weight that cannot be packed.
+        ValueError: ``bits``, or ``target`` is there already.
+    """
+    source, target = Path(source), Path(target)
+    fields = {"quantization_bit": bits, "quantization_embeddings": embeddings}
+    if bits not in BITS:
+        raise ValueError(f"bits must be 4 or 8, not {bits!r}")
+    _require_free(target)
+    require_model_type(source, {"chatglm", "glm130b"})
+    config = AutoConfig.from_pretrained(source)
+    stored = stored_tensors(weight_files(source))
+    _require_float(source, config, stored)
+    shards = _Shards(stored, bits, embeddings, tied=config.tie_word_embeddings)
+    with (
+        _whole_or_nothing(target) as folder,
+        tqdm(total=shards.bytes, unit="B", unit_scale=True, desc=f"Packing to INT{bits}", disable=not progress) as bar,
+    ):
+        shards.write(folder, bar)
+        _write_json(folder / CONFIG, read_json(source / CONFIG) | fields)
+        _copy_other_files(source, folder)
+
+
+class _Shards:
+    """The tensors of a checkpoint by the file they come from, on their way into packed shards."""
+
+    def __init__(self, stored: dict[str, StoredTensor], bits: int, embeddings: bool, tied: bool) -> None:
+        self.bits, self.embeddings, self.tied = bits, embeddings, tied
+        self.stored = {name: tensor for name, tensor in stored.items() if not (tied and name == _HEAD)}
+        self.names: dict[Path, list[str]] = {}
+        for name, tensor in self.stored.items():
+            self.names.setdefault(tensor.file, []).append(name)
+
+    @property
+    def bytes(self) -> int:
+        return sum(map(_size, self.stored.values()))
+
+    def write(self, folder: Path, bar: Any) -> None:
+        weight_map: dict[str, str] = {}
+        total = 0
+        for number, (file, names) in enumerate(self.names.items(), start=1):
+            shard = self._packed(file, names, bar)
+            name = "model.safetensors"
+            if len(self.names) > 1:
+                name = f"model-{number:05}-of-{len(self.names):05}.safetensors"
+            save_file(shard, folder / name, metadata={"format": "pt"})
+            weight_map |= dict.fromkeys(shard, name)
+            total += sum(tensor.nbytes for tensor in shard.values())
+        if len(self.names) > 1:
+            index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+            _write_json(folder / "model.safetensors.index.json", index)
+
+    def _packed(self, file: Path, names: list[str], bar: Any) -> dict[str, Tensor]:
+        shard: dict[str, Tensor] = {}
+        tensors = lazy_tensors([file])
+        for name in names:
+            if is_packed(name.removesuffix(".weight"), self.embeddings):
+                shard |= _pack(file, name, tensors[name][...], self.bits)
+                if self.tied and _EMBEDDING.search(name):
+                    shard[_HEAD], shard[f"{_HEAD}_scale"] = shard[name].clone(), shard[f"{name}_scale"].clone()
+            else:
+                shard[name] = tensors[name][...].contiguous()
+            bar.update(_size(self.stored[name]))
+        return shard
+
+
+def _pack(file: Path, name: str, weight: Tensor, bits: int) -> dict[str, Tensor]:
+    try:
+        packed, scale = quantize(weight, bits)
+    except ValueError as error:
+        raise CheckpointError(f"{file}: {name}: {error}") from None
+    if not bool(scale.isfinite().all()):
+        raise CheckpointError(f"{file}: {name} holds values that are NaN, infinite or too large for a scale in half.")
+    return {name: packed, f"{name}_scale": scale}
+
+
+def _require_float(source: Path, config: Any, stored: dict[str, StoredTensor]) -> None:
+    refuse_mixed(stored, config.quantization_bit, config.quantization_embeddings)
+    if config.quantization_bit:
+        raise CheckpointError(
+            f"{source} is INT{config.quantization_bit} already. Quantize the float checkpoint it was made from."
+        )
+
+
+def _require_free(target: Path) -> None:
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise ValueError(f"{target} is there already: name a new folder, or remove it first")
+
+
+@contextmanager
+def _whole_or_nothing(target: Path) -> Iterator[Path]:
+    """A folder to write into, which becomes ``target`` at the end, and is removed if anything goes wrong."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f"{target.name}.partial-", dir=target.parent))
+    try:
+        yield partial
+        partial.chmod(0o755)  # mkdtemp shuts others out
+        if target.exists():
+            target.rmdir()
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _copy_other_files(source: Path, folder: Path) -> None:
+    """Tokenizer, model card, licence and published code; not what belongs to the weights or to a version control."""
+    for file in source.iterdir():
+        if (
+            file.is_file()
+            and file.name != CONFIG
+            and not file.name.startswith(".")
+            and not _WEIGHT_FILE.match(file.name)
+        ):
+            shutil.copyfile(file, folder / file.name)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _size(tensor: StoredTensor) -> int:
+    return math.prod(tensor.shape) * tensor.dtype.itemsize
