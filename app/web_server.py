@@ -78,6 +78,8 @@ def start(page: gr.Blocks, options: Options, visitors: Visitors) -> None:
     # What Gradio prints is for its own users: how to share, which file to download.
     with _without_proxy(options), contextlib.redirect_stdout(io.StringIO()):
         page.launch(**launch_arguments(options, visitors), prevent_thread_lock=True)
+    # While this is set, Gradio serves a page that loads its scripts from Gradio's own host.
+    page.share = False
 
 
 def _addresses(page: gr.Blocks, options: Options) -> str:

@@ -22,6 +22,7 @@ from tests.app.fakes import fake_engine
 from tests.app.sites import Site, close_site, open_site
 
 ROOT = Path(__file__).parents[2]
+LOADS = re.compile(r'<(?:script|link|img|iframe)[^>]*(?:src|href)="([^"]*)"')
 FILE = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
 
 
@@ -179,7 +180,7 @@ def test_no_event_is_an_api(client: httpx.Client) -> None:
 
 def test_the_page_names_no_other_host_to_load_from(client: httpx.Client) -> None:
     page = client.get("/").text
-    loads = re.findall(r'<(?:script|link|img|iframe)[^>]*(?:src|href)="([^"]*)"', page)
+    loads = LOADS.findall(page)
     assert loads
     assert not [address for address in loads if "//" in address]
     assert not re.search(r"https?://(?!www\.w3\.org/)", client.get("theme.css").text)  # a namespace, no address
@@ -294,3 +295,14 @@ def test_a_link_that_cannot_be_shared_is_one_sentence(
     assert f"http://127.0.0.1:{options.port}/" in told
     assert "There is no public link" in told
     assert "Missing file" not in told
+
+
+def test_a_shared_page_loads_nothing_from_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gradio.networking.setup_tunnel", lambda **_: "https://example.gradio.live")
+    site = open_site(Options(share=True))
+    try:
+        assert site.page.share_url == "https://example.gradio.live"
+        page = httpx.get(site.url, trust_env=False).text
+        assert not [address for address in LOADS.findall(page) if "//" in address]
+    finally:
+        close_site(site)

@@ -151,6 +151,11 @@ class Visitor:
         self.wait_until_idle()
         return self.answers.last.inner_text().strip()
 
+    def stop(self) -> None:
+        """Press the button, and go on when the server has heard of it."""
+        with self.page.expect_response(lambda response: "/run/predict" in response.url):
+            self.stop_button.click()
+
     def wait_until_idle(self) -> None:
         expect(self.send_button).to_be_visible()
         expect(self.line.locator(".busy")).to_have_count(0)

@@ -48,8 +48,7 @@ def test_stop_ends_the_answer_within_a_token(site: Site, visit: Visit) -> None:
     visitor.type_and_send("tell me everything")
     gate.release(5)
     expect(visitor.answers).to_have_text("You s")
-    visitor.stop_button.click()
-    visitor.page.wait_for_timeout(300)
+    visitor.stop()
     steps = site.stream.steps
     gate.release(100)
     expect(visitor.line).to_have_text("Stopped.")
@@ -64,8 +63,8 @@ def test_escape_stops_too(site: Site, visit: Visit) -> None:
     visitor.type_and_send("tell me everything")
     gate.release(5)
     expect(visitor.answers).to_have_text("You s")
-    visitor.page.keyboard.press("Escape")
-    visitor.page.wait_for_timeout(300)
+    with visitor.page.expect_response(lambda response: "/run/predict" in response.url):
+        visitor.page.keyboard.press("Escape")
     gate.release(100)
     expect(visitor.line).to_have_text("Stopped.")
 
@@ -75,8 +74,7 @@ def test_a_question_stopped_before_its_answer_goes_back_into_the_box(site: Site,
     visitor = visit(site.url)
     visitor.type_and_send("never mind")
     expect(visitor.line).to_contain_text("Thinking")
-    visitor.stop_button.click()
-    visitor.page.wait_for_timeout(300)
+    visitor.stop()
     gate.release(1)
     visitor.wait_until_idle()
     assert visitor.box.input_value() in ("never mind", "")  # a token may have come before the stop
