@@ -1,1 +1,1 @@
-"""Published checkpoint formats: key names of ChatGLM-6B (keys), GLM-130B's own archives (sat), and how to pack one (quantize)."""
+"""Checkpoint formats: published names (keys), GLM-130B's own archives (sat), INT8 and INT4 made from float (quantize)."""

@@ -1,7 +1,8 @@
 """Published tensor names and this package's, as a table. Imports nothing of ours.
 
 Applied by transformers when it loads (first to last) and, turned round, when it saves (last to first), so that a folder
-saved here has the published names again. GLM-130B's archives use the same names.
+saved here has the published names again. A tied head is not written: the published loader (transformers 4.27) takes the
+embedding for it, as it does anyway. GLM-130B's archives use the same names.
 """
 
 # The prefix comes first and on its own: transformers turns round only the entries that a load has used, and a prefix

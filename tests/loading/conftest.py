@@ -1,6 +1,7 @@
-"""A copy of the golden chat checkpoint, its first layers, that a test may damage."""
+"""A copy of the golden chat checkpoint, its first layers, that a test may damage; and what was logged meanwhile."""
 
 import json
+import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,3 +52,10 @@ def checkpoint(tmp_path: Path, golden: Path) -> Checkpoint:
     made.configure(num_layers=LAYERS)
     made.write()
     return made
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """Also what transformers logs, which keeps it from the root logger."""
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    return caplog

@@ -40,10 +40,11 @@ def refused(checkpoint: Checkpoint, *words: str, entrances: tuple[Any, ...] = BO
     assert not list(checkpoint.folder.glob("*ran*"))
 
 
-def test_missing_tensor(checkpoint: Checkpoint, written: Callable[[], None]) -> None:
+def test_missing_tensor(checkpoint: Checkpoint, written: Callable[[], None], log: pytest.LogCaptureFixture) -> None:
     del checkpoint.tensors[QKV]
     written()
     refused(checkpoint, str(checkpoint.folder), f"lacks {QKV}.")
+    assert not log.records  # one sentence is enough
 
 
 def test_unexpected_tensor(checkpoint: Checkpoint, written: Callable[[], None]) -> None:

@@ -15,7 +15,7 @@ EACH_KIND = pytest.mark.parametrize(("file_format", "shards"), FILES)
 @EACH_KIND
 @pytest.mark.parametrize("tied", [{}, {"tie_word_embeddings": True}])
 def test_a_differing_head_is_ignored(
-    checkpoint: Checkpoint, tied: dict[str, bool], file_format: str, shards: int, caplog: pytest.LogCaptureFixture
+    checkpoint: Checkpoint, tied: dict[str, bool], file_format: str, shards: int, log: pytest.LogCaptureFixture
 ) -> None:
     checkpoint.tensors[HEAD] = checkpoint.tensors[HEAD] + 1
     checkpoint.write(file_format, shards)
@@ -23,7 +23,7 @@ def test_a_differing_head_is_ignored(
     model = AutoModel.from_pretrained(checkpoint.folder)
     assert model.lm_head.weight is model.model.embed_tokens.weight
     assert torch.equal(model.lm_head.weight, checkpoint.tensors[EMBEDDING])
-    assert not caplog.records
+    assert not log.records
 
 
 @EACH_KIND

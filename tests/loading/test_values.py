@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import AutoModel
 
 from glm_model import ChatGLMConfig, ChatGLMForCausalLM, ChatGLMModel, GLM130BConfig, GLM130BForCausalLM, load
-from tests.checkpoints import FILES
+from tests.checkpoints import FILES, write_weights
 from tests.golden.models import published_name
 from tests.loading.conftest import Checkpoint
 
@@ -39,6 +39,26 @@ def test_as_stored(checkpoint: Checkpoint, file_format: str, shards: int) -> Non
         assert torch.equal(value, checkpoint.tensors[name]), name
     assert model.model.rotary_emb.inv_freq.isfinite().all()
     assert not model.training
+
+
+def test_the_file_that_was_asked_for(checkpoint: Checkpoint) -> None:
+    name = "transformer.final_layernorm.bias"
+    values = {}
+    for file_format in ("safetensors", "bin"):
+        checkpoint.tensors[name] = checkpoint.tensors[name] + 1
+        write_weights(checkpoint.folder, checkpoint.tensors, file_format)
+        values[file_format] = checkpoint.tensors[name]
+    (checkpoint.folder / "model.fp16.safetensors").write_bytes((checkpoint.folder / "model.safetensors").read_bytes())
+    folder = checkpoint.folder
+    for options, file_format in (
+        ({}, "safetensors"),
+        ({"use_safetensors": True}, "safetensors"),
+        ({"use_safetensors": False}, "bin"),
+        ({"variant": "fp16"}, "safetensors"),
+    ):
+        assert torch.equal(AutoModel.from_pretrained(folder, **options).model.norm.bias, values[file_format])
+    within = AutoModel.from_pretrained(folder.parent, subfolder=folder.name, use_safetensors=False)
+    assert torch.equal(within.model.norm.bias, values["bin"])
 
 
 def test_layer_norm_in_half(checkpoint: Checkpoint) -> None:
