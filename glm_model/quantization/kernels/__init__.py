@@ -17,7 +17,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from . import reference
+from . import native, onnx, reference
+from .choice import allowed, wanted
 
 Precision = Literal["exact", "fast"]
 """``exact`` equals dequantizing and multiplying in the dtype of ``x``, up to the order of summation; ``fast`` may round
@@ -41,12 +42,34 @@ class Kernel(NamedTuple):
 
 
 REFERENCE = Kernel("reference", "exact", reference.supports, reference.matmul)
-_KERNELS = [REFERENCE]
+_KERNELS = [
+    Kernel("native", "fast", native.supports, native.fast_matmul),
+    Kernel("native", "exact", native.supports, native.exact_matmul),
+    Kernel("onnxruntime", "fast", onnx.supports, onnx.matmul),
+    REFERENCE,
+]
 
 
 def register(kernel: Kernel) -> None:
     """Make a kernel the first choice for what it supports."""
     _KERNELS.insert(0, kernel)
+
+
+def describe(precision: Precision = "exact") -> str:
+    """One line that says which path products on the CPU take, and why if it is not the fastest.
+
+    Builds the native kernel if that was not done yet: where it is called before the first product, that one need not
+    wait. See GLM_KERNEL in :mod:`glm_model.quantization.kernels.choice`.
+    """
+    if allowed("native"):
+        found = native.describe()
+        if native.is_usable():
+            return f"{found}, {precision}"
+    else:
+        found = f"GLM_KERNEL={wanted()}"
+    if precision == "fast" and allowed("onnxruntime") and onnx.is_installed():
+        return f"onnxruntime ({found})"
+    return f"reference kernel, slow ({found}; a C++ compiler or, for fast precision, onnxruntime would help)"
 
 
 def choose(x: Tensor, weight: Tensor, scale: Tensor, bits: int, precision: Precision = "exact") -> Kernel:

@@ -61,9 +61,9 @@ private:
 // A panel of activations in the kernel's own form.
 template <class Span>
 struct Activations {
-    const Span* spans;     // [rows, stride]
+    const Span* spans;     // [rows, length], rows `stride` apart
     const float* offsets;  // [rows]: what the offset of the weights adds to every product, per unit of offset
-    int64_t rows, stride;
+    int64_t rows, length, stride;  // in spans
 };
 
 inline float prepare_row(const Product& p, int64_t row, QuantizedSpan* to) {
@@ -76,13 +76,13 @@ inline float prepare_row(const Product& p, int64_t row, ExactSpan* to) {
 
 template <class Packed, class Span>
 void multiply_few(const Activations<Span>& x, const Rows& rows, int64_t first, int64_t count, float* sums) {
-    constexpr int kRows = FEW_ROWS;
+    constexpr int kRows = 2, kColumns = 4;
     for (int64_t r = 0; r < count; r += kRows) {
         const uint8_t* w[kRows];
         for (int i = 0; i < kRows; i++) w[i] = rows[first + r + i];
-        for (int64_t n = 0; n < x.rows; n += NX)
+        for (int64_t n = 0; n < x.rows; n += kColumns)
             tile_of<Packed, kRows>(
-                static_cast<int>(std::min<int64_t>(NX, x.rows - n)), w, x.spans + n * x.stride, x.stride, x.stride,
+                static_cast<int>(std::min<int64_t>(kColumns, x.rows - n)), w, x.spans + n * x.stride, x.stride, x.length,
                 sums + n * kTile + r);
     }
 }
@@ -92,8 +92,8 @@ void multiply_many(const Activations<Span>& x, const Rows& rows, int64_t first, 
     constexpr int kRows = 4, kColumns = 3;
     constexpr int64_t kBlock = kOpenBytes / kTile / Open::kBytes;  // spans
     alignas(64) uint8_t opened[kTile * kBlock * Open::kBytes];
-    for (int64_t s = 0; s < x.stride; s += kBlock) {
-        const int64_t spans = std::min(kBlock, x.stride - s);
+    for (int64_t s = 0; s < x.length; s += kBlock) {
+        const int64_t spans = std::min(kBlock, x.length - s);
         for (int64_t r = 0; r < count; r++)
             for (int64_t i = 0; i < spans; i++)
                 Open::open(rows[first + r] + (s + i) * Packed::kBytes, opened + (r * kBlock + i) * Open::kBytes);
@@ -135,7 +135,7 @@ void multiply_panel(const Product& p, const Rows& weight, const Activations<Span
         const int64_t n = task / tiles * kBlockRows, first = task % tiles * kTile;
         const int64_t rows = std::min<int64_t>(kBlockRows, panel.rows - n);
         const int64_t count = std::min<int64_t>(kTile, p.outputs - first);
-        const Activations<Span> x{panel.spans + n * panel.stride, panel.offsets + n, rows, panel.stride};
+        const Activations<Span> x{panel.spans + n * panel.stride, panel.offsets + n, rows, panel.length, panel.stride};
         alignas(64) float sums[kBlockRows * kTile];
         std::fill_n(sums, rows * kTile, 0.0f);
         if (few)
@@ -157,7 +157,8 @@ Span* workspace(int64_t count) {
 template <class Packed, class Open, class Span>
 void multiply(const Product& p) {
     const Rows weight(p, Packed::kBytes);
-    const int64_t stride = p.spans();
+    // Odd, so that the same place in several rows never falls into the same few lines of the first-level cache.
+    const int64_t stride = p.spans() | 1;
     const int64_t fitting = kPanelBytes / (stride * static_cast<int64_t>(sizeof(Span)));
     const int64_t panel_rows = std::min(p.rows, std::max<int64_t>(kBlockRows, fitting / kBlockRows * kBlockRows));
     Span* spans = workspace<Span>(panel_rows * stride);
@@ -167,7 +168,8 @@ void multiply(const Product& p) {
         const int64_t rows = std::min(panel_rows, p.rows - row);
         const int for_rows = rows * p.columns < 32768 ? 1 : threads;
         run_tasks(rows, for_rows, [&](int64_t n) { offsets[n] = prepare_row(p, row + n, spans + n * stride); });
-        multiply_panel<Packed, Open>(p, weight, Activations<Span>{spans, offsets.data(), rows, stride}, row, threads);
+        const Activations<Span> panel{spans, offsets.data(), rows, p.spans(), stride};
+        multiply_panel<Packed, Open>(p, weight, panel, row, threads);
     }
 }
 

@@ -11,11 +11,6 @@
 #define GLM_UNROLL _Pragma("GCC unroll 8")
 #endif
 
-#ifdef PFD
-#define PF(p) if (ahead) for(int q=0;q<Weights::kBytes/kParts;q+=64) __builtin_prefetch((p)+ahead+q+part*Weights::kBytes/kParts,0,PFD);
-#else
-#define PF(p)
-#endif
 constexpr int kTile = 32;                           // rows of weights in a tile; the stride of a tile's sums
 constexpr int kParts = kGroups / kLanes;            // vectors of a chunk of quantized activations
 constexpr int kSteps = kSpan / kLanes / 8;          // eight vectors of exact activations each
@@ -24,6 +19,7 @@ constexpr int kPartBytes = 4 * kLanes;
 // ---- Weights for quantized activations: the four vectors that one part of a span is multiplied with.
 
 struct PackedNibbles {
+    static constexpr bool kPacked = true;
     static constexpr int kBytes = kSpan / 2, kOffset = kNibbleOffset;
     static void load(const uint8_t* span, int part, Bytes w[4]) {
         for (int c = 0; c < 2; c++) {
@@ -39,6 +35,7 @@ struct PackedNibbles {
 };
 
 struct PackedBytes {
+    static constexpr bool kPacked = true;
     static constexpr int kBytes = kSpan, kOffset = kByteOffset;
     static void load(const uint8_t* span, int part, Bytes w[4]) {
         for (int c = 0; c < 4; c++) w[c] = offset_bytes(load_bytes(span + c * kChunk + part * kPartBytes));
@@ -49,6 +46,7 @@ struct PackedBytes {
 
 template <class Packed>
 struct OpenIntegers {
+    static constexpr bool kPacked = false;
     static constexpr int kBytes = kSpan;
     static void load(const uint8_t* span, int part, Bytes w[4]) {
         for (int c = 0; c < 4; c++) w[c] = load_bytes(span + c * kChunk + part * kPartBytes);
@@ -65,6 +63,7 @@ struct OpenIntegers {
 
 template <class Packed>
 struct OpenFloats {
+    static constexpr bool kPacked = false;
     static constexpr int kBytes = kSpan * sizeof(float);
     static Floats floats(const uint8_t* span, int step, int k) {
         return load(reinterpret_cast<const float*>(span) + (8 * step + k) * kLanes);
@@ -78,19 +77,30 @@ struct OpenFloats {
 
 // ---- Tiles. sums[n * kTile + r] grows by the product of activations n and weights r.
 
+// Packed rows are read once, from main memory, several at a time: too irregular for the CPU to see the next ones coming.
+// While a tile is worked on, the one after it, which is `ahead` bytes further, is asked into the second-level cache.
+template <class Weights, int R>
+int64_t distance_to_next_tile(const uint8_t* const* w) {
+    return Weights::kPacked && R > 1 ? R * (w[1] - w[0]) : 0;
+}
+
+template <int kBytes>
+inline void prefetch(const uint8_t* from, int64_t ahead) {
+    if (ahead)
+        for (int i = 0; i < kBytes; i += 64) __builtin_prefetch(from + ahead + i, 0, 2);
+}
+
 template <class Weights, int R, int N>
 void tile(const uint8_t* const* w, const QuantizedSpan* x, int64_t x_stride, int64_t spans, float* sums) {
-    const int64_t ahead = R > 1 && Weights::kBytes < 200 ? R * (w[1] - w[0]) : 0;
+    const int64_t ahead = distance_to_next_tile<Weights, R>(w);
     Floats acc[R][N];
     for (int r = 0; r < R; r++)
         for (int n = 0; n < N; n++) acc[r][n] = zero();
     for (int64_t s = 0; s < spans; s++) {
+        for (int r = 0; r < R; r++) prefetch<Weights::kBytes>(w[r] + s * Weights::kBytes, ahead);
         for (int part = 0; part < kParts; part++) {
             Bytes wv[R][4];
-            for (int r = 0; r < R; r++) {
-                Weights::load(w[r] + s * Weights::kBytes, part, wv[r]);
-                PF(w[r] + s * Weights::kBytes)
-            }
+            for (int r = 0; r < R; r++) Weights::load(w[r] + s * Weights::kBytes, part, wv[r]);
             for (int n = 0; n < N; n++) {
                 const QuantizedSpan& span = x[n * x_stride + s];
                 const uint8_t* values = reinterpret_cast<const uint8_t*>(span.values) + part * kPartBytes;
@@ -108,23 +118,30 @@ void tile(const uint8_t* const* w, const QuantizedSpan* x, int64_t x_stride, int
 
 template <class Weights, int R, int N>
 void tile(const uint8_t* const* w, const ExactSpan* x, int64_t x_stride, int64_t spans, float* sums) {
-    Floats acc[R][N];
+    // Additions wait for each other: eight independent chains keep both multipliers busy.
+    constexpr int kChains = R * N >= 8 ? 1 : R * N >= 4 ? 2 : 4;
+    const int64_t ahead = distance_to_next_tile<Weights, R>(w);
+    Floats acc[R][N][kChains];
     for (int r = 0; r < R; r++)
-        for (int n = 0; n < N; n++) acc[r][n] = zero();
+        for (int n = 0; n < N; n++)
+            for (int c = 0; c < kChains; c++) acc[r][n][c] = zero();
     for (int64_t s = 0; s < spans; s++) {
+        for (int r = 0; r < R; r++) prefetch<Weights::kBytes>(w[r] + s * Weights::kBytes, ahead);
         for (int step = 0; step < kSteps; step++) {
             GLM_UNROLL for (int k = 0; k < 8; k++) {
                 Floats xv[N];
                 for (int n = 0; n < N; n++) xv[n] = load(x[n * x_stride + s].values + (8 * step + k) * kLanes);
                 for (int r = 0; r < R; r++) {
                     Floats wv = Weights::floats(w[r] + s * Weights::kBytes, step, k);
-                    for (int n = 0; n < N; n++) acc[r][n] = multiply_add(wv, xv[n], acc[r][n]);
+                    for (int n = 0; n < N; n++)
+                        acc[r][n][k % kChains] = multiply_add(wv, xv[n], acc[r][n][k % kChains]);
                 }
             }
         }
     }
     for (int r = 0; r < R; r++)
-        for (int n = 0; n < N; n++) sums[n * kTile + r] += total(acc[r][n]);
+        for (int n = 0; n < N; n++)
+            for (int c = 0; c < kChains; c++) sums[n * kTile + r] += total(acc[r][n][c]);
 }
 
 // As above with the number of activation rows, 1..4, known only at run time.
@@ -134,10 +151,6 @@ void tile_of(int n, const uint8_t* const* w, const Span* x, int64_t x_stride, in
         case 1: return tile<Weights, R, 1>(w, x, x_stride, spans, sums);
         case 2: return tile<Weights, R, 2>(w, x, x_stride, spans, sums);
         case 3: return tile<Weights, R, 3>(w, x, x_stride, spans, sums);
-        case 5: return tile<Weights, R, 5>(w, x, x_stride, spans, sums);
-        case 6: return tile<Weights, R, 6>(w, x, x_stride, spans, sums);
-        case 7: return tile<Weights, R, 7>(w, x, x_stride, spans, sums);
-        case 8: return tile<Weights, R, 8>(w, x, x_stride, spans, sums);
         default: return tile<Weights, R, 4>(w, x, x_stride, spans, sums);
     }
 }

@@ -1,0 +1,152 @@
+"""The native kernel's way to the user: C++ source in this package, compiled on first use into the user's cache.
+
+A wheel for every CPU and every system is more than this project can make and test, and a package build that needs a
+compiler breaks installs. So the source travels, and whoever has a compiler has the kernel three seconds after the
+first product; whoever has none is told so and has the other kernels. Nothing is ever written into the package.
+
+The file in the cache is named by what decides its content: source, instruction set, flags and compiler. It is made
+under another name and renamed, so whoever finds it finds it whole; a lock keeps two processes from both making it.
+"""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+SOURCE = Path(__file__).parent / "csrc"
+_COMPILERS = ("g++", "clang++", "c++")
+_OPTIONS = ("-std=c++17", "-O3", "-fno-math-errno", "-fPIC", "-shared")
+_TIMEOUT = 180  # seconds; it takes three
+
+_AVX2 = ("avx2", "fma3", "f16c")
+_AVX512 = ("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq", "avx512_vnni")
+_AVX2_OPTIONS = ("-mavx2", "-mfma", "-mf16c")
+_AVX512_OPTIONS = (*_AVX2_OPTIONS, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni")
+
+# Best first: name, what the CPU must have (names of torch.cpu.get_capabilities), what the compiler is told.
+INSTRUCTION_SETS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "avx512": ((*_AVX2, *_AVX512), _AVX512_OPTIONS),
+    "avxvnni": ((*_AVX2, "avx_vnni"), (*_AVX2_OPTIONS, "-mavxvnni")),
+    # The same code with AVX-512's form of the same instruction: how it is tested on CPUs that lack the other form.
+    "avx512-256bit": ((*_AVX2, *_AVX512), (*_AVX512_OPTIONS, "-DGLM_256_BIT")),
+    "avx2": (_AVX2, _AVX2_OPTIONS),
+    "neon": (("neon", "dot"), ("-march=armv8.2-a+dotprod",)),
+}
+
+
+class BuildError(Exception):
+    """The native kernel cannot be had; the message says why and what would help."""
+
+
+def instruction_sets() -> list[str]:
+    """Those of :data:`INSTRUCTION_SETS` that this CPU has, best first."""
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return [name for name, (needed, _) in INSTRUCTION_SETS.items() if all(capabilities.get(flag) for flag in needed)]
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels lie: $XDG_CACHE_HOME/glm_home, or ~/.cache/glm_home."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "glm_home"
+
+
+def find_compiler() -> str:
+    """The user's C++ compiler: $CXX, or the first of the usual names in PATH.
+
+    Raises:
+        BuildError: there is none.
+    """
+    named = os.environ.get("CXX")
+    for name in (named,) if named else _COMPILERS:
+        if path := shutil.which(name):
+            return path
+    missing = f"CXX={named} was not found" if named else f"no C++ compiler ({', '.join(_COMPILERS)}) in PATH"
+    raise BuildError(missing)
+
+
+def build(instructions: str, source: Path = SOURCE / "matmul.cpp") -> Path:
+    """The compiled library, made if it is not in the cache.
+
+    Args:
+        instructions: a name of :data:`INSTRUCTION_SETS`.
+        source: a C++ file; all of ``csrc`` decides with it whether a cached library is up to date.
+
+    Raises:
+        BuildError: no compiler, one that fails, or a cache that cannot be written.
+    """
+    if sys.platform == "win32":
+        raise BuildError("not built on Windows")
+    compiler = find_compiler()
+    command = [compiler, *_OPTIONS, *INSTRUCTION_SETS[instructions][1], str(source)]
+    try:
+        folder = _private_folder(cache_folder())
+        library = folder / f"{source.stem}-{instructions}-{_fingerprint(command)}.so"
+        if not library.exists():
+            with _lock(folder / "build.lock"):
+                if not library.exists():
+                    _compile(command, library)
+    except OSError as error:
+        raise BuildError(f"the cache {cache_folder()} cannot be used: {error}") from error
+    return library
+
+
+def _private_folder(folder: Path) -> Path:
+    """Made if need be. What is loaded from it runs, so nobody else may write there."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.stat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise PermissionError(f"{folder} belongs to another user or others may write there")
+    return folder
+
+
+def _fingerprint(command: list[str]) -> str:
+    digest = hashlib.sha256()
+    for path in sorted({*SOURCE.iterdir(), Path(command[-1])}):
+        digest.update(path.read_bytes())
+    version = _run([command[0], "--version"])
+    digest.update("\0".join([*command[:-1], version]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _compile(command: list[str], library: Path) -> None:
+    handle, name = tempfile.mkstemp(dir=library.parent, prefix=library.stem, suffix=".part")
+    os.close(handle)
+    unfinished = Path(name)
+    try:
+        _run([*command, "-o", name])
+        unfinished.replace(library)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _run(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BuildError(f"{command[0]} did not run: {error}") from error
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
+        raise BuildError(f"{command[0]} failed: {lines[0].strip() if lines else f'exit status {done.returncode}'}")
+    return done.stdout
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Held by one process at a time; the system lets go of it if that one dies.
+
+    It saves work and no more, so a file system that has no locks is no reason to fail.
+    """
+    import fcntl  # not on Windows
+
+    with path.open("w") as file:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
