@@ -52,7 +52,15 @@ class Recipe:
     max_sequence_length: int = 1024
     training: PretrainingOptions = field(
         default_factory=lambda: PretrainingOptions(
-            steps=3200, tokens_per_batch=3072, learning_rate=1.2e-3, warmup_steps=150, decay_steps=800, bfloat16=True
+            steps=3200,
+            tokens_per_batch=3072,
+            learning_rate=3e-3,
+            warmup_steps=150,
+            decay_steps=800,
+            short_steps=1200,
+            short_length=44,
+            bfloat16=True,
+            checkpoint_every=200,
         )
     )
 

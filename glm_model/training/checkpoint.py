@@ -16,8 +16,8 @@ class TrainingState:
     """What a run consists of; `identity` says in words which run it is."""
 
     model: nn.Module
-    optimizer: Optimizer
-    schedule: LRScheduler
+    optimizers: list[Optimizer]
+    schedules: list[LRScheduler]
     identity: str
 
 
@@ -30,8 +30,8 @@ def save(state: TrainingState, folder: Path, step: int) -> None:
             "identity": state.identity,
             "step": step,
             "model": state.model.state_dict(),
-            "optimizer": state.optimizer.state_dict(),
-            "schedule": state.schedule.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in state.optimizers],
+            "schedules": [schedule.state_dict() for schedule in state.schedules],
         },
         unfinished,
     )
@@ -54,6 +54,8 @@ def load_latest(state: TrainingState, folder: Path) -> int:
             "Remove the folder to start anew, or name another."
         )
     state.model.load_state_dict(saved["model"])
-    state.optimizer.load_state_dict(saved["optimizer"])
-    state.schedule.load_state_dict(saved["schedule"])
+    for optimizer, values in zip(state.optimizers, saved["optimizers"], strict=True):
+        optimizer.load_state_dict(values)
+    for schedule, values in zip(state.schedules, saved["schedules"], strict=True):
+        schedule.load_state_dict(values)
     return int(saved["step"])

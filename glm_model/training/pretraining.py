@@ -1,10 +1,11 @@
-"""The training loop: batches of like length, AdamW on float32 weights, cosine schedule, checkpoints to resume from.
+"""The training loop: batches of like length, Muon and AdamW on float32 weights, checkpoints to resume from.
 
 The order of batches is a function of the seed and the epoch, so a run that was killed and resumed makes the same
 steps as one that was not.
 """
 
 import copy
+import itertools
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 from transformers import get_wsd_schedule
@@ -35,6 +36,8 @@ class PretrainingOptions:
         steps: optimizer steps.
         tokens_per_batch: ids of a batch, padding included.
         learning_rate: reached after `warmup_steps`, kept, and brought to 0 along a cosine in the last `decay_steps`.
+        short_steps: in the first so many steps only sequences of up to `short_length` ids are shown: more of them fit
+            a batch while the basics are learnt.
         weight_decay: of matrices; biases and LayerNorms have none.
         max_gradient_norm: gradients are clipped to it.
         bfloat16: forward and backward pass in bfloat16 on a copy of the weights; the master weights, clipping and
@@ -48,6 +51,8 @@ class PretrainingOptions:
     learning_rate: float = 1e-3
     warmup_steps: int = 200
     decay_steps: int = 0
+    short_steps: int = 0
+    short_length: int = 0
     weight_decay: float = 0.1
     max_gradient_norm: float = 1.0
     bfloat16: bool = False
@@ -58,6 +63,16 @@ class PretrainingOptions:
         for name in ("steps", "tokens_per_batch", "learning_rate", "max_gradient_norm", "checkpoint_every"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+
+
+def _order(lengths: Sequence[int], options: PretrainingOptions) -> Iterator[list[int]]:
+    """The batches of a run: short sequences first."""
+    short = [index for index, length in enumerate(lengths) if length <= options.short_length]
+    if options.short_steps:
+        first = batches([lengths[index] for index in short], options.tokens_per_batch, options.seed)
+        for batch in itertools.islice(first, options.short_steps):
+            yield [short[index] for index in batch]
+    yield from batches(lengths, options.tokens_per_batch, options.seed)
 
 
 def batches(lengths: Sequence[int], tokens_per_batch: int, seed: int) -> Iterator[list[int]]:
@@ -97,17 +112,29 @@ def _cut(indices: Sequence[int], lengths: Sequence[int], tokens_per_batch: int) 
     yield batch
 
 
-def make_optimizer(model: nn.Module, options: PretrainingOptions) -> tuple[AdamW, LRScheduler]:
-    """AdamW (betas 0.9, 0.95 as in the paper) and its schedule."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def make_optimizer(model: GLMForCausalLM, options: PretrainingOptions) -> tuple[list[Optimizer], list[LRScheduler]]:
+    """Muon for the matrices of the layers, AdamW (betas 0.9, 0.95 as in the paper) for the rest, and their schedules.
+
+    Muon's update is scaled to the size of AdamW's, so that one learning rate serves both. Biases and LayerNorms have
+    no weight decay.
+    """
+    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
+    embedding = model.model.embed_tokens.weight
+    vectors = [p for p in model.parameters() if p.ndim == 1]
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": options.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [embedding], "weight_decay": options.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
     ]
-    optimizer = AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.95), fused=True)
-    return optimizer, get_wsd_schedule(
-        optimizer, options.warmup_steps, options.decay_steps, num_training_steps=options.steps
-    )
+    decay = options.weight_decay
+    optimizers: list[Optimizer] = [
+        Muon(matrices, lr=options.learning_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
+        AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.95), fused=True),
+    ]
+    schedules: list[LRScheduler] = [
+        get_wsd_schedule(optimizer, options.warmup_steps, options.decay_steps, num_training_steps=options.steps)
+        for optimizer in optimizers
+    ]
+    return optimizers, schedules
 
 
 def pretrain(
@@ -123,11 +150,11 @@ def pretrain(
     Raises:
         ValueError: the run in `run_folder` was made with other options or examples.
     """
-    optimizer, schedule = make_optimizer(model, options)
+    optimizers, schedules = make_optimizer(model, options)
     lengths = [len(example) for example in examples]
-    state = checkpoint.TrainingState(model, optimizer, schedule, f"{options}, {len(examples)} examples")
+    state = checkpoint.TrainingState(model, optimizers, schedules, f"{options}, {len(examples)} examples")
     done = checkpoint.load_latest(state, run_folder)
-    order = batches(lengths, options.tokens_per_batch, options.seed)
+    order = _order(lengths, options)
     for _ in range(done):
         next(order)
     working = copy.deepcopy(model).bfloat16() if options.bfloat16 else model
@@ -140,7 +167,7 @@ def pretrain(
             meter = Meter(bar)
             for step in range(done, options.steps):
                 batch = [examples[index] for index in next(order)]
-                meter.update(*_train_step(model, working, batch, optimizer, schedule, options))
+                meter.update(*_train_step(model, working, batch, optimizers, schedules, options))
                 if (step + 1) % options.checkpoint_every == 0 or step + 1 == options.steps:
                     checkpoint.save(state, run_folder, step + 1)
     finally:
@@ -152,8 +179,8 @@ def _train_step(
     master: GLMForCausalLM,
     working: GLMForCausalLM,
     batch: list[Example],
-    optimizer: AdamW,
-    schedule: LRScheduler,
+    optimizers: list[Optimizer],
+    schedules: list[LRScheduler],
     options: PretrainingOptions,
 ) -> tuple[float, int, int]:
     """One optimizer step; returns the loss, the ids (without padding) and the targets of the batch."""
@@ -165,9 +192,10 @@ def _train_step(
     if working is not master:
         _move_gradients(working, master)
     nn.utils.clip_grad_norm_(master.parameters(), options.max_gradient_norm)
-    optimizer.step()
-    optimizer.zero_grad()
-    schedule.step()
+    for optimizer, schedule in zip(optimizers, schedules, strict=True):
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
     if working is not master:
         _copy_weights(master, working)
     return loss.item(), sum(map(len, batch)), int((targets != IGNORED).sum())

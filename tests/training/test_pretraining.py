@@ -162,3 +162,14 @@ def test_another_run_is_not_taken_for_this_one(tmp_path: Path) -> None:
 def test_options_are_checked() -> None:
     with pytest.raises(ValueError, match="steps must be positive"):
         PretrainingOptions(steps=0)
+
+
+def test_short_sequences_come_first() -> None:
+    lengths = [5, 30, 6, 40, 7, 50, 8] * 20
+    options = PretrainingOptions(steps=9, tokens_per_batch=60, short_steps=30, short_length=10)
+    order = pretraining._order(lengths, options)
+    first = list(itertools.islice(order, 30))
+    assert {lengths[index] for batch in first for index in batch} == {5, 6, 7, 8}
+    assert sum(map(len, itertools.islice(order, 30))) < sum(map(len, first))
+    rest = itertools.islice(pretraining._order(lengths, options), 30, 300)
+    assert {lengths[index] for batch in rest for index in batch} == set(lengths)
