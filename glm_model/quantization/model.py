@@ -149,6 +149,6 @@ def _require_packable(name: str, weight: Tensor, bits: int) -> None:
         packed_columns(weight.shape[-1], bits)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-    largest = max(abs(end) for end in torch.aminmax(weight.detach()))
+    largest = max(abs(float(end)) for end in torch.aminmax(weight.detach()))
     if not largest <= torch.finfo(torch.float16).max * (2 ** (bits - 1) - 1):
         raise ValueError(f"{name} holds values that are NaN, infinite or too large for a scale in half")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 GOLDEN = Path(__file__).parent.parent / "data" / "golden"
 FP32, FP16, CHAT = "chatglm_tiny_fp32", "chatglm_tiny_fp16", "chatglm_tiny_chat"
+PACKED = ["chatglm_tiny_int8", "chatglm_tiny_int4", "chatglm_tiny_int4_qe"]
 TUNED = ["chatglm_tiny_ptuning/prefix_projection_false", "chatglm_tiny_ptuning/prefix_projection_true"]
 GLM130B = "glm130b_tiny"
 

@@ -11,7 +11,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from glm_model import ChatGLMForCausalLM
 from glm_model.prefix_tuning import load_prefix
-from tests.golden.data import ALPHAS, FP16, FP32, GOLDEN, TUNED, expected
+from tests.golden.data import ALPHAS, FP16, FP32, GOLDEN, PACKED, TUNED, expected
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,9 @@ PLAIN_SETS = [
 TUNED_SETS = [DataSet(folder, stem) for folder in TUNED for stem in ALPHAS]
 # Half rounds after every operation; only the original's own steps give the original's bits, and its tokens.
 HALF_SETS = [DataSet(FP16, stem, torch.float16) for stem in ALPHAS]
-ALL_SETS = [*PLAIN_SETS, *TUNED_SETS, *HALF_SETS]
+# INT8 and INT4 weights; computed in float32.
+PACKED_SETS = [DataSet(folder, stem) for folder in PACKED for stem in ALPHAS]
+ALL_SETS = [*PLAIN_SETS, *TUNED_SETS, *HALF_SETS, *PACKED_SETS]
 
 
 def published_name(name: str) -> str:

@@ -1,0 +1,65 @@
+// Compares the kernels with a product in double, without Python: for sanitizers, and for CPUs that only an emulator has.
+// Linked with csrc/matmul.cpp. Prints the largest errors; exits with 1 if one is over its bound.
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <random>
+#include <vector>
+
+extern "C" const char* glm_instructions();
+extern "C" int glm_matmul(const void*, int, int64_t, int64_t, const void*, const void*, int, int64_t, int, const void*,
+                          void*, int, int);
+
+static std::mt19937 generator(7);
+
+static double integer(const std::vector<int8_t>& packed, int64_t row_bytes, int64_t row, int64_t column, int bits) {
+    if (bits == 8) return packed[row * row_bytes + column];
+    int byte = packed[row * row_bytes + column / 2];
+    return column % 2 ? (byte & 15) - 2 * (byte & 8) : byte >> 4;
+}
+
+// The largest error in units of the size that a sum of such terms has: what cancels counts too.
+static double error_of(int64_t rows, int64_t columns, int64_t outputs, int bits, bool quantize) {
+    std::normal_distribution<float> normal;
+    std::uniform_int_distribution<int> byte(-128, 127);
+    // Exactly as large as they are, so that a sanitizer sees a read past the end.
+    std::vector<float> x(rows * columns), scale(outputs), bias(outputs), out(rows * outputs);
+    std::vector<int8_t> weight(outputs * columns * bits / 8);
+    for (float& v : x) v = normal(generator);
+    for (float& v : scale) v = 0.5f + fabsf(normal(generator));
+    for (float& v : bias) v = normal(generator);
+    for (int8_t& v : weight) v = static_cast<int8_t>(byte(generator));
+    if (glm_matmul(x.data(), 0, rows, columns, weight.data(), scale.data(), 0, outputs, bits, bias.data(), out.data(),
+                   quantize, 1))
+        return INFINITY;
+    double worst = 0, largest = 0;
+    for (int64_t n = 0; n < rows; n++)
+        for (int64_t r = 0; r < outputs; r++) {
+            double sum = 0, squares = 0;
+            for (int64_t k = 0; k < columns; k++) {
+                double term = x[n * columns + k] * integer(weight, columns * bits / 8, r, k, bits);
+                sum += term;
+                squares += term * term;
+            }
+            double error = fabs(out[n * outputs + r] - (sum * scale[r] + bias[r]));
+            worst = !(error <= worst) ? error : worst;  // NaN counts
+            largest = fmax(largest, sqrt(squares) * scale[r]);
+        }
+    return worst / largest;
+}
+
+int main() {
+    const int64_t shapes[][3] = {{1, 256, 64}, {2, 2, 1},    {3, 90, 7},    {4, 1000, 33},  {8, 514, 32}, {9, 258, 65},
+                                 {1, 14, 37},  {11, 62, 1}, {100, 770, 9}, {98, 1030, 34}, {5, 512, 35}};
+    double worst[2] = {0, 0};
+    for (const auto& shape : shapes)
+        for (int bits : {4, 8})
+            for (bool quantize : {false, true}) {
+                double error = error_of(shape[0], shape[1], shape[2], bits, quantize);
+                worst[quantize] = !(error <= worst[quantize]) ? error : worst[quantize];
+            }
+    printf("%s: exact %.1e, fast %.1e\n", glm_instructions(), worst[0], worst[1]);
+    return worst[0] <= 1e-6 && worst[1] <= 0.02 ? 0 : 1;
+}

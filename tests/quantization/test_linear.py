@@ -1,0 +1,208 @@
+"""The layers over packed weights, and the choice of a kernel: values, gradients, dtypes, what stays in memory."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glm_model.quantization import kernels, packing
+from glm_model.quantization.kernels import REFERENCE, Kernel, choose, quantized_matmul, register
+from glm_model.quantization.linear import QuantizedEmbedding, QuantizedLinear
+from tests.golden.data import assert_close
+from tests.quantization import rounding
+
+FLOATS = {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 1e-3}
+
+
+@pytest.fixture(params=["one block", "blocks of two rows"])
+def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param != "one block":
+        monkeypatch.setattr(packing, "_BLOCK", 30)
+
+
+@pytest.fixture
+def only_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_KERNELS", [REFERENCE])
+
+
+def drawn_layer(bits: int, bias: bool = True, rows: int = 9) -> tuple[QuantizedLinear, Tensor]:
+    """A layer of 14 columns, and its weight in float64 by exact arithmetic."""
+    torch.manual_seed(bits)
+    layer = QuantizedLinear.from_float(nn.Linear(14, rows, bias), bits)
+    return layer, rounding.dequantized(layer.weight, layer.weight_scale, bits)
+
+
+@pytest.mark.usefixtures("blocks", "only_reference")
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("shape", [(14,), (1, 14), (3, 14), (2, 5, 14), (0, 14)], ids=str)
+def test_product(shape: tuple[int, ...], dtype: torch.dtype, bits: int) -> None:
+    layer, weight = drawn_layer(bits)
+    x = torch.randn(shape).to(dtype)
+    output = layer.to(dtype)(x)
+    assert output.dtype == dtype
+    wanted = F.linear(x.double(), weight, layer.bias.double())
+    assert output.shape == wanted.shape
+    if wanted.numel():
+        assert_close(output, wanted, FLOATS[dtype])
+
+
+@pytest.mark.usefixtures("blocks", "only_reference")
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_gradient_of_the_input(dtype: torch.dtype, bits: int) -> None:
+    layer, weight = drawn_layer(bits)
+    x = torch.randn(2, 3, 14, dtype=dtype, requires_grad=True)
+    gradient = torch.randn(2, 3, 9, dtype=dtype)
+    layer.to(dtype)(x).backward(gradient)
+    assert_close(x.grad, gradient.double() @ weight, FLOATS[dtype])
+    assert layer.weight.grad is None
+    assert layer.weight_scale.grad is None
+
+
+def test_training_keeps_no_float_weight() -> None:
+    """Autograd would keep every dequantized weight until the backward pass: four to eight times the packed model."""
+    layer, _ = drawn_layer(4, rows=200)
+    kept: list[Tensor] = []
+    x = torch.randn(2, 14, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        layer(x)
+    assert {tensor.dtype for tensor in kept} == {torch.int8, torch.float16}
+    assert sum(tensor.nbytes for tensor in kept) == layer.weight.nbytes + layer.weight_scale.nbytes
+
+
+def test_bias() -> None:
+    layer, weight = drawn_layer(8, bias=False)
+    assert layer.bias is None
+    assert "bias" not in layer.state_dict()
+    x = torch.randn(3, 14)
+    assert_close(layer(x), x.double() @ weight.T, 1e-6)
+
+
+@pytest.mark.parametrize("scale_dtype", [torch.float16, torch.float32], ids=str)
+def test_casting_never_touches_what_the_file_says(scale_dtype: torch.dtype) -> None:
+    layer, _ = drawn_layer(4)
+    layer.weight_scale.data = layer.weight_scale.data.to(scale_dtype) * 1.0001
+    packed, scale = layer.weight.clone(), layer.weight_scale.clone()
+    for cast in (nn.Module.half, nn.Module.bfloat16, nn.Module.double, nn.Module.float):
+        cast(layer)
+        assert layer.weight_scale.dtype == scale_dtype
+        assert torch.equal(layer.weight_scale, scale)
+        assert torch.equal(layer.weight, packed)
+    layer.to(torch.float16)
+    assert layer.weight_scale.dtype == scale_dtype
+    assert layer.bias.dtype == torch.float16
+
+
+def test_moving_moves_all() -> None:
+    layer, _ = drawn_layer(4)
+    moved = copy.deepcopy(layer).to("meta", torch.bfloat16)
+    assert {(value.device.type, value.dtype) for value in moved.state_dict().values()} == {
+        ("meta", torch.int8),
+        ("meta", torch.float16),
+        ("meta", torch.bfloat16),
+    }
+
+
+def test_state_dict_has_the_published_names() -> None:
+    layer, _ = drawn_layer(4)
+    assert [(name, value.dtype) for name, value in layer.state_dict().items()] == [
+        ("weight", torch.int8),
+        ("weight_scale", torch.float16),
+        ("bias", torch.float32),
+    ]
+    other = QuantizedLinear(14, 9, 4)
+    assert not other.weight.any()
+    other.load_state_dict(layer.state_dict())
+    x = torch.randn(2, 14)
+    assert torch.equal(other(x), layer(x))
+    assert repr(layer) == "QuantizedLinear(14, 9, bits=4, bias=True)"
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_embedding(dtype: torch.dtype, bits: int) -> None:
+    torch.manual_seed(bits)
+    embedding = QuantizedEmbedding.from_float(nn.Embedding(20, 6), bits)
+    weight = rounding.dequantized(embedding.weight, embedding.weight_scale, bits)
+    ids = torch.tensor([[0, 19, 3], [3, 3, 7]])
+    assert embedding.dtype == torch.float32
+    rows = embedding.to(dtype)(ids)
+    assert rows.dtype == embedding.dtype == dtype
+    assert torch.equal(rows, weight[ids].to(dtype))
+    assert embedding.weight_scale.dtype == torch.float16
+    assert list(embedding.state_dict()) == ["weight", "weight_scale"]
+
+
+def test_embedding_takes_the_dtype_of_the_float_one() -> None:
+    assert QuantizedEmbedding.from_float(nn.Embedding(4, 2, dtype=torch.bfloat16), 4).dtype == torch.bfloat16
+
+
+def test_odd_widths_are_refused() -> None:
+    with pytest.raises(ValueError, match="7 columns are odd"):
+        QuantizedLinear(7, 4, 4)
+    with pytest.raises(ValueError, match="7 columns are odd"):
+        QuantizedEmbedding(4, 7, 4)
+    QuantizedLinear(7, 5, 8)
+
+
+@pytest.mark.usefixtures("only_reference")
+def test_layers_compile_whole() -> None:
+    layer, _ = drawn_layer(4)
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    x = torch.randn(3, 14)
+    with torch.no_grad():
+        assert torch.equal(compiled(x), layer(x))
+
+
+# ---- the choice of a kernel
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Kernels that multiply like the reference and say that they were called; those there are otherwise are away."""
+    monkeypatch.setattr(kernels, "_KERNELS", [REFERENCE])
+    calls: list[str] = []
+
+    def fake(name: str, precision: kernels.Precision, rows: int) -> Kernel:
+        def matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int) -> Tensor:
+            calls.append(name)
+            return REFERENCE.matmul(x, weight, scale, bits)
+
+        return Kernel(name, precision, lambda x, weight, scale, bits: len(x) <= rows, matmul)
+
+    register(fake("exact few rows", "exact", 2))
+    register(fake("fast few rows", "fast", 4))
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("rows", "precision", "name"),
+    [
+        (1, "exact", "exact few rows"),
+        (3, "exact", "reference"),
+        (1, "fast", "fast few rows"),
+        (4, "fast", "fast few rows"),
+        (5, "fast", "reference"),
+    ],
+)
+def test_the_last_registered_kernel_that_may_and_can(
+    registry: list[str], rows: int, precision: kernels.Precision, name: str
+) -> None:
+    layer, weight = drawn_layer(8, bias=False)
+    layer.precision = precision
+    x = torch.randn(rows, 14)
+    assert choose(x, layer.weight, layer.weight_scale, 8, precision).name == name
+    assert_close(layer(x), x.double() @ weight.T, 1e-6)
+    assert registry == [name] * (name != "reference")
+    x.requires_grad_()
+    layer(x).sum().backward()
+    assert registry == [name, name] * (name != "reference")
+
+
+def test_an_unknown_precision() -> None:
+    layer, _ = drawn_layer(8)
+    with pytest.raises(ValueError, match="precision must be 'exact' or 'fast', not 'exakt'"):
+        quantized_matmul(torch.ones(1, 14), layer.weight, layer.weight_scale, 8, "exakt")  # type: ignore[arg-type]
