@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
-from transformers.core_model_loading import apply_renamings
 
 from .checkpoint_files import CONFIG, StoredTensor, read_json, stored_tensors, weight_files
 from .conversion.keys import PREFIX_ENCODER
@@ -175,7 +174,9 @@ class _Problems:
                 )
 
     def _published(self, name: str) -> str:
-        return apply_renamings(name, self.to_published)
+        for renaming in self.to_published:
+            name, _ = renaming.rename_source_key(name)
+        return name
 
     def _files(self, published: set[str]) -> str:
         """The files that hold these tensors, or what was loaded if it is not known."""
