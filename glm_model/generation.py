@@ -267,7 +267,9 @@ def _sample_steps(
     outputs = model._prefill(input_ids, generation_config, model_kwargs)
     next_inputs = _next_inputs(model, input_ids, generation_config, model_kwargs)
     while True:
-        scores = logits_processor(input_ids, outputs.logits[:, -1].to(copy=True, dtype=torch.float32))
+        scores = outputs.logits[:, -1].to(copy=True, dtype=torch.float32)
+        for processor in logits_processor:  # the list's own call inspects every signature at every token
+            scores = processor(input_ids, scores)
         if generation_config.do_sample:
             next_tokens = torch.multinomial(F.softmax(scores, dim=-1), 1, generator=generator).squeeze(1)
         else:
