@@ -12,7 +12,7 @@ all on one device, and return [..., out] in the dtype of ``x``.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -93,7 +93,24 @@ def quantized_matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int, precis
     """
     if x.requires_grad and torch.is_grad_enabled():
         return _WithInputGradient.apply(x, weight, scale, bits, precision)
+    return _multiply(x, weight, scale, bits, precision)
+
+
+def _multiply(x: Tensor, weight: Tensor, scale: Tensor, bits: int, precision: Precision) -> Tensor:
+    if x.device.type == "cpu" and torch.compiler.is_compiling():
+        return _opaque_multiply(x, weight, scale, bits, precision)
     return choose(x, weight, scale, bits, precision).matmul(x, weight, scale, bits)
+
+
+# For torch.compile, which cannot look into what ctypes calls: one node of its graph.
+@torch.library.custom_op("glm_model::quantized_matmul", mutates_args=())
+def _opaque_multiply(x: Tensor, weight: Tensor, scale: Tensor, bits: int, precision: str) -> Tensor:
+    return choose(x, weight, scale, bits, cast(Precision, precision)).matmul(x, weight, scale, bits)
+
+
+@_opaque_multiply.register_fake
+def _shape_of_product(x: Tensor, weight: Tensor, scale: Tensor, bits: int, precision: str) -> Tensor:
+    return x.new_empty(*x.shape[:-1], len(weight))
 
 
 class _WithInputGradient(torch.autograd.Function):
@@ -103,7 +120,7 @@ class _WithInputGradient(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, bits: int, precision: Precision) -> Tensor:
         ctx.save_for_backward(weight, scale)
         ctx.bits = bits
-        return choose(x, weight, scale, bits, precision).matmul(x, weight, scale, bits)
+        return _multiply(x, weight, scale, bits, precision)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

@@ -1,0 +1,228 @@
+"""How the native kernel comes to be: in the user's cache, once, safely; and what happens where it cannot."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from glm_model.quantization import kernels
+from glm_model.quantization.kernels import build, choice, native, onnx
+from glm_model.quantization.packing import quantize
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "glm_model"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, for this test alone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "glm_home"
+
+
+@pytest.fixture
+def undecided(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As in a process that has not chosen its kernel yet."""
+    monkeypatch.delenv("GLM_KERNEL", raising=False)
+
+    def forget() -> None:
+        native.find.cache_clear()
+        choice.wanted.cache_clear()
+
+    forget()
+    yield
+    monkeypatch.undo()
+    forget()
+
+
+def fake_compiler(folder: Path, script: str) -> Path:
+    """A compiler that is a shell script."""
+    path = folder / "compiler"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+# Writes what is no library, but counts as one until it is loaded; enough for tests of the cache.
+COUNTING = """
+[ "$1" = --version ] && echo 'counting 1.0' && exit
+echo made >> {log}
+sleep {seconds}
+while [ "$1" != -o ]; do shift; done
+echo content > "$2"
+"""
+
+
+def counting_compiler(folder: Path, seconds: float = 0) -> tuple[Path, Path]:
+    """And the file in which each compilation leaves a line."""
+    log = folder / "log"
+    return fake_compiler(folder, COUNTING.format(log=log, seconds=seconds)), log
+
+
+def test_it_is_made_once_and_only_in_the_cache(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler, log = counting_compiler(tmp_path)
+    monkeypatch.setenv("CXX", str(compiler))
+    before = {path: path.stat().st_mtime_ns for path in PACKAGE.rglob("*") if "__pycache__" not in path.parts}
+    library = build.build("avx2")
+    assert build.build("avx2") == library
+    assert library.parent == cache
+    assert library.read_text() == "content\n"
+    assert log.read_text() == "made\n"
+    assert {path.name for path in cache.iterdir()} == {library.name, "build.lock"}
+    after = {path: path.stat().st_mtime_ns for path in PACKAGE.rglob("*") if "__pycache__" not in path.parts}
+    assert after == before
+
+
+def test_its_name_follows_source_instructions_and_compiler(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler, _ = counting_compiler(tmp_path)
+    monkeypatch.setenv("CXX", str(compiler))
+    names = {build.build("avx2"), build.build("avx512")}
+    compiler.write_text(compiler.read_text().replace("1.0", "1.1"))
+    names.add(build.build("avx2"))
+    copy = tmp_path / "csrc"
+    copy.mkdir()
+    for path in build.SOURCE.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    (copy / "tiles.h").write_text((copy / "tiles.h").read_text() + "// changed\n")
+    monkeypatch.setattr(build, "SOURCE", copy)
+    names.add(build.build("avx2", copy / "matmul.cpp"))
+    assert len(names) == 4
+
+
+def test_two_processes_at_once_make_one(cache: Path, tmp_path: Path) -> None:
+    compiler, log = counting_compiler(tmp_path, seconds=1)
+    code = "from glm_model.quantization.kernels.build import build; print(build('avx2').read_text())"
+    environment = {**os.environ, "CXX": str(compiler), "PYTHONPATH": str(ROOT)}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    assert [process.communicate(timeout=120)[0].strip() for process in processes] == ["content", "content"]
+    assert log.read_text() == "made\n"
+
+
+def answer(precision: kernels.Precision = "fast") -> tuple[str, str]:
+    """A product is right within what `fast` may do; the kernel that made it, and what is said of it."""
+    x = torch.randn(2, 64, generator=torch.Generator().manual_seed(0))
+    weight, scale = quantize(torch.randn(8, 64, generator=torch.Generator().manual_seed(1)), 4)
+    expected = kernels.REFERENCE.matmul(x, weight, scale, 4)
+    result = kernels.quantized_matmul(x, weight, scale, 4, precision)
+    assert (result - expected).abs().max() <= 0.02 * expected.abs().max()
+    return kernels.choose(x, weight, scale, 4, precision).name, kernels.describe(precision)
+
+
+def without_compiler() -> str:
+    """The kernel for `fast` where there is no native one."""
+    return "onnxruntime" if onnx.is_installed() else "reference"
+
+
+@pytest.mark.usefixtures("undecided")
+def test_native_is_used_and_said() -> None:
+    for precision in ("exact", "fast"):
+        name, line = answer(precision)
+        assert name == "native"
+        assert line.startswith("native kernel for ")
+        assert line.endswith(precision)
+        assert "\n" not in line
+
+
+@pytest.mark.usefixtures("undecided", "cache")
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("echo fatal error: out of ideas >&2; exit 1", "out of ideas"),
+        ("[ $1 = --version ] && exit; echo kernel.cpp:1: error: nonsense >&2; exit 1", "error: nonsense"),
+        ("[ $1 = --version ] && exit; while [ $1 != -o ]; do shift; done; echo text > $2", "cannot be loaded"),
+        ("[ $1 = --version ] && exit; kill -9 $$", "exit status -9"),
+    ],
+)
+def test_a_broken_compiler_is_no_error(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    script: str,
+    reason: str,
+) -> None:
+    monkeypatch.setenv("CXX", str(fake_compiler(tmp_path, script)))
+    name, line = answer()
+    assert name == without_compiler()
+    assert name in line
+    assert reason in line
+    assert "\n" not in line
+    assert [reason in record.getMessage() for record in caplog.records] == [True], "said once"
+
+
+@pytest.mark.usefixtures("undecided", "cache")
+def test_no_compiler_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    name, line = answer()
+    assert name == without_compiler()
+    assert "no C++ compiler" in line
+
+
+@pytest.mark.usefixtures("undecided")
+def test_a_cache_that_cannot_be_made_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    name, line = answer()
+    assert name == without_compiler()
+    assert "cannot be used" in line
+
+
+@pytest.mark.usefixtures("undecided")
+def test_a_cache_that_others_may_write_is_refused(cache: Path) -> None:
+    cache.mkdir()
+    cache.chmod(0o777)
+    assert "others may write" in answer()[1]
+
+
+@pytest.mark.usefixtures("undecided", "cache")
+def test_a_cpu_without_kernel_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "instruction_sets", list)
+    name, line = answer()
+    assert name == without_compiler()
+    assert "this CPU" in line
+
+
+@pytest.mark.usefixtures("undecided")
+def test_a_library_that_computes_nonsense_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native.reference, "matmul", lambda x, weight, scale, bits: x.new_ones(len(x), len(weight)))
+    found = native.find()
+    assert isinstance(found, build.BuildError)
+    assert "something else" in str(found)
+
+
+@pytest.mark.usefixtures("undecided")
+@pytest.mark.parametrize("name", ["native", "onnxruntime", "reference"])
+def test_the_user_may_choose(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("GLM_KERNEL", name)
+    used, line = answer()
+    assert used == (name if name != "onnxruntime" or onnx.is_installed() else "reference")
+    assert used in line
+
+
+@pytest.mark.usefixtures("undecided")
+def test_an_unknown_choice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLM_KERNEL", "fastest")
+    with pytest.raises(ValueError, match="GLM_KERNEL is 'fastest'; it must be one of auto, native"):
+        answer()
+
+
+@pytest.mark.usefixtures("undecided")
+def test_torch_compile_sees_one_node() -> None:
+    x, (weight, scale) = torch.randn(2, 64), quantize(torch.randn(8, 64), 4)
+
+    def product(x: torch.Tensor) -> torch.Tensor:
+        return kernels.quantized_matmul(x, weight, scale, 4, "fast") * 2
+
+    compiled = torch.compile(product, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(x), product(x))
