@@ -120,6 +120,15 @@ def extend_mask(attention_mask: Tensor, length: int) -> Tensor:
     return torch.cat([grown, rows], dim=-2)
 
 
+def additive_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """A bool mask (True = visible) as a float one to add to scores.
+
+    Its lowest finite value swallows any score, so that a row that sees nothing averages all keys evenly, as in the
+    original.
+    """
+    return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
+
+
 def _first(flags: Tensor) -> Tensor:
     return flags.int().argmax(dim=-1)
 

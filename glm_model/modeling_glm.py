@@ -4,10 +4,10 @@ The switches are ``config.position_encoding_2d`` (rotary positions in two rows o
 or GELU). Inner names are the library's (``model.embed_tokens``, ``model.layers``, ``model.norm``, ``lm_head``);
 published key names are mapped in ``glm_model.conversion``. Hidden states are [batch, length, hidden] throughout.
 
-This module knows layers; masks and positions come from ``masking``, steps of generation from ``prefix_lm``.
+This module knows the stack; attention is in ``attention``, masks and positions come from ``masking``, steps of
+generation from ``prefix_lm``.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,11 +18,11 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from . import masking
+from .attention import GLMAttention, GLMRotaryEmbedding
 from .configuration_glm import ChatGLMConfig, GLM130BConfig, GLMConfig
 from .conversion.keys import IGNORED_KEYS
 from .errors import UnsupportedError
@@ -30,10 +30,9 @@ from .generation import ChatMixin
 from .loading_checks import CheckedLoadingMixin
 from .prefix_lm import PrefixLMGenerationMixin, count_padding, derive_position_ids
 from .prefix_tuning import PrefixEncoder
+from .published_rounding import attention_in_use, gelu, row_linear
 from .quantization.linear import QuantizedWeight, make_embedding, make_linear
 from .quantization.model import TIED_SCALE, QuantizableModel
-
-ROTARY_BASE = 10000.0
 
 
 class GLMLayerNorm(nn.LayerNorm):
@@ -45,151 +44,6 @@ class GLMLayerNorm(nn.LayerNorm):
         return super().forward(hidden_states.to(self.weight.dtype)).to(hidden_states.dtype)
 
 
-class GLMRotaryEmbedding(nn.Module):
-    """Rotary angles of one or two rows of positions (arXiv 2104.09864, base 10000, non-interleaved).
-
-    The original rounds the inverse frequencies to half when it creates them, in every precision.
-    """
-
-    inv_freq: Tensor
-
-    def __init__(self, config: GLMConfig) -> None:
-        super().__init__()
-        self.rows = config.num_position_rows
-        self.dim = config.hidden_size // config.num_attention_heads // self.rows
-        self.angle_in_model_dtype = config.rotary_dtype == "model"
-        self.register_buffer("inv_freq", self.inverse_frequencies(), persistent=False)
-
-    def inverse_frequencies(self) -> Tensor:
-        """float32 [dim / 2], each value representable in half."""
-        exponent = torch.arange(0, self.dim, 2, dtype=torch.float32) / self.dim
-        return (1.0 / ROTARY_BASE**exponent).half().float()
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GLMRotaryEmbedding":
-        # `model.bfloat16()` must move the frequencies, never round them.
-        super()._apply(fn, recurse)
-        if self.inv_freq.dtype != torch.float32 and self.inv_freq.device.type != "meta":
-            self.inv_freq = self.inverse_frequencies().to(self.inv_freq.device)
-        return self
-
-    @torch.no_grad()
-    def forward(self, position_ids: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of ``position_ids`` ([batch, length] or [batch, 2, length]).
-
-        Returns:
-            Two tensors [batch, length, 1, 1, rows, dim] in ``dtype``; the ones stand for heads and query/key.
-        """
-        positions = position_ids.view(len(position_ids), self.rows, -1).transpose(1, 2).unsqueeze(-1)
-        rounds_angle = dtype == torch.float16 and self.angle_in_model_dtype
-        angle_dtype = dtype if rounds_angle else torch.float32
-        angles = positions.to(angle_dtype) * self.inv_freq.to(angle_dtype)
-        angles = torch.cat([angles, angles], dim=-1)[:, :, None, None]
-        return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-class RowParallelLinear(nn.Linear):
-    """GLM-130B's layers that its ranks share by columns: they add up their products first, then the bias.
-
-    In half on CPU this rounds twice as the original does, with one rank too; elsewhere it is a plain linear layer.
-    """
-
-    def forward(self, states: Tensor) -> Tensor:
-        if not _is_half_on_cpu(states):
-            return super().forward(states)
-        return F.linear(states, self.weight) + self.bias
-
-
-def _row_linear(config: GLMConfig) -> type[nn.Linear]:
-    return RowParallelLinear if isinstance(config, GLM130BConfig) else nn.Linear
-
-
-def rotate_half(states: Tensor) -> Tensor:
-    """(x1, x2) -> (-x2, x1) over the two halves of the last dimension."""
-    first, second = states.chunk(2, dim=-1)
-    return torch.cat([-second, first], dim=-1)
-
-
-def eager_attention_forward(
-    module: "GLMAttention",
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs: Any,
-) -> tuple[Tensor, Tensor]:
-    """Attention step by step, rounding where the original does; query, key, value are [batch, heads, length, head_dim].
-
-    The query is divided by the layer's number (counted from 1) before the product and the float32 scores are
-    multiplied by it again, so that half precision does not overflow.
-    """
-    layer_number = module.layer_idx + 1
-    scores = torch.matmul(query / (layer_number / scaling), key.transpose(2, 3)).float() * layer_number
-    if attention_mask is not None:
-        if attention_mask.dtype == torch.bool:
-            attention_mask = _additive(attention_mask, torch.float32)
-        scores = scores + attention_mask
-    probabilities = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    probabilities = F.dropout(probabilities, p=dropout, training=module.training)
-    return torch.matmul(probabilities, value).transpose(1, 2).contiguous(), probabilities
-
-
-class GLMAttention(nn.Module):
-    """Multi-head attention; the rows of the fused weight hold q, k, v of head 0, then q, k, v of head 1, ..."""
-
-    def __init__(self, config: GLMConfig, layer_idx: int) -> None:
-        super().__init__()
-        self.config = config
-        self.layer_idx = layer_idx
-        self.head_dim = config.hidden_size // config.num_attention_heads
-        self.rows = config.num_position_rows
-        self.scaling = self.head_dim**-0.5
-        self.is_causal = False  # the mask says everything
-        bits = config.quantization_bit
-        self.query_key_value = make_linear(bits, config.hidden_size, 3 * config.hidden_size)
-        self.dense = make_linear(bits, config.hidden_size, config.hidden_size, float_class=_row_linear(config))
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        position_embeddings: tuple[Tensor, Tensor],
-        attention_mask: Tensor | None,
-        past_key_values: Cache | None = None,
-        prefix: Tensor | None = None,
-        **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None]:
-        query, key, value = self._project(hidden_states, *position_embeddings)
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
-        if prefix is not None:
-            prefix_key, prefix_value = prefix[2 * self.layer_idx], prefix[2 * self.layer_idx + 1]
-            key = torch.cat([prefix_key.expand(len(key), -1, -1, -1), key], dim=2)
-            value = torch.cat([prefix_value.expand(len(value), -1, -1, -1), value], dim=2)
-        implementation = _attention_in_use(self.config, query)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
-        context, probabilities = attend(
-            self, query, key, value, attention_mask, scaling=self.scaling, dropout=0.0, **kwargs
-        )
-        return self.dense(context.flatten(2)), probabilities
-
-    def _project(self, hidden_states: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated query, rotated key and value, each [batch, heads, length, head_dim]."""
-        fused = self.query_key_value(hidden_states).unflatten(-1, (-1, 3 * self.head_dim))
-        query_key = fused[..., : 2 * self.head_dim].unflatten(-1, (2, self.rows, -1))
-        query_key = (query_key * cos + rotate_half(query_key) * sin).flatten(-2)
-        query, key = query_key.unbind(3)
-        value = fused[..., 2 * self.head_dim :]
-        return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
-
-
-def gelu(states: Tensor) -> Tensor:
-    """GELU, tanh approximation; in half on CPU with the original's rounding after every operation."""
-    if not _is_half_on_cpu(states):
-        return F.gelu(states, approximate="tanh")
-    return 0.5 * states * (1 + torch.tanh(0.7978845608028654 * states * (1 + 0.044715 * states * states)))
-
-
 class GLMMLP(nn.Module):
     """GELU (tanh approximation) or, gated, GeGLU with the exact GELU on the second half."""
 
@@ -198,7 +52,7 @@ class GLMMLP(nn.Module):
         self.gated = config.gated_mlp
         bits, inner = config.quantization_bit, config.inner_hidden_size
         self.dense_h_to_4h = make_linear(bits, config.hidden_size, 2 * inner if self.gated else inner)
-        self.dense_4h_to_h = make_linear(bits, inner, config.hidden_size, float_class=_row_linear(config))
+        self.dense_4h_to_h = make_linear(bits, inner, config.hidden_size, float_class=row_linear(config))
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         inner = self.dense_h_to_4h(hidden_states)
@@ -388,7 +242,7 @@ class GLMModel(GLMPreTrainedModel):
             allow_is_causal_skip=inputs_embeds.shape[1] == 1,
         )
         if attention_mask is not None and is_prompt and isinstance(mask, Tensor) and mask.dtype == torch.bool:
-            mask = _additive(mask, inputs_embeds.dtype)
+            mask = masking.additive_mask(mask, inputs_embeds.dtype)
         return mask
 
     def _given_mask(
@@ -407,8 +261,8 @@ class GLMModel(GLMPreTrainedModel):
                 f"{key_length} keys it must be [batch, 1, {query_length}, {key_length}]"
             )
         if visible.dtype == torch.bool:
-            by_steps = _attention_in_use(self.config, inputs_embeds) == "eager"
-            visible = _additive(visible, torch.float32 if by_steps else inputs_embeds.dtype)
+            by_steps = attention_in_use(self.config, inputs_embeds) == "eager"
+            visible = masking.additive_mask(visible, torch.float32 if by_steps else inputs_embeds.dtype)
         lowest = torch.finfo(visible.dtype).min
         return F.pad(visible, (0, key_length - attention_mask.shape[-1]), value=lowest)
 
@@ -525,18 +379,3 @@ class GLM130BForCausalLM(GLMForCausalLM):
 
     config: GLM130BConfig
     config_class = GLM130BConfig
-
-
-def _is_half_on_cpu(states: Tensor) -> bool:
-    """Where half is slow in any case the original is followed bit by bit; a GPU's kernels round in their own ways."""
-    return states.dtype == torch.float16 and states.device.type == "cpu"
-
-
-def _attention_in_use(config: GLMConfig, states: Tensor) -> str:
-    chosen = config._attn_implementation
-    return "eager" if chosen == "sdpa" and _is_half_on_cpu(states) else str(chosen)
-
-
-def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
-    """A bool mask as a float one. A row that sees nothing then averages all keys evenly, as in the original."""
-    return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)

@@ -1,0 +1,139 @@
+"""Self-attention with rotary positions, over one row of positions or two."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.cache_utils import Cache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .configuration_glm import GLMConfig
+from .masking import additive_mask
+from .published_rounding import attention_in_use, row_linear
+from .quantization.linear import make_linear
+
+ROTARY_BASE = 10000.0
+
+
+class GLMRotaryEmbedding(nn.Module):
+    """Rotary angles of one or two rows of positions (arXiv 2104.09864, base 10000, non-interleaved).
+
+    The original rounds the inverse frequencies to half when it creates them, in every precision.
+    """
+
+    inv_freq: Tensor
+
+    def __init__(self, config: GLMConfig) -> None:
+        super().__init__()
+        self.rows = config.num_position_rows
+        self.dim = config.hidden_size // config.num_attention_heads // self.rows
+        self.angle_in_model_dtype = config.rotary_dtype == "model"
+        self.register_buffer("inv_freq", self.inverse_frequencies(), persistent=False)
+
+    def inverse_frequencies(self) -> Tensor:
+        """float32 [dim / 2], each value representable in half."""
+        exponent = torch.arange(0, self.dim, 2, dtype=torch.float32) / self.dim
+        return (1.0 / ROTARY_BASE**exponent).half().float()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GLMRotaryEmbedding":
+        # `model.bfloat16()` must move the frequencies, never round them.
+        super()._apply(fn, recurse)
+        if self.inv_freq.dtype != torch.float32 and self.inv_freq.device.type != "meta":
+            self.inv_freq = self.inverse_frequencies().to(self.inv_freq.device)
+        return self
+
+    @torch.no_grad()
+    def forward(self, position_ids: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of ``position_ids`` ([batch, length] or [batch, 2, length]).
+
+        Returns:
+            Two tensors [batch, length, 1, 1, rows, dim] in ``dtype``; the ones stand for heads and query/key.
+        """
+        positions = position_ids.view(len(position_ids), self.rows, -1).transpose(1, 2).unsqueeze(-1)
+        rounds_angle = dtype == torch.float16 and self.angle_in_model_dtype
+        angle_dtype = dtype if rounds_angle else torch.float32
+        angles = positions.to(angle_dtype) * self.inv_freq.to(angle_dtype)
+        angles = torch.cat([angles, angles], dim=-1)[:, :, None, None]
+        return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate_half(states: Tensor) -> Tensor:
+    """(x1, x2) -> (-x2, x1) over the two halves of the last dimension."""
+    first, second = states.chunk(2, dim=-1)
+    return torch.cat([-second, first], dim=-1)
+
+
+def eager_attention_forward(
+    module: "GLMAttention",
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor]:
+    """Attention step by step, rounding where the original does; query, key, value are [batch, heads, length, head_dim].
+
+    The query is divided by the layer's number (counted from 1) before the product and the float32 scores are
+    multiplied by it again, so that half precision does not overflow.
+    """
+    layer_number = module.layer_idx + 1
+    scores = torch.matmul(query / (layer_number / scaling), key.transpose(2, 3)).float() * layer_number
+    if attention_mask is not None:
+        if attention_mask.dtype == torch.bool:
+            attention_mask = additive_mask(attention_mask, torch.float32)
+        scores = scores + attention_mask
+    probabilities = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    probabilities = F.dropout(probabilities, p=dropout, training=module.training)
+    return torch.matmul(probabilities, value).transpose(1, 2).contiguous(), probabilities
+
+
+class GLMAttention(nn.Module):
+    """Multi-head attention; the rows of the fused weight hold q, k, v of head 0, then q, k, v of head 1, ..."""
+
+    def __init__(self, config: GLMConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.rows = config.num_position_rows
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False  # the mask says everything
+        bits = config.quantization_bit
+        self.query_key_value = make_linear(bits, config.hidden_size, 3 * config.hidden_size)
+        self.dense = make_linear(bits, config.hidden_size, config.hidden_size, float_class=row_linear(config))
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None,
+        past_key_values: Cache | None = None,
+        prefix: Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        query, key, value = self._project(hidden_states, *position_embeddings)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)
+        if prefix is not None:
+            prefix_key, prefix_value = prefix[2 * self.layer_idx], prefix[2 * self.layer_idx + 1]
+            key = torch.cat([prefix_key.expand(len(key), -1, -1, -1), key], dim=2)
+            value = torch.cat([prefix_value.expand(len(value), -1, -1, -1), value], dim=2)
+        implementation = attention_in_use(self.config, query)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        context, probabilities = attend(
+            self, query, key, value, attention_mask, scaling=self.scaling, dropout=0.0, **kwargs
+        )
+        return self.dense(context.flatten(2)), probabilities
+
+    def _project(self, hidden_states: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated query, rotated key and value, each [batch, heads, length, head_dim]."""
+        fused = self.query_key_value(hidden_states).unflatten(-1, (-1, 3 * self.head_dim))
+        query_key = fused[..., : 2 * self.head_dim].unflatten(-1, (2, self.rows, -1))
+        query_key = (query_key * cos + rotate_half(query_key) * sin).flatten(-2)
+        query, key = query_key.unbind(3)
+        value = fused[..., 2 * self.head_dim :]
+        return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
