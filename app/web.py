@@ -34,7 +34,6 @@ SAVED_CHATS = "glm.attach(element, trigger); // triggers 'open' and 'removed'"
 # closed here (app/web_security.py); so large an interval keeps them from being made.
 NO_FIGURES = ("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")
 
-Event = Any  # Gradio gives no type to what a listener returns
 Listener = Callable[[], dict[str, Any]]
 """Arguments that events have in common."""
 
@@ -81,15 +80,15 @@ class _ChatPage:
         self.carrier = gr.Textbox(visible=False)
 
     def wire(self, page: gr.Blocks) -> None:
-        """Connect the events."""
+        """Connect the events. What shows another conversation has its script wait for the end of an answer."""
         chat, view = self._chat, [self.transcript, self.box, self.line]
-        answers = self._wire_answers()
         now: Listener = partial(dict, queue=False, show_progress="hidden", api_visibility="private")
+        self._wire_answers(view)
         self.box.stop(chat.stop, **now())
-        new = self.new.click(chat.reset, None, view, js="() => glm.startNew()", cancels=answers, **now())
-        self.transcript.clear(chat.reset, None, view, js="() => glm.forget()", cancels=answers, **now())
-        self.saved.removed(chat.reset, None, view, cancels=answers, **now())
-        opened = self.saved.open(chat.open, self.carrier, view, js="() => [glm.shown()]", cancels=answers, **now())
+        new = self.new.click(chat.reset, None, view, js="() => glm.startNew()", **now())
+        self.transcript.clear(chat.reset, None, view, js="() => glm.forgetShown()", **now())
+        self.saved.removed(chat.reset, None, view, **now())
+        opened = self.saved.open(chat.open, self.carrier, view, js="() => [glm.shown()]", **now())
         page.load(chat.open, self.carrier, view, js="() => [glm.shown()]", **now())
         for listen in (page.load, new.then, opened.then):  # on a phone it would cover what was asked for
             listen(None, None, self.side, js="() => glm.sideBar()", **now())
@@ -98,26 +97,25 @@ class _ChatPage:
         page.load(chat.greet, None, self.transcript, **now())
         self.transcript.undo(chat.undo, self.carrier, view, js=WITH_HISTORY, **now())
         self.transcript.change(None, self.transcript, None, js="(transcript) => glm.save(transcript)", **now())
-        self._wire_files(answers, view, now)
+        self._wire_files(now)
 
-    def _wire_answers(self) -> list[Event]:
+    def _wire_answers(self, view: list[Any]) -> None:
         """The events that the model answers. All go past Gradio's queue at once: the engine has its own."""
-        chat, view = self._chat, [self.transcript, self.box, self.line]
+        chat = self._chat
         started: list[tuple[Any, Any, list[Any]]] = [
             (self.box.submit, chat.send, [self.carrier, self.box, *self.settings]),
             (self.transcript.retry, chat.retry, [self.carrier, *self.settings]),
             (self.transcript.edit, chat.edit, [self.carrier, *self.settings]),
             (self.transcript.example_select, chat.example, [self.carrier, *self.settings]),
         ]
-        return [
-            listen(
-                handler, inputs, view, js=WITH_HISTORY, concurrency_limit=None,
+        for listen, handler, inputs in started:
+            answer = listen(
+                handler, inputs, view, js="(...inputs) => glm.ask(...inputs)", concurrency_limit=None,
                 show_progress="hidden", api_visibility="private",
-            )
-            for listen, handler, inputs in started
-        ]  # fmt: skip
+            )  # fmt: skip
+            answer.then(None, None, None, js="() => glm.answered()")
 
-    def _wire_files(self, answers: list[Event], view: list[Any], now: Listener) -> None:
+    def _wire_files(self, now: Listener) -> None:
         for click, to_text, ending in (
             (self.export_json.click, self._chat.to_json, "json"),
             (self.export_markdown.click, self._chat.to_markdown, "md"),
@@ -125,10 +123,9 @@ class _ChatPage:
             made = click(to_text, self.carrier, self.carrier, js=WITH_HISTORY, **now())
             made.then(None, self.carrier, None, js=f"(text) => glm.download(text, '{ending}')")
         pick = self.load_file.click(
-            self._chat.read_file, self.carrier, [self.carrier, self.line], js="() => glm.pickFile()",
-            cancels=answers, **now(),
-        )  # fmt: skip
-        pick.then(self._chat.open, self.carrier, view, js="(text) => [glm.imported(text)]", **now())
+            self._chat.read_file, self.carrier, [self.carrier, self.line], js="() => glm.pickFile()", **now()
+        )
+        pick.then(None, self.carrier, None, js="(json) => glm.imported(json)")
 
 
 def _transcript(say: gr.I18n) -> gr.Chatbot:

@@ -18,7 +18,7 @@ import gradio as gr
 
 from app import web_text
 from app.conversation import ConversationError, Message, from_json, from_markdown, to_json, to_markdown
-from app.engine import Engine, Failed, Finished, Queued, QueueFull, Reply, Text, Trimmed
+from app.engine import Engine, Event, Failed, Finished, Queued, QueueFull, Reply, Text, Trimmed
 from app.options import Options, read_value
 from app.web_security import inert, plain
 from app.web_text import Words
@@ -34,28 +34,49 @@ Settings = tuple[Any, ...]
 
 
 class Visitors:
-    """Who waits for which answer, by the session that Gradio gives to each opened page."""
+    """Who is being answered, by the session that Gradio gives to each opened page.
+
+    Used on the server's event loop alone.
+    """
 
     def __init__(self) -> None:
-        self._replies: dict[str, Reply] = {}
+        self._stops: dict[str, asyncio.Event] = {}
 
     @contextmanager
-    def answering(self, session: str, reply: Reply) -> Iterator[None]:
-        """While the block runs, `stop` of this session stops `reply`. A session has one answer at a time."""
+    def answering(self, session: str) -> Iterator[asyncio.Event]:
+        """While the block runs, `stop` of this session sets the event. A session has one answer at a time."""
         self.stop(session)
-        self._replies[session] = reply
+        stop = self._stops[session] = asyncio.Event()
         try:
-            with reply:
-                yield
+            yield stop
         finally:
-            if self._replies.get(session) is reply:
-                del self._replies[session]
+            if self._stops.get(session) is stop:
+                del self._stops[session]
 
     def stop(self, session: str) -> None:
-        """Stop the session's answer, if there is one: at once if it waits, else within a token."""
-        reply = self._replies.get(session)
-        if reply is not None:
-            reply.cancel()
+        """Stop the session's answer, if there is one."""
+        if session in self._stops:
+            self._stops[session].set()
+
+
+async def events_until(stop: asyncio.Event, reply: Reply) -> AsyncIterator[Event]:
+    """The events of `reply`. Once `stop` is set, cancels it and ends at once, wherever the model is."""
+    stopped = asyncio.ensure_future(stop.wait())
+    try:
+        while True:
+            following = asyncio.ensure_future(anext(reply, None))
+            await asyncio.wait({following, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if not following.done():
+                following.cancel()
+                reply.cancel()
+                yield Finished("cancelled", 0, 0)
+                return
+            event = following.result()
+            if event is None:
+                return
+            yield event
+    finally:
+        stopped.cancel()
 
 
 @dataclass(frozen=True)
@@ -123,7 +144,7 @@ class Chat:
 
     # Events that are not
 
-    def stop(self, request: gr.Request) -> None:
+    async def stop(self, request: gr.Request) -> None:
         """End the answer; what there is of it stays."""
         self._visitors.stop(str(request.session_hash))
 
@@ -150,13 +171,13 @@ class Chat:
         questions = web_text.examples(self._engine.model_info, self._language(request))
         return gr.Chatbot(examples=[{"text": question} for question in questions])
 
-    def read_file(self, request: gr.Request, text: str) -> tuple[str, str]:
-        """An imported file -> the conversation as JSON (empty if it cannot be read), and a notice."""
+    def read_file(self, request: gr.Request, text: str) -> tuple[str, Any]:
+        """An imported file -> the conversation as JSON (empty if it cannot be read), and a notice if so."""
         if not text:
-            return "", ""
+            return "", gr.skip()
         try:
             read = from_json if text.lstrip().startswith(("{", "[")) else from_markdown
-            return to_json(read(text)), ""
+            return to_json(read(text)), gr.skip()
         except ConversationError as error:
             return "", line(self._words(request).import_failed.format(reason=error), "failed")
 
@@ -181,9 +202,9 @@ class Chat:
         except ValueError as error:
             yield give_up(asked, words.refused.format(reason=error))
             return
-        with self._visitors.answering(str(request.session_hash), reply):
+        with reply, self._visitors.answering(str(request.session_hash)) as stop:
             yield show(asked.messages), box("", writing=True), line(words.thinking, "busy")
-            async for update in _updates(asked, reply, words, sampling.max_length):
+            async for update in _updates(asked, events_until(stop, reply), words, sampling.max_length):
                 yield update
 
     def _sampling(self, settings: Settings) -> SamplingOptions:
@@ -204,10 +225,12 @@ class Chat:
         return web_text.WORDS[self._language(request)]
 
 
-async def _updates(asked: Question, reply: Reply, words: Words, max_length: int) -> AsyncIterator[Update]:
-    """The events of `reply` as updates of the page."""
+async def _updates(
+    asked: Question, events: AsyncIterator[Event], words: Words, max_length: int
+) -> AsyncIterator[Update]:
+    """The events of a reply as updates of the page."""
     answer = notice = ""
-    async for event in reply:
+    async for event in events:
         match event:
             case Queued(position):
                 yield gr.skip(), gr.skip(), line(web_text.queue_line(words, position), "busy")

@@ -35,6 +35,30 @@ const glm = (() => {
   // An event's inputs, of which the first carries the conversation to the server.
   const withHistory = (carrier, ...others) => [JSON.stringify(conversation), ...others];
 
+  // --- an answer: until all of it has arrived, no other conversation may be shown, or the rest would land there
+
+  let answering = false;
+
+  function ask(...inputs) {
+    answering = true;
+    return withHistory(...inputs);
+  }
+
+  function answered() {
+    answering = false;
+  }
+
+  async function endOfAnswer() {
+    for (let waited = 0; answering && waited < 5000; waited += 20) {
+      stop();
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+  }
+
+  const stop = () => document.querySelector("#message .stop-button")?.click();
+
+  // --- the clipboard
+
   // Copying gives the text without the marks: a selection, a button where the page is not on HTTPS ...
   document.addEventListener("copy", (event) => {
     const field = document.activeElement;
@@ -74,6 +98,18 @@ const glm = (() => {
     return asked.content.trim().split("\n")[0].slice(0, 60);
   };
 
+  let full = false; // told once, not with every word of an answer
+
+  function store(id, messages) {
+    const chat = { title: titleOf(messages), updated: Date.now(), messages };
+    try {
+      localStorage.setItem(PREFIX + id, JSON.stringify(chat));
+    } catch {
+      if (!full) window.alert(words.list_full);
+      full = true;
+    }
+  }
+
   function save(transcript) {
     const messages = messagesOf(transcript);
     conversation = messages;
@@ -81,13 +117,8 @@ const glm = (() => {
     if (!current()) setCurrent(newId());
     const before = read(current());
     if (before && JSON.stringify(before.messages) === JSON.stringify(messages)) return;
-    const chat = { title: titleOf(messages), updated: Date.now(), messages };
-    try {
-      localStorage.setItem(PREFIX + current(), JSON.stringify(chat));
-    } catch {
-      notice(words.list_full);
-    }
-    if (before?.title !== chat.title || first !== current()) draw();
+    store(current(), messages);
+    if (before?.title !== titleOf(messages) || first !== current()) draw();
   }
 
   const list = () =>
@@ -97,9 +128,16 @@ const glm = (() => {
       .filter((chat) => chat.messages)
       .sort((one, other) => other.updated - one.updated);
 
-  function startNew() {
+  async function startNew() {
+    await endOfAnswer();
     setCurrent(null);
     draw();
+    return [];
+  }
+
+  async function forgetShown() {
+    await endOfAnswer();
+    forget(current());
     return [];
   }
 
@@ -114,7 +152,7 @@ const glm = (() => {
     return chat ? JSON.stringify(chat.messages) : "";
   };
 
-  // --- the list of saved chats: `open` and `clear` tell Gradio to show one or none
+  // --- the list of saved chats: it tells Gradio to "open" the current one, or that it was "removed"
 
   let panel = null;
   let first = null; // the chat at the top of the list as it is drawn
@@ -153,17 +191,21 @@ const glm = (() => {
     return made;
   }
 
-  function open(id) {
+  async function open(id) {
+    await endOfAnswer();
     setCurrent(id);
     draw();
     panel.trigger("open");
   }
 
-  function remove(id) {
+  async function remove(id) {
     if (!window.confirm(words.list_confirm)) return;
-    const was = id === current();
-    forget(id);
-    if (was) panel.trigger("removed");
+    if (id === current()) {
+      await forgetShown();
+      panel.trigger("removed");
+    } else {
+      forget(id);
+    }
   }
 
   // --- files: read and written here, so that no conversation is ever a file of the server
@@ -185,7 +227,7 @@ const glm = (() => {
       input.addEventListener("change", async () => {
         const file = input.files[0];
         if (file.size > 4 * LARGEST_FILE) {
-          notice(words.list_too_large);
+          window.alert(words.list_too_large);
           resolve("");
         } else {
           resolve(await file.text());
@@ -195,13 +237,14 @@ const glm = (() => {
     });
   }
 
-  // A file that the server could read becomes a chat of its own.
+  // What the server made of a file, "" if nothing: a chat of its own.
   function imported(json) {
-    if (json) setCurrent(null);
-    return json;
+    const messages = json ? JSON.parse(json).messages : [];
+    if (!messages.length) return;
+    const id = newId();
+    store(id, messages);
+    open(id);
   }
-
-  const notice = (text) => window.alert(text);
 
   // --- the side bar: open where there is room for it beside the conversation
 
@@ -224,11 +267,11 @@ const glm = (() => {
   // --- the keyboard: Escape stops the answer
 
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && !event.isComposing) document.querySelector("#message .stop-button")?.click();
+    if (event.key === "Escape" && !event.isComposing) stop();
   });
 
   return {
-    withHistory, save, startNew, forget: () => forget(current()), shown, attach,
+    withHistory, ask, answered, save, startNew, forgetShown, shown, attach,
     download, pickFile, imported, sideBar, showTheme, toggleTheme,
   };
 })();

@@ -73,9 +73,9 @@ def site_with() -> Iterator[Callable[..., Site]]:
 # --- visitors ----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """One headless Chromium for all tests."""
+    """A headless Chromium. Playwright keeps an event loop running in this thread for as long."""
     if CHROMIUM is None:
         pytest.skip("no Chromium: apt install chromium (`make test` does it where it can)")
     with sync_playwright() as playwright:

@@ -70,14 +70,13 @@ def test_escape_stops_too(site: Site, visit: Visit) -> None:
 
 
 def test_a_question_stopped_before_its_answer_goes_back_into_the_box(site: Site, visit: Visit) -> None:
-    gate = site.hold()
+    site.hold()
     visitor = visit(site.url)
     visitor.type_and_send("never mind")
     expect(visitor.line).to_contain_text("Thinking")
     visitor.stop()
-    gate.release(1)
-    visitor.wait_until_idle()
-    assert visitor.box.input_value() in ("never mind", "")  # a token may have come before the stop
+    expect(visitor.box).to_have_value("never mind")
+    expect(visitor.questions).to_have_count(0)
 
 
 def test_retry_asks_the_last_question_again(site: Site, visit: Visit) -> None:

@@ -91,6 +91,23 @@ def test_another_chat_can_be_opened_while_one_is_being_answered(site: Site, visi
     expect(visitor.chats).to_have_count(2)
 
 
+def test_an_answer_never_lands_in_another_chat(site: Site, visit: Visit) -> None:
+    """The page changes chats while an answer comes in as fast as it can."""
+    site.stream.answer = lambda question: f"{question} " * 300
+    site.stream.delay = 0.001
+    visitor = visit(site.url)
+    for turn in range(6):
+        visitor.type_and_send(f"q{turn}")
+        expect(visitor.answers).to_have_count(1)
+        visitor.page.wait_for_timeout(30 * turn)
+        visitor.page.locator("#new-chat").click()
+        expect(visitor.questions).to_have_count(0)
+    expect(visitor.chats.locator(".open")).to_have_text([f"q{turn}" for turn in reversed(range(6))])
+    kept = visitor.page.evaluate("Object.entries(localStorage).map(([key, chat]) => JSON.parse(chat))")
+    for chat in kept:
+        assert {word for each in chat["messages"] for word in each["content"].split()} == {chat["title"]}
+
+
 def test_two_tabs_do_not_overwrite_each_others_chats(site: Site, visit: Visit) -> None:
     visitor = visit(site.url)
     tab = Visitor(visitor.context, visitor.context.new_page()).open(site.url)
