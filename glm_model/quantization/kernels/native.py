@@ -59,7 +59,7 @@ def load(path: Path) -> Library:
     handle.glm_matmul.argtypes = _ARGUMENTS
     handle.glm_instructions.restype = ctypes.c_char_p
     handle.glm_use_threads_of.argtypes = [ctypes.c_void_p]
-    threads = _openmp_of_torch()
+    threads = openmp_of_torch()
     handle.glm_use_threads_of(threads)
     library = Library(path, handle.glm_instructions().decode(), threads is not None, handle.glm_matmul)
     if not _computes_as_it_should(library):
@@ -67,7 +67,7 @@ def load(path: Path) -> Library:
     return library
 
 
-def _openmp_of_torch() -> int | None:
+def openmp_of_torch() -> int | None:
     """The address of the function that starts a parallel region in the OpenMP runtime that torch uses, or None.
 
     A symbol looked up in a library is searched in those that it is linked with, too.

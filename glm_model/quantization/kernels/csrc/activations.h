@@ -19,13 +19,13 @@ constexpr float kLargest = 127;
 
 // A span of quantized activations: four chunks of 64 bytes, then a scale for each group. Byte 4 j + i of a chunk
 // belongs to group j. INT8: the columns in order. INT4: the even columns (high nibbles of the weight), then the odd.
-struct QuantizedSpan {
+struct alignas(64) QuantizedSpan {
     int8_t values[kSpan];
     float scales[kGroups];
 };
 
 // Exact activations: the columns in the order in which `tiles.h` unpacks weights.
-struct ExactSpan {
+struct alignas(64) ExactSpan {
     float values[kSpan];
 };
 

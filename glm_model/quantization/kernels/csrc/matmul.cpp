@@ -15,7 +15,7 @@ namespace {
 
 constexpr int kFewRows = 8;     // of activations: opening the weights does not pay
 constexpr int kBlockRows = 96;  // of activations in a task with opened weights
-constexpr int64_t kOpenBytes = 64 * 1024;
+constexpr int64_t kOpenBytes = 128 * 1024;  // of opened weights, in the second-level cache
 constexpr int64_t kPanelBytes = 12 << 20;           // of reordered activations at a time
 constexpr int64_t kSerialBytes = 96 * 1024;         // of weights times rows, below which waking threads costs more
 
@@ -76,7 +76,7 @@ inline float prepare_row(const Product& p, int64_t row, ExactSpan* to) {
 
 template <class Packed, class Span>
 void multiply_few(const Activations<Span>& x, const Rows& rows, int64_t first, int64_t count, float* sums) {
-    constexpr int kRows = 2, kColumns = 4;
+    constexpr int kRows = kRegisters / 8, kColumns = 4;
     for (int64_t r = 0; r < count; r += kRows) {
         const uint8_t* w[kRows];
         for (int i = 0; i < kRows; i++) w[i] = rows[first + r + i];
@@ -89,7 +89,7 @@ void multiply_few(const Activations<Span>& x, const Rows& rows, int64_t first, i
 
 template <class Packed, class Open, class Span>
 void multiply_many(const Activations<Span>& x, const Rows& rows, int64_t first, int64_t count, float* sums) {
-    constexpr int kRows = 4, kColumns = 3;
+    constexpr int kRows = 4, kColumns = Open::kFloats && kRegisters == 32 ? 4 : 3;
     constexpr int64_t kBlock = kOpenBytes / kTile / Open::kBytes;  // spans
     alignas(64) uint8_t opened[kTile * kBlock * Open::kBytes];
     for (int64_t s = 0; s < x.length; s += kBlock) {

@@ -13,6 +13,7 @@ constexpr const char* kInstructions = "AVX2 with AVX-VNNI";
 constexpr const char* kInstructions = "AVX2";
 #endif
 constexpr int kLanes = 8;
+constexpr int kRegisters = 16;
 
 using Floats = __m256;
 using Ints = __m256i;

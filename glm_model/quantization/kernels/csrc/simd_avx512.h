@@ -5,6 +5,7 @@
 
 constexpr const char* kInstructions = "AVX-512 VNNI";
 constexpr int kLanes = 16;
+constexpr int kRegisters = 32;
 
 using Floats = __m512;
 using Ints = __m512i;

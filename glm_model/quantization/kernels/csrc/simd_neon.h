@@ -6,6 +6,7 @@
 
 constexpr const char* kInstructions = "NEON with dot product";
 constexpr int kLanes = 4;
+constexpr int kRegisters = 32;
 
 using Floats = float32x4_t;
 using Ints = int32x4_t;

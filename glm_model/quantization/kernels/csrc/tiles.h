@@ -46,7 +46,7 @@ struct PackedBytes {
 
 template <class Packed>
 struct OpenIntegers {
-    static constexpr bool kPacked = false;
+    static constexpr bool kPacked = false, kFloats = false;
     static constexpr int kBytes = kSpan;
     static void load(const uint8_t* span, int part, Bytes w[4]) {
         for (int c = 0; c < 4; c++) w[c] = load_bytes(span + c * kChunk + part * kPartBytes);
@@ -63,7 +63,7 @@ struct OpenIntegers {
 
 template <class Packed>
 struct OpenFloats {
-    static constexpr bool kPacked = false;
+    static constexpr bool kPacked = false, kFloats = true;
     static constexpr int kBytes = kSpan * sizeof(float);
     static Floats floats(const uint8_t* span, int step, int k) {
         return load(reinterpret_cast<const float*>(span) + (8 * step + k) * kLanes);
