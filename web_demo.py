@@ -3,13 +3,14 @@
 import sys
 
 from app.options import parse_web
+from app.proxies import no_proxy
 
 
 def main() -> int:
     """Read the options, load the model, serve the page; returns the exit code."""
     options = parse_web()
-    # Imported now, so that --help and a wrong option are answered at once.
-    from app.web_server import run
+    with no_proxy():  # imported now, so that --help and a wrong option are answered at once
+        from app.web_server import run
 
     return run(options)
 

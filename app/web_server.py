@@ -6,11 +6,9 @@ import contextlib
 import errno
 import io
 import json
-import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from starlette.middleware import Middleware
 from app import web_text
 from app.engine import Engine
 from app.options import Options
+from app.proxies import no_proxy
 from app.web import build
 from app.web_chat import Visitors
 from app.web_security import Gate
@@ -76,7 +75,8 @@ def _sleep_for_good() -> None:
 def start(page: gr.Blocks, options: Options, visitors: Visitors) -> None:
     """Start the server in the background."""
     # What Gradio prints is for its own users: how to share, which file to download.
-    with _without_proxy(options), contextlib.redirect_stdout(io.StringIO()):
+    proxy = contextlib.nullcontext() if options.share else no_proxy()
+    with proxy, contextlib.redirect_stdout(io.StringIO()):
         page.launch(**launch_arguments(options, visitors), prevent_thread_lock=True)
     # While this is set, Gradio serves a page that loads its scripts from Gradio's own host.
     page.share = False
@@ -159,14 +159,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, socket.gaierror | UnicodeError):
         return "there is no such address; choose another with --host"
     return known.get(getattr(error, "errno", None) or 0, str(error))
-
-
-@contextlib.contextmanager
-def _without_proxy(options: Options) -> Iterator[None]:
-    """Gradio asks its own server whether it is up; a proxy set for the machine must not stand in between."""
-    names = [] if options.share else [name for name in os.environ if name.lower().endswith("_proxy")]
-    kept = {name: os.environ.pop(name) for name in names}
-    try:
-        yield
-    finally:
-        os.environ.update(kept)

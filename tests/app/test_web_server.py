@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -259,6 +262,41 @@ def test_a_wrong_option_is_one_sentence() -> None:
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "--port" in done.stderr
+
+
+def test_a_proxy_in_the_environment_is_not_in_the_way() -> None:
+    proxies = {"ALL_PROXY": "socks5://127.0.0.1:1", "http_proxy": "http://127.0.0.1:1"}
+    code = """
+        from app.proxies import no_proxy
+        with no_proxy():
+            from tests.app.sites import close_site, open_site
+        close_site(open_site())
+        import os
+        print(os.environ["ALL_PROXY"], os.environ["http_proxy"])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, env={**os.environ, **proxies}, capture_output=True,
+        text=True, timeout=120,
+    )  # fmt: skip
+    assert done.stdout.split() == list(proxies.values()), done.stderr
+
+
+def test_the_program_serves_a_published_checkpoint_until_it_is_interrupted(golden: Path) -> None:
+    command = [sys.executable, "web_demo.py", "--host", "127.0.0.1", "--port", "0", "--temperature", "0"]
+    program = subprocess.Popen(
+        [*command, "--model", str(golden / "chatglm_tiny_chat")], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert program.stdout is not None
+        address = re.search(r"http://\S+", program.stdout.readline())
+        assert address
+        with httpx.Client(base_url=address[0], timeout=60, trust_env=False) as client:
+            assert "chatglm_tiny_chat" in client.get("/").text
+            assert "我是人工智能助手 ChatGLM-6B" in send(client, "[]", "你好", [128, 0.7, 0, ""])
+        program.send_signal(signal.SIGINT)
+        assert program.wait(30) == 0
+    finally:
+        program.kill()
 
 
 def test_a_taken_port_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
