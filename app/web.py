@@ -152,20 +152,20 @@ def _settings(engine: Engine, options: Options) -> list[gr.components.Component]
     longest = max(engine.model_info.context_length, options.max_length)
     return [
         gr.Slider(
-            32, longest, options.max_length, step=1, label=say("page_max_length"),
-            info=say("page_max_length_info"),
+            32, longest, options.max_length, step=1,
+            label=say("page_max_length"), info=say("page_max_length_info"),
         ),
-        gr.Slider(0.01, 1, options.top_p, step=0.01, label=say("page_top_p"), info=say("page_top_p_info")),
         gr.Slider(
-            0, 2, options.temperature, step=0.01, label=say("page_temperature"),
-            info=say("page_temperature_info"),
+            min(0.01, options.top_p), 1, options.top_p, step=0.01,
+            label=say("page_top_p"), info=say("page_top_p_info"),
+        ),
+        gr.Slider(
+            0, max(2, options.temperature), options.temperature, step=0.01,
+            label=say("page_temperature"), info=say("page_temperature_info"),
         ),
         # Not gr.Number, which shows an empty field as 0: a seed as good as any other.
         gr.Textbox(
-            "" if options.seed is None else str(options.seed),
-            max_lines=1,
-            label=say("page_seed"),
-            placeholder=say("page_seed_random"),
-            info=say("page_seed_info"),
+            "" if options.seed is None else str(options.seed), max_lines=1, placeholder=say("page_seed_random"),
+            label=say("page_seed"), info=say("page_seed_info"),
         ),
     ]  # fmt: skip

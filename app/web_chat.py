@@ -25,7 +25,7 @@ from app.web_text import Words
 from glm_model.generation import SamplingOptions
 
 PAUSE = 0.04  # seconds between two updates of the page: quick to the eye, and the model's thread can breathe
-MAX_FIELD = 100_000  # characters of a question
+LONGEST_QUESTION = 200_000  # characters: more than any model of this family takes, and not worth encoding
 
 Update = tuple[Any, Any, Any]
 """New values of the conversation, the message box and the line below the conversation."""
@@ -85,7 +85,8 @@ class Question:
 
     messages: list[Message]  # the last one is the question
     before: list[Message]
-    box: str  # for the message box then
+    give_back: str | None = None  # for the message box then; None leaves it alone
+    typed: bool = False  # in the message box, which is emptied when the answer begins
 
 
 class Chat:
@@ -100,20 +101,17 @@ class Chat:
 
     async def send(self, request: gr.Request, history: str, question: str, *settings: Any) -> AsyncIterator[Update]:
         """The visitor's message from the box."""
-        text = str(question)[:MAX_FIELD]
-        if not text.strip():
+        if not str(question).strip():
             yield gr.skip(), gr.skip(), gr.skip()
             return
-        before = read_history(history)
-        asked = Question([*before, Message(role="user", content=text)], before, text)
-        async for update in self._answer(asked, settings, request):
+        async for update in self._answer(_next_question(history, str(question), typed=True), settings, request):
             yield update
 
     async def example(
         self, request: gr.Request, chosen: gr.SelectData, history: str, *settings: Any
     ) -> AsyncIterator[Update]:
         """An example that was clicked; they show while the conversation is empty."""
-        async for update in self.send(request, history, str(chosen.value["text"]), *settings):
+        async for update in self._answer(_next_question(history, str(chosen.value["text"])), settings, request):
             yield update
 
     async def retry(
@@ -122,7 +120,7 @@ class Chat:
         """The last question once more."""
         messages = read_history(history)
         index = _index_of_user(messages, chosen.index)
-        asked = Question(messages[: index + 1], messages, "")
+        asked = Question(messages[: index + 1], messages)
         async for update in self._answer(asked, settings, request):
             yield update
 
@@ -132,7 +130,7 @@ class Chat:
         """A question in other words; what followed it is dropped."""
         messages = read_history(history)
         index = _index_of_user(messages, chosen.index)
-        text = plain(str(chosen.value))[:MAX_FIELD]
+        text = plain(str(chosen.value))
         before = [*messages]
         before[index] = Message(role="user", content=plain(str(chosen.previous_value)))
         if not text.strip():
@@ -193,6 +191,9 @@ class Chat:
 
     async def _answer(self, asked: Question, settings: Settings, request: gr.Request) -> AsyncIterator[Update]:
         words = self._words(request)
+        if len(asked.messages[-1]["content"]) > LONGEST_QUESTION:
+            yield give_up(asked, words.too_long)
+            return
         try:
             sampling = self._sampling(settings)
             reply = self._engine.submit(asked.messages, sampling)
@@ -203,7 +204,7 @@ class Chat:
             yield give_up(asked, words.refused.format(reason=error))
             return
         with reply, self._visitors.answering(str(request.session_hash)) as stop:
-            yield show(asked.messages), box("", writing=True), line(words.thinking, "busy")
+            yield show(asked.messages), box("" if asked.typed else None, writing=True), line(words.thinking, "busy")
             async for update in _updates(asked, events_until(stop, reply), words, sampling.max_length):
                 yield update
 
@@ -277,7 +278,7 @@ def show_answer(asked: Question, answer: str) -> Any:
 def ended(asked: Question, answer: str, last_line: str) -> Update:
     """The page when the answer has ended, well or not."""
     if not answer:
-        return show(asked.before), box(asked.box, writing=False), last_line
+        return show(asked.before), box(asked.give_back, writing=False), last_line
     return show_answer(asked, answer), box(writing=False), last_line
 
 
@@ -313,6 +314,11 @@ def read_history(text: str) -> list[Message]:
         return from_json(str(text))
     except ConversationError as error:
         raise gr.Error(str(error), print_exception=False) from error
+
+
+def _next_question(history: str, text: str, *, typed: bool = False) -> Question:
+    before = read_history(history)
+    return Question([*before, Message(role="user", content=text)], before, text if typed else None, typed)
 
 
 def _index_of_user(messages: list[Message], index: Any) -> int:

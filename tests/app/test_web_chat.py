@@ -127,6 +127,21 @@ def test_retry_drops_the_answer_before(make: Callable[..., Chat], stream: FakeSt
     assert stream.prompts == [SEPARATOR.join("abc")]
 
 
+def test_a_draft_in_the_box_outlives_retry_and_edit(make: Callable[..., Chat], stream: FakeStream) -> None:
+    retried = gr.RetryData(None, {"index": 0, "value": "a"})
+    edited = gr.EditData(None, {"index": 0, "value": "b", "previous_value": "a"})
+    chosen = gr.SelectData(None, {"index": 0, "value": {"text": "a"}})
+    for updates in (
+        make().retry(visitor(), retried, history("a", "b"), *SETTINGS),
+        make().edit(visitor(), edited, history("a", "b"), *SETTINGS),
+        make().example(visitor(), chosen, "[]", *SETTINGS),
+    ):
+        screen = play(updates)
+        assert screen.texts[-1].startswith("You said")
+        assert screen.box is None
+        assert screen.writing is False
+
+
 def test_an_edit_drops_what_followed(make: Callable[..., Chat], stream: FakeStream) -> None:
     data = gr.EditData(None, {"index": 0, "value": "<\u2060new>", "previous_value": "a"})
     screen = play(make().edit(visitor(), data, history("<new>", "b", "c", "d"), *SETTINGS))
@@ -253,6 +268,9 @@ def test_ends_are_told_in_the_visitors_language(
     assert silent.box == "a"
     long = play(make().send(visitor(language=language), "[]", "a" * 3000, *SETTINGS))
     assert long.line == words.too_long
+    endless = play(make().send(visitor(language=language), "[]", "a" * 300_000, *SETTINGS))
+    assert endless.line == words.too_long
+    assert endless.box == "a" * 300_000
 
 
 def test_settings_go_to_the_model_over_those_of_the_program(make: Callable[..., Chat], stream: FakeStream) -> None:
