@@ -54,7 +54,7 @@ def test_exact_is_dequantize_then_multiply(library: native.Library, shape: tuple
     x, weight, scale = example(*shape, bits)
     for activations in (x, with_outliers(x)):
         out = native.product(library, activations, weight, scale, bits, None, EXACT)
-        assert relative_error(out, activations, weight, scale, bits) < 1e-6
+        assert relative_error(out, activations, weight, scale, bits) < 2e-6
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -72,14 +72,14 @@ def test_drawn_shapes(library: native.Library, bits: int) -> None:
     for seed in range(25):
         rows, half_columns, outputs = (int(torch.randint(1, high, (1,), generator=generator)) for high in (40, 400, 90))
         x, weight, scale = example(rows, 2 * half_columns, outputs, bits, seed)
-        for quantized, bound in ((EXACT, 1e-6), (FAST, 0.02)):
+        for quantized, bound in ((EXACT, 2e-6), (FAST, 0.02)):
             out = native.product(library, x, weight, scale, bits, None, quantized)
             assert relative_error(out, x, weight, scale, bits) < bound, (rows, 2 * half_columns, outputs)
 
 
 def test_eight_bits_take_an_odd_number_of_columns(library: native.Library) -> None:
     x, weight, scale = example(4, 301, 5, 8)
-    assert relative_error(native.product(library, x, weight, scale, 8, None, EXACT), x, weight, scale, 8) < 1e-6
+    assert relative_error(native.product(library, x, weight, scale, 8, None, EXACT), x, weight, scale, 8) < 2e-6
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -89,7 +89,7 @@ def test_every_stored_integer_is_read(library: native.Library, bits: int) -> Non
     weight[1] = weight[1].flip(0)
     x = torch.randn(3, weight.shape[1] * 8 // bits, generator=torch.Generator().manual_seed(0))
     scale = torch.tensor([0.5, 2.0])
-    assert relative_error(native.product(library, x, weight, scale, bits, None, EXACT), x, weight, scale, bits) < 1e-6
+    assert relative_error(native.product(library, x, weight, scale, bits, None, EXACT), x, weight, scale, bits) < 2e-6
     assert relative_error(native.product(library, x, weight, scale, bits, None, FAST), x, weight, scale, bits) < 0.01
 
 

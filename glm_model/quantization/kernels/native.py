@@ -121,6 +121,7 @@ def supports(x: Tensor, weight: Tensor, scale: Tensor, bits: int) -> bool:
         and x.dtype in _TYPES
         and scale.dtype in _TYPES
         and weight.is_contiguous()
+        and weight.numel() > 0
         and scale.is_contiguous()
         and x.shape[-1] * bits == weight.shape[1] * 8
         and is_usable()

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 
 #include <algorithm>
+#include <new>
+#include <type_traits>
 #include <vector>
 
 #include "threads.h"
@@ -13,11 +15,12 @@
 
 namespace {
 
-constexpr int kFewRows = 8;     // of activations: opening the weights does not pay
-constexpr int kBlockRows = 96;  // of activations in a task with opened weights
-constexpr int64_t kOpenBytes = 128 * 1024;  // of opened weights, in the second-level cache
-constexpr int64_t kPanelBytes = 12 << 20;           // of reordered activations at a time
-constexpr int64_t kSerialBytes = 96 * 1024;         // of weights times rows, below which waking threads costs more
+constexpr int kFewRows = 8;                 // of activations: opening the weights does not pay
+constexpr int kBlockRows = 96;              // of activations in a task with opened weights
+constexpr int64_t kOpenBytes = 128 * 1024;  // of opened weights, which stay in the second-level cache
+constexpr int64_t kPanelBytes = 12 << 20;   // of reordered activations at a time
+constexpr int64_t kSerialBytes = 96 * 1024;  // of weights times rows, below which waking threads costs more
+constexpr int64_t kSerialNumbers = 32768;    // the same for activations to reorder
 
 struct Product {
     const void* x;  // [rows, columns]
@@ -47,6 +50,7 @@ public:
         for (int64_t r = direct_; r < p.outputs; r++)
             memcpy(&padded_[(r - direct_) * stride_], p.weight + r * p.row_bytes(), p.row_bytes());
     }
+    int64_t row_bytes() const { return p_.row_bytes(); }
     const uint8_t* operator[](int64_t r) const {
         r = std::min(r, p_.outputs - 1);  // a tile may hang over; what it computes there is dropped
         return r < direct_ ? p_.weight + r * p_.row_bytes() : &padded_[(r - direct_) * stride_];
@@ -77,13 +81,13 @@ inline float prepare_row(const Product& p, int64_t row, ExactSpan* to) {
 template <class Packed, class Span>
 void multiply_few(const Activations<Span>& x, const Rows& rows, int64_t first, int64_t count, float* sums) {
     constexpr int kRows = kRegisters / 8, kColumns = 4;
+    const int64_t ahead = kRows * rows.row_bytes();
     for (int64_t r = 0; r < count; r += kRows) {
         const uint8_t* w[kRows];
         for (int i = 0; i < kRows; i++) w[i] = rows[first + r + i];
         for (int64_t n = 0; n < x.rows; n += kColumns)
-            tile_of<Packed, kRows>(
-                static_cast<int>(std::min<int64_t>(kColumns, x.rows - n)), w, x.spans + n * x.stride, x.stride, x.length,
-                sums + n * kTile + r);
+            tile_of<Packed, kRows>(static_cast<int>(std::min<int64_t>(kColumns, x.rows - n)), w, ahead,
+                                   x.spans + n * x.stride, x.stride, x.length, sums + n * kTile + r);
     }
 }
 
@@ -103,8 +107,7 @@ void multiply_many(const Activations<Span>& x, const Rows& rows, int64_t first, 
                 const uint8_t* w[kRows];
                 for (int i = 0; i < kRows; i++)
                     w[i] = opened + std::min(r + i, count - 1) * kBlock * Open::kBytes;
-                tile_of<Open, kRows>(
-                    columns, w, x.spans + n * x.stride + s, x.stride, spans, sums + n * kTile + r);
+                tile_of<Open, kRows>(columns, w, 0, x.spans + n * x.stride + s, x.stride, spans, sums + n * kTile + r);
             }
         }
     }
@@ -126,7 +129,7 @@ void finish(const Product& p, float* sums, const float* offsets, int offset, int
 
 template <class Packed, class Open, class Span>
 void multiply_panel(const Product& p, const Rows& weight, const Activations<Span>& panel, int64_t row, int threads) {
-    const int offset = sizeof(Span) == sizeof(QuantizedSpan) ? Packed::kOffset : 0;
+    const int offset = std::is_same<Span, QuantizedSpan>::value ? Packed::kOffset : 0;
     const bool few = panel.rows <= kFewRows;
     const int64_t tiles = (p.outputs + kTile - 1) / kTile;
     const int64_t blocks = (panel.rows + kBlockRows - 1) / kBlockRows;
@@ -166,7 +169,7 @@ void multiply(const Product& p) {
     const int threads = p.outputs * p.row_bytes() * p.rows < kSerialBytes ? 1 : p.threads;
     for (int64_t row = 0; row < p.rows; row += panel_rows) {
         const int64_t rows = std::min(panel_rows, p.rows - row);
-        const int for_rows = rows * p.columns < 32768 ? 1 : threads;
+        const int for_rows = rows * p.columns < kSerialNumbers ? 1 : threads;
         run_tasks(rows, for_rows, [&](int64_t n) { offsets[n] = prepare_row(p, row + n, spans + n * stride); });
         const Activations<Span> panel{spans, offsets.data(), rows, p.spans(), stride};
         multiply_panel<Packed, Open>(p, weight, panel, row, threads);

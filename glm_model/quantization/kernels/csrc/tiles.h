@@ -19,7 +19,6 @@ constexpr int kPartBytes = 4 * kLanes;
 // ---- Weights for quantized activations: the four vectors that one part of a span is multiplied with.
 
 struct PackedNibbles {
-    static constexpr bool kPacked = true;
     static constexpr int kBytes = kSpan / 2, kOffset = kNibbleOffset;
     static void load(const uint8_t* span, int part, Bytes w[4]) {
         for (int c = 0; c < 2; c++) {
@@ -35,7 +34,6 @@ struct PackedNibbles {
 };
 
 struct PackedBytes {
-    static constexpr bool kPacked = true;
     static constexpr int kBytes = kSpan, kOffset = kByteOffset;
     static void load(const uint8_t* span, int part, Bytes w[4]) {
         for (int c = 0; c < 4; c++) w[c] = offset_bytes(load_bytes(span + c * kChunk + part * kPartBytes));
@@ -46,7 +44,7 @@ struct PackedBytes {
 
 template <class Packed>
 struct OpenIntegers {
-    static constexpr bool kPacked = false, kFloats = false;
+    static constexpr bool kFloats = false;
     static constexpr int kBytes = kSpan;
     static void load(const uint8_t* span, int part, Bytes w[4]) {
         for (int c = 0; c < 4; c++) w[c] = load_bytes(span + c * kChunk + part * kPartBytes);
@@ -63,7 +61,7 @@ struct OpenIntegers {
 
 template <class Packed>
 struct OpenFloats {
-    static constexpr bool kPacked = false, kFloats = true;
+    static constexpr bool kFloats = true;
     static constexpr int kBytes = kSpan * sizeof(float);
     static Floats floats(const uint8_t* span, int step, int k) {
         return load(reinterpret_cast<const float*>(span) + (8 * step + k) * kLanes);
@@ -77,22 +75,16 @@ struct OpenFloats {
 
 // ---- Tiles. sums[n * kTile + r] grows by the product of activations n and weights r.
 
-// Packed rows are read once, from main memory, several at a time: too irregular for the CPU to see the next ones coming.
-// While a tile is worked on, the one after it, which is `ahead` bytes further, is asked into the second-level cache.
-template <class Weights, int R>
-int64_t distance_to_next_tile(const uint8_t* const* w) {
-    return Weights::kPacked && R > 1 ? R * (w[1] - w[0]) : 0;
-}
-
+// Packed rows are read once, from main memory, several at a time: too irregular for the CPU to see what comes next.
+// While a tile is worked on, what lies `ahead` bytes further, the next tile, is asked into the second-level cache.
 template <int kBytes>
 inline void prefetch(const uint8_t* from, int64_t ahead) {
-    if (ahead)
-        for (int i = 0; i < kBytes; i += 64) __builtin_prefetch(from + ahead + i, 0, 2);
+    for (int i = 0; ahead && i < kBytes; i += 64) __builtin_prefetch(from + ahead + i, 0, 2);
 }
 
 template <class Weights, int R, int N>
-void tile(const uint8_t* const* w, const QuantizedSpan* x, int64_t x_stride, int64_t spans, float* sums) {
-    const int64_t ahead = distance_to_next_tile<Weights, R>(w);
+void tile(const uint8_t* const* w, int64_t ahead, const QuantizedSpan* x, int64_t x_stride, int64_t spans,
+          float* sums) {
     Floats acc[R][N];
     for (int r = 0; r < R; r++)
         for (int n = 0; n < N; n++) acc[r][n] = zero();
@@ -117,10 +109,9 @@ void tile(const uint8_t* const* w, const QuantizedSpan* x, int64_t x_stride, int
 }
 
 template <class Weights, int R, int N>
-void tile(const uint8_t* const* w, const ExactSpan* x, int64_t x_stride, int64_t spans, float* sums) {
+void tile(const uint8_t* const* w, int64_t ahead, const ExactSpan* x, int64_t x_stride, int64_t spans, float* sums) {
     // Additions wait for each other: eight independent chains keep both multipliers busy.
     constexpr int kChains = R * N >= 8 ? 1 : R * N >= 4 ? 2 : 4;
-    const int64_t ahead = distance_to_next_tile<Weights, R>(w);
     Floats acc[R][N][kChains];
     for (int r = 0; r < R; r++)
         for (int n = 0; n < N; n++)
@@ -146,11 +137,12 @@ void tile(const uint8_t* const* w, const ExactSpan* x, int64_t x_stride, int64_t
 
 // As above with the number of activation rows, 1..4, known only at run time.
 template <class Weights, int R, class Span>
-void tile_of(int n, const uint8_t* const* w, const Span* x, int64_t x_stride, int64_t spans, float* sums) {
+void tile_of(int n, const uint8_t* const* w, int64_t ahead, const Span* x, int64_t x_stride, int64_t spans,
+             float* sums) {
     switch (n) {
-        case 1: return tile<Weights, R, 1>(w, x, x_stride, spans, sums);
-        case 2: return tile<Weights, R, 2>(w, x, x_stride, spans, sums);
-        case 3: return tile<Weights, R, 3>(w, x, x_stride, spans, sums);
-        default: return tile<Weights, R, 4>(w, x, x_stride, spans, sums);
+        case 1: return tile<Weights, R, 1>(w, ahead, x, x_stride, spans, sums);
+        case 2: return tile<Weights, R, 2>(w, ahead, x, x_stride, spans, sums);
+        case 3: return tile<Weights, R, 3>(w, ahead, x, x_stride, spans, sums);
+        default: return tile<Weights, R, 4>(w, ahead, x, x_stride, spans, sums);
     }
 }
