@@ -1,19 +1,23 @@
 """What a front-end gets for a conversation it submitted: a stream of events, and the means to stop it.
 
 Events pass from the engine's worker to one consumer through a `SimpleQueue`: handing one over costs the
-worker well under a microsecond, takes no lock that a signal handler could meet, and a consumer slower than
-the model finds several pieces of text joined into one. No torch here.
+worker well under a microsecond, takes no lock that a signal handler could meet, and text that came while the
+consumer was away is joined into one event. A fast model must not wake its consumer at every token, which
+would cost it a tenth of its speed, so texts are given out at most every SECONDS_BETWEEN_TEXTS. No torch here.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Literal
+
+SECONDS_BETWEEN_TEXTS = 0.01
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -78,6 +82,7 @@ class Reply:
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._read_ahead: deque[Event] = deque()
         self._ended = False
+        self._next_text = 0.0  # when, by the monotonic clock, the consumer may be woken again
         self._wake: Callable[[], None] | None = None
 
     def cancel(self) -> None:
@@ -110,6 +115,8 @@ class Reply:
     def __next__(self) -> Event:
         if self._ended:
             raise StopIteration
+        if (early := self._next_text - time.monotonic()) > 0:
+            time.sleep(early)
         return self._joined(self._read_ahead.popleft() if self._read_ahead else self._events.get())
 
     def __aiter__(self) -> AsyncIterator[Event]:
@@ -118,6 +125,8 @@ class Reply:
     async def __anext__(self) -> Event:
         if self._ended:
             raise StopAsyncIteration
+        if (early := self._next_text - time.monotonic()) > 0:
+            await asyncio.sleep(early)
         while not self._read_ahead:
             arrived = self._arrival()
             try:
@@ -157,4 +166,7 @@ class Reply:
             if isinstance(event, Text):
                 pieces.append(event.delta)
         self._ended = isinstance(event, Finished | Failed)
-        return Text("".join(pieces)) if isinstance(event, Text) else event
+        if not isinstance(event, Text):
+            return event
+        self._next_text = time.monotonic() + SECONDS_BETWEEN_TEXTS
+        return Text("".join(pieces))

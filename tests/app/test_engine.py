@@ -13,7 +13,7 @@ import pytest
 
 from app.conversation import ConversationError, Message
 from app.engine import LEAST_ANSWER, Engine, EngineClosed, QueueFull, answer_room
-from app.reply import Event, Failed, Finished, Queued, Reply, Text, Trimmed
+from app.reply import SECONDS_BETWEEN_TEXTS, Event, Failed, Finished, Queued, Reply, Text, Trimmed
 from glm_model.errors import GLMError
 from tests.app.fakes import SEPARATOR, FakeModel, FakeStream, FakeTokenizer, Sampling, fake_engine
 
@@ -392,6 +392,20 @@ def test_a_slow_reader_gets_the_pieces_joined() -> None:
         events = list(reply)
     assert [type(event) for event in events] == [Text, Finished]
     assert text_of(events) == "x" * 1000
+
+
+@pytest.mark.parametrize("kind", ["thread", "loop"])
+def test_a_fast_model_wakes_its_reader_now_and_then_only(kind: str) -> None:
+    async def read(reply: Reply) -> list[Event]:
+        return [event async for event in reply]
+
+    with fake_engine(lambda _: "x" * 300, delay=0.001) as engine:
+        start = time.monotonic()
+        reply = engine.submit(ask(), Sampling())
+        events = list(reply) if kind == "thread" else asyncio.run(read(reply))
+        took = time.monotonic() - start
+    assert text_of(events) == "x" * 300
+    assert len(events) <= took / SECONDS_BETWEEN_TEXTS + 3
 
 
 def test_an_async_reader_gets_the_same() -> None:
