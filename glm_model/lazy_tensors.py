@@ -1,57 +1,63 @@
 """Tensors of checkpoint files that are read when they are indexed, and leave memory when they are dropped.
 
-``safetensors`` and ``torch.load`` map whole files into memory, and what is mapped stays until the last tensor of the
-file is gone. Whoever looks at every tensor once, and keeps something smaller, reads them from here.
+``transformers`` maps all files of a checkpoint into memory, and what was looked at stays there until the last tensor is
+dropped. Whoever looks at every tensor once, and keeps something smaller, reads them from here.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
 from torch import Tensor
 
-from .checkpoint_files import read_pickle
+from .checkpoint_files import read_pickle, stored_tensors
 
 
-def lazy_tensors(files: Iterable[Path]) -> dict[str, Any]:
+def lazy_tensors(files: Iterable[Path], kept: Callable[[str], bool] = lambda name: True) -> dict[str, "LazyTensor"]:
     """By name, objects that give a tensor, or a part of it, when they are indexed: ``tensors[name][...]``.
 
-    Memory holds what is indexed and nothing else of safetensors files; of a ``.bin`` file, the shard that was last
-    indexed.
+    Args:
+        files: of one checkpoint.
+        kept: whether the tensor of a name will be in use after others were read. Then it is copied out of its file;
+            otherwise it is a view into the file, read only.
 
     Raises:
-        CheckpointError: a damaged ``.bin`` file.
+        CheckpointError: a damaged file.
     """
     pickles = _Pickles()
-    tensors: dict[str, Any] = {}
-    for file in files:
-        if file.suffix == ".safetensors":
-            content = safe_open(file, framework="pt", backend="pread")
-            tensors |= {name: content.get_slice(name) for name in content.keys()}  # noqa: SIM118
-        else:
-            tensors |= {name: _PickledTensor(pickles, file, name) for name in pickles.open(file)}
-    return tensors
+    return {name: LazyTensor(pickles, stored.file, name, kept(name)) for name, stored in stored_tensors(files).items()}
+
+
+class LazyTensor:
+    """A tensor in a file; see :func:`lazy_tensors`."""
+
+    def __init__(self, pickles: "_Pickles", file: Path, name: str, kept: bool) -> None:
+        self._pickles, self._file, self._name, self._kept = pickles, file, name, kept
+
+    def __getitem__(self, index: Any) -> Tensor:
+        part = self._view(index)
+        return part.clone() if self._kept else part
+
+    def _view(self, index: Any) -> Tensor:
+        if self._file.suffix != ".safetensors":
+            return self._pickles.open(self._file)[self._name][index]
+        # Opened anew for each tensor, the file is mapped as long as this one is in use.
+        with safe_open(self._file, framework="pt") as content:
+            view: Tensor = content.get_slice(self._name)[index]
+            return view
 
 
 class _Pickles:
-    """Keeps one file open at a time."""
+    """Keeps one ``.bin`` file open at a time: opening means to read what all of its tensors are."""
 
     def __init__(self) -> None:
-        self.file: Path | None = None
-        self.tensors: dict[str, Tensor] = {}
+        self._file: Path | None = None
+        self._tensors: dict[str, Tensor] = {}
 
     def open(self, file: Path) -> dict[str, Tensor]:
-        if file != self.file:
-            self.file, self.tensors = None, {}  # gone before the next one comes
-            self.tensors = read_pickle(file)
-            self.file = file
-        return self.tensors
-
-
-class _PickledTensor:
-    def __init__(self, pickles: _Pickles, file: Path, name: str) -> None:
-        self.pickles, self.file, self.name = pickles, file, name
-
-    def __getitem__(self, index: Any) -> Tensor:
-        return self.pickles.open(self.file)[self.name][index].clone()
+        if file != self._file:
+            self._file, self._tensors = None, {}  # gone before the next one comes
+            self._tensors = read_pickle(file)
+            self._file = file
+        return self._tensors

@@ -84,22 +84,27 @@ class _Shards:
     def write(self, folder: Path, bar: Any) -> None:
         weight_map: dict[str, str] = {}
         total = 0
-        for number, (file, names) in enumerate(self.names.items(), start=1):
-            shard = self._packed(file, names, bar)
-            name = "model.safetensors"
+        for number, source in enumerate(self.names, start=1):
+            file = "model.safetensors"
             if len(self.names) > 1:
-                name = f"model-{number:05}-of-{len(self.names):05}.safetensors"
-            save_file(shard, folder / name, metadata={"format": "pt"})
-            weight_map |= dict.fromkeys(shard, name)
-            total += sum(tensor.nbytes for tensor in shard.values())
+                file = f"model-{number:05}-of-{len(self.names):05}.safetensors"
+            sizes = self._write_shard(source, folder / file, bar)
+            weight_map |= dict.fromkeys(sizes, file)
+            total += sum(sizes.values())
         if len(self.names) > 1:
             index = {"metadata": {"total_size": total}, "weight_map": weight_map}
             _write_json(folder / "model.safetensors.index.json", index)
 
-    def _packed(self, file: Path, names: list[str], bar: Any) -> dict[str, Tensor]:
+    def _write_shard(self, source: Path, target: Path, bar: Any) -> dict[str, int]:
+        """Bytes of each tensor written; of the tensors themselves nothing is left when the next shard comes."""
+        shard = self._packed(source, bar)
+        save_file(shard, target, metadata={"format": "pt"})
+        return {name: tensor.nbytes for name, tensor in shard.items()}
+
+    def _packed(self, file: Path, bar: Any) -> dict[str, Tensor]:
         shard: dict[str, Tensor] = {}
-        tensors = lazy_tensors([file])
-        for name in names:
+        tensors = lazy_tensors([file], kept=lambda name: False)  # all of one file
+        for name in self.names[file]:
             if is_packed(name.removesuffix(".weight"), self.embeddings):
                 shard |= _pack(file, name, tensors[name][...], self.bits)
                 if self.tied and _EMBEDDING.search(name):

@@ -80,7 +80,11 @@ class QuantizableModel(PreTrainedModel):
             load_config = dataclasses.replace(load_config, dtype_plan={**load_config.dtype_plan, **uncast})
             if state_dict is None and checkpoint_files is not None:
                 # transformers maps all files into memory at once and keeps them there until the end.
-                state_dict = lazy_tensors(map(Path, checkpoint_files))
+                embeddings = quantizer.quantization_config.embeddings
+                state_dict = lazy_tensors(
+                    map(Path, checkpoint_files),
+                    kept=lambda name: not is_packed(name.removesuffix(".weight"), embeddings),
+                )
                 for tied in model.all_tied_weights_keys:
                     state_dict.pop(tied, None)
         return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, load_config, *args, **kwargs)

@@ -55,7 +55,7 @@ class GLMQuantizer(HfQuantizer):
     def __init__(self, quantization_config: GLMQuantizationConfig, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
         self.float_weights: set[str] = set()
-        self._has_prefix = False
+        self._model_config: Any = None
 
     def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
         if not self.pre_quantized:
@@ -79,7 +79,7 @@ class GLMQuantizer(HfQuantizer):
         for module in model.modules():
             if isinstance(module, QuantizedWeight):
                 module.requires_grad_(False)  # loading makes whatever is floating trainable
-        self._has_prefix = any("prefix_encoder." in name for name, _ in model.named_parameters())
+        self._model_config = model.config
 
     def get_state_dict_and_metadata(self, model: Any) -> tuple[dict[str, Tensor] | None, dict[str, str]]:
         if "lm_head.weight_scale" not in model.all_tied_weights_keys:
@@ -98,7 +98,7 @@ class GLMQuantizer(HfQuantizer):
     @property
     def is_qat_trainable(self) -> bool:
         """Asked by ``Trainer`` before it trains a quantized model without adapters: a P-Tuning prefix may train."""
-        return self._has_prefix
+        return bool(getattr(self._model_config, "pre_seq_len", None))
 
     @property
     def is_compileable(self) -> bool:

@@ -1,4 +1,4 @@
-"""Float checkpoints that become packed models, by every entrance: the golden integers, nothing else changed; and casts."""
+"""Float checkpoints that become packed models, by every entrance: golden integers, nothing else changed; and casts."""
 
 import copy
 from collections.abc import Callable

@@ -55,7 +55,7 @@ def test_dequantized_values_are_rounded_once(dtype: torch.dtype, scale_dtype: to
 
 
 def test_division_in_half_decides() -> None:
-    """The same values in float32 give other integers: the quotient is not rounded before it is rounded to an integer."""
+    """The same values in float32 give other integers: there the quotient is not rounded to half first."""
     weight = torch.randn(64, 128, generator=torch.Generator().manual_seed(0)).half()
     half, _ = quantize(weight, 8)
     single, _ = quantize(weight.float(), 8)
