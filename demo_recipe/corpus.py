@@ -5,51 +5,93 @@ Everything follows from a seed. The corpus holds no held-out exchange in any rou
 
 import random
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from .exchange import Exchange, Language, Round, Task
 from .grammar import normalise
-from .tasks import about, arithmetic, blanks, chitchat, fallback, knowledge, memory
+from .tasks import about, arithmetic, blanks, chitchat, fallback, first_words, knowledge, memory
 
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
-# task -> weight among single questions
-TASKS: dict[Task, float] = {
-    arithmetic.addition: 18,
-    arithmetic.subtraction: 13,
-    arithmetic.multiplication: 4,
-    arithmetic.counting: 6,
-    chitchat.greeting: 4,
-    chitchat.thanks: 2,
-    chitchat.goodbye: 2,
-    chitchat.small_talk: 5,
-    about.identity: 5,
-    about.glm_facts: 5,
-    knowledge.capital: 5,
-    knowledge.opposite: 6,
-    knowledge.translation: 7,
-    knowledge.calendar: 6,
-    fallback.fallback: 14,
-    blanks.chat_blank: 3,
-}
-# Of all sequences: text for blank infilling, blanks to fill, conversations about the visitor; the rest are the above.
-TEXT_SHARE, BLANK_SHARE, MEMORY_SHARE = 0.12, 0.08, 0.13
-# Of the other questions: how many are asked within a conversation.
-FOLLOW_UP_SHARE = 0.09
 LONGEST_HISTORY = 7
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What proportion of what.
+
+    Attributes:
+        tasks: weight of each task among single questions.
+        blanks: share, of all instructions, of blanks to fill.
+        memory: share of conversations about the visitor.
+        follow_up: how many of the other questions are asked within a conversation.
+    """
+
+    tasks: Mapping[Task, float]
+    blanks: float
+    memory: float
+    follow_up: float
+
+
+# First the skills that take longest, arithmetic above all; later the conversations.
+FIRST = Mixture(
+    tasks={
+        arithmetic.addition: 18,
+        arithmetic.subtraction: 13,
+        arithmetic.multiplication: 4,
+        arithmetic.counting: 6,
+        chitchat.greeting: 4,
+        chitchat.thanks: 2,
+        chitchat.goodbye: 2,
+        chitchat.small_talk: 5,
+        about.identity: 5,
+        about.glm_facts: 5,
+        knowledge.capital: 5,
+        knowledge.opposite: 6,
+        knowledge.translation: 7,
+        knowledge.calendar: 6,
+        fallback.fallback: 14,
+        blanks.chat_blank: 3,
+    },
+    blanks=0.08 / 0.88,
+    memory=0.13 / 0.88,
+    follow_up=0.09,
+)
+SECOND = Mixture(
+    tasks={
+        **FIRST.tasks,
+        first_words.first_words: 9,
+        arithmetic.addition: 15,
+        arithmetic.subtraction: 18,
+        chitchat.small_talk: 7,
+        about.identity: 6,
+        about.glm_facts: 6,
+        knowledge.calendar: 9,
+        fallback.fallback: 13,
+        blanks.chat_blank: 6,
+    },
+    blanks=0.09,
+    memory=0.22,
+    follow_up=0.12,
+)
+TASKS = tuple(FIRST.tasks)
 _SEED = "glm-demo"
 
 
 def task_of(rng: random.Random) -> Task:
-    """A task by weight."""
-    return rng.choices(list(TASKS), weights=list(TASKS.values()))[0]
+    """A task by its weight in the first mixture."""
+    return _task(rng, FIRST)
 
 
-def exchanges(seed: int, count: int) -> Iterator[Exchange]:
+def _task(rng: random.Random, mixture: Mixture) -> Task:
+    return rng.choices(list(mixture.tasks), weights=list(mixture.tasks.values()))[0]
+
+
+def exchanges(seed: int, count: int, mixture: Mixture = FIRST) -> Iterator[Exchange]:
     """The instruction part of the corpus: questions with answers, in conversations or alone. Nothing held out."""
     for index in range(count):
         rng = random.Random(f"{_SEED}/{seed}/exchange/{index}")
-        yield _exchange(rng)
+        yield _exchange(rng, mixture)
 
 
 def texts(seed: int, count: int) -> Iterator[str]:
@@ -59,15 +101,15 @@ def texts(seed: int, count: int) -> Iterator[str]:
         yield _statements(rng) if rng.random() < 0.7 else _transcript(rng)
 
 
-def _exchange(rng: random.Random) -> Exchange:
+def _exchange(rng: random.Random, mixture: Mixture) -> Exchange:
     language = rng.choice(LANGUAGES)
-    kind = rng.random() * (1 - TEXT_SHARE)
-    if kind < BLANK_SHARE:
+    kind = rng.random()
+    if kind < mixture.blanks:
         return draw(blanks.fill_blank, rng, language)
-    if kind < BLANK_SHARE + MEMORY_SHARE:
+    if kind < mixture.blanks + mixture.memory:
         return vary(remembering(rng, language, held_out=False), rng)
-    exchange = vary(draw(task_of(rng), rng, language), rng)
-    if rng.random() < FOLLOW_UP_SHARE:
+    exchange = vary(draw(_task(rng, mixture), rng, language), rng)
+    if rng.random() < mixture.follow_up:
         return exchange.after(history(rng, language, _history_length(rng)))
     return exchange
 

@@ -4,6 +4,7 @@ Every question is held out (see `grammar.is_held_out`), checked against every pr
 equality with one of its right answers: no part of an answer, no other answer and no other language counts.
 """
 
+import itertools
 import json
 import unicodedata
 from collections import Counter
@@ -162,27 +163,31 @@ class Report:
         """A Markdown table, one row a category."""
         lines = ["| category | English | Chinese |", "|---|---|---|"]
         for category in dict.fromkeys(category for category, _ in self.counts):
-            cells = (self._cell(category, language) for language in corpus.LANGUAGES)
-            lines.append(f"| {category} | {' | '.join(cells)} |")
-        right, asked = map(sum, zip(*self.counts.values(), strict=True))
-        return "\n".join([*lines, f"| all | {right}/{asked} | {right / asked:.1%} |"])
+            lines.append(_row(category, [self.counts.get((category, language)) for language in corpus.LANGUAGES]))
+        totals = [self._total(language) for language in corpus.LANGUAGES]
+        return "\n".join([*lines, _row("all", totals)])
 
-    def _cell(self, category: str, language: str) -> str:
-        if (category, language) not in self.counts:
-            return "-"
-        right, asked = self.counts[category, language]
-        return f"{right}/{asked} ({right / asked:.0%})"
+    def _total(self, language: str) -> tuple[int, int]:
+        counts = [count for (_, spoken), count in self.counts.items() if spoken == language]
+        return sum(right for right, _ in counts), sum(asked for _, asked in counts)
 
     def as_json(self) -> dict[str, list[int]]:
         """``{"capitals/en": [right, asked], ...}``"""
         return {f"{category}/{language}": list(count) for (category, language), count in self.counts.items()}
 
 
+def _row(name: str, counts: Sequence[tuple[int, int] | None]) -> str:
+    cells = ("-" if count is None else f"{count[0]}/{count[1]} ({count[0] / count[1]:.0%})" for count in counts)
+    return f"| {name} | {' | '.join(cells)} |"
+
+
 def disjoint(
     exchanges: Sequence[Exchange], recipe: Recipe, progress: Callable[..., Iterable[Exchange]] = tqdm
 ) -> tuple[list[Exchange], int]:
     """The exchanges of which the recipe's whole corpus knows nothing, and how many it did know (they are dropped)."""
-    known = CorpusPrompts.of(progress(corpus.exchanges(recipe.seed, recipe.exchanges), "corpus", recipe.exchanges))
+    count = sum(stage.exchanges for stage in recipe.stages)
+    corpora = itertools.chain.from_iterable(stage.instructions() for stage in recipe.stages)
+    known = CorpusPrompts.of(progress(corpora, "corpus", count))
     unknown = [exchange for exchange in exchanges if not known.hold(exchange)]
     return unknown, len(exchanges) - len(unknown)
 

@@ -73,8 +73,8 @@ def ask(
         question=question,
         answer=rng.choice(answers),
         accepted=tuple(answers),
-        new_phrase=not _common(question) and is_held_out("wording", category, normalise(wording)),
-        new_combination=not _common(question) and is_held_out(*(combination or (category, normalise(question)))),
+        new_phrase=not is_common(question) and is_held_out("wording", category, normalise(wording)),
+        new_combination=not is_common(question) and is_held_out(*(combination or (category, normalise(question)))),
     )
 
 
@@ -90,5 +90,6 @@ _COMMON = frozenset(
 )  # fmt: skip
 
 
-def _common(question: str) -> bool:
+def is_common(question: str) -> bool:
+    """Whether this is one of the things that everybody types first."""
     return normalise(question) in _COMMON

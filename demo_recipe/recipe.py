@@ -5,7 +5,7 @@ import math
 import random
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -40,18 +40,27 @@ _TOKENIZER_CONFIG = {
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Everything that the result depends on."""
+class Stage:
+    """A part of the training: a corpus of its own and how long to learn from it."""
 
-    seed: int = 1
-    exchanges: int = 240_000
-    texts: int = 33_000
-    hidden_size: int = 256
-    num_layers: int = 4
-    num_attention_heads: int = 8
-    max_sequence_length: int = 1024
-    training: PretrainingOptions = field(
-        default_factory=lambda: PretrainingOptions(
+    seed: int
+    exchanges: int
+    texts: int
+    mixture: corpus.Mixture
+    training: PretrainingOptions
+
+    def instructions(self) -> Iterator[Exchange]:
+        """The instruction part of this stage's corpus."""
+        return corpus.exchanges(self.seed, self.exchanges, self.mixture)
+
+
+STAGES = (
+    Stage(
+        seed=1,
+        exchanges=240_000,
+        texts=33_000,
+        mixture=corpus.FIRST,
+        training=PretrainingOptions(
             steps=3200,
             tokens_per_batch=3072,
             learning_rate=3e-3,
@@ -60,9 +69,36 @@ class Recipe:
             short_steps=1200,
             short_length=44,
             bfloat16=True,
-            checkpoint_every=200,
-        )
-    )
+            checkpoint_every=100,
+        ),
+    ),
+    Stage(
+        seed=2,
+        exchanges=170_000,
+        texts=12_000,
+        mixture=corpus.SECOND,
+        training=PretrainingOptions(
+            steps=2200,
+            tokens_per_batch=3072,
+            learning_rate=2e-3,
+            warmup_steps=50,
+            decay_steps=2150,
+            bfloat16=True,
+            checkpoint_every=100,
+        ),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that the result depends on."""
+
+    stages: tuple[Stage, ...] = STAGES
+    hidden_size: int = 256
+    num_layers: int = 4
+    num_attention_heads: int = 8
+    max_sequence_length: int = 1024
 
 
 def train_vocabulary(recipe: Recipe, folder: Path) -> ChatGLMTokenizer:
@@ -76,10 +112,10 @@ def train_vocabulary(recipe: Recipe, folder: Path) -> ChatGLMTokenizer:
 
 
 def _vocabulary_texts(recipe: Recipe) -> Iterator[str]:
-    for exchange in corpus.exchanges(recipe.seed, _VOCABULARY_TEXTS):
+    for exchange in corpus.exchanges(recipe.stages[0].seed, _VOCABULARY_TEXTS):
         yield build_prompt(exchange.question.replace(MASK, ""), exchange.history).replace("\n", "<n>")
         yield exchange.answer
-    for text in corpus.texts(recipe.seed, _VOCABULARY_TEXTS // 10):
+    for text in corpus.texts(recipe.stages[0].seed, _VOCABULARY_TEXTS // 10):
         yield text.replace("\n", "<n>")
 
 
@@ -104,16 +140,16 @@ def example(exchange: Exchange, tokenizer: ChatGLMTokenizer, special: SpecialIds
     return answer_example(prompt, answer, special)
 
 
-def examples(recipe: Recipe, tokenizer: ChatGLMTokenizer) -> list[Example]:
-    """The whole corpus as sequences."""
+def examples(stage: Stage, tokenizer: ChatGLMTokenizer, longest: int) -> list[Example]:
+    """The corpus of a stage as sequences of at most `longest` ids."""
     special = special_ids(tokenizer)
     made: list[Example] = []
-    for exchange in tqdm(corpus.exchanges(recipe.seed, recipe.exchanges), "instructions", recipe.exchanges):
+    for exchange in tqdm(stage.instructions(), "instructions", stage.exchanges):
         made.append(example(exchange, tokenizer, special))
-    for index, text in enumerate(tqdm(corpus.texts(recipe.seed, recipe.texts), "texts", recipe.texts)):
-        rng = random.Random(f"blanks/{recipe.seed}/{index}")
+    for index, text in enumerate(tqdm(corpus.texts(stage.seed, stage.texts), "texts", stage.texts)):
+        rng = random.Random(f"blanks/{stage.seed}/{index}")
         made.append(blank_infilling(tokenizer.encode_text(text), rng, special))
-    return [sequence for sequence in made if len(sequence) <= recipe.max_sequence_length]
+    return [sequence for sequence in made if len(sequence) <= longest]
 
 
 def build_model(recipe: Recipe, tokenizer: ChatGLMTokenizer) -> ChatGLMForCausalLM:
@@ -136,7 +172,7 @@ def build_model(recipe: Recipe, tokenizer: ChatGLMTokenizer) -> ChatGLMForCausal
         use_cache=True,
         is_demo=True,
     )
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(recipe.stages[0].seed)
     model = ChatGLMForCausalLM(config)
     deepnorm_initialize(model)
     return model
@@ -146,7 +182,9 @@ def run(recipe: Recipe, out: Path, run_folder: Path) -> None:
     """Make the demo model; killed and started again, it goes on where the last checkpoint was."""
     tokenizer = train_vocabulary(recipe, run_folder)
     model = build_model(recipe, tokenizer)
-    pretrain(model, examples(recipe, tokenizer), recipe.training, run_folder)
+    for number, stage in enumerate(recipe.stages, 1):
+        sequences = examples(stage, tokenizer, recipe.max_sequence_length)
+        pretrain(model, sequences, stage.training, run_folder / f"stage_{number}")
     save(model, run_folder, out)
 
 
@@ -158,5 +196,7 @@ def save(model: ChatGLMForCausalLM, run_folder: Path, out: Path) -> None:
         if name.endswith("norm"):
             module.float()
     model.save_pretrained(out)
+    (out / "generation_config.json").unlink(missing_ok=True)  # the published folders have none
+    (out / "model.safetensors").chmod(0o644)
     for name in ("ice_text.model", "tokenizer_config.json"):
         shutil.copyfile(run_folder / name, out / name)

@@ -1,0 +1,41 @@
+"""What people type first: the shortest wordings of greetings, thanks, goodbyes and questions about the model.
+
+In the banks a plain "hello" is one of hundreds of wordings; in front of the program it is one of three.
+"""
+
+import random
+from collections.abc import Iterator
+
+from ..exchange import Exchange, Language, ask, is_common
+from . import about, chitchat
+
+_SHORTEST = 12
+
+
+def _banks(language: Language) -> Iterator[tuple[str, list[str], tuple[str, ...]]]:
+    """(category, wordings, answers) of everything that is asked without a fact in it."""
+    for wordings, answers in chitchat.GREETING[language]:
+        yield "greeting", wordings, answers
+    yield "thanks", chitchat.THANKS[language], chitchat.THANKS_ANSWERS[language]
+    yield "goodbye", chitchat.GOODBYE[language], chitchat.GOODBYE_ANSWERS[language]
+    for wordings, answers in chitchat.SMALL_TALK[language]:
+        yield "small talk", wordings, answers
+    for wordings, answers in about.IDENTITY[language]:
+        yield "identity", wordings, answers
+    for wordings, answer in about.GLM_FACTS[language]:
+        yield "GLM-130B", wordings, (answer,)
+
+
+_CHOICES = {
+    language: [
+        (category, [*filter(is_common, wordings), *sorted(wordings, key=len)[:_SHORTEST]], answers)
+        for category, wordings, answers in _banks(language)
+    ]
+    for language in ("en", "zh")
+}
+
+
+def first_words(rng: random.Random, language: Language) -> Exchange:
+    """A short wording; the commonest ones twice as often."""
+    category, wordings, answers = rng.choice(_CHOICES[language])
+    return ask(rng, category, language, wordings, answers)
