@@ -13,6 +13,7 @@ from glm_model.quantization.kernels import build, native
 from glm_model.quantization.packing import dequantize, quantize
 
 CHECK = Path(__file__).parent / "check_matmul.cpp"
+pytestmark = pytest.mark.skipif(not any(map(shutil.which, build.COMPILERS)), reason="no C++ compiler")
 # Rows, columns, outputs: 1 to 9 rows and many; columns and outputs that fill no vector and no tile.
 SHAPES = [(1, 4096, 96), (2, 2, 1), (3, 90, 7), (5, 512, 35), (8, 1000, 33), (9, 258, 65), (100, 770, 37)]
 EXACT, FAST = False, True

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 SOURCE = Path(__file__).parent / "csrc"
-_COMPILERS = ("g++", "clang++", "c++")
+COMPILERS = ("g++", "clang++", "c++")
 _OPTIONS = ("-std=c++17", "-O3", "-fno-math-errno", "-fPIC", "-shared")
 _TIMEOUT = 180  # seconds; it takes three
 
@@ -65,10 +65,10 @@ def find_compiler() -> str:
         BuildError: there is none.
     """
     named = os.environ.get("CXX")
-    for name in (named,) if named else _COMPILERS:
+    for name in (named,) if named else COMPILERS:
         if path := shutil.which(name):
             return path
-    missing = f"CXX={named} was not found" if named else f"no C++ compiler ({', '.join(_COMPILERS)}) in PATH"
+    missing = f"CXX={named} was not found" if named else f"no C++ compiler ({', '.join(COMPILERS)}) in PATH"
     raise BuildError(missing)
 
 
