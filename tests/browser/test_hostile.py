@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Locator, expect
 
 from app.web_security import inert
 from tests.app.sites import Site
@@ -92,22 +92,38 @@ FORBIDDEN = "script, iframe, object, embed, form, style, link, meta, base, video
 
 @pytest.fixture(scope="module")
 def victim(server: Site, chromium: Browser) -> Iterator[Visitor]:
-    """One visitor who gets all attacks, one chat after the other."""
+    """A visitor whose saved chat holds all attacks, each as an answer of its own."""
     with visiting(chromium) as make:
-        yield make(server.url)
+        victim = make(server.url)
+        save_chat(victim, [{"role": "assistant", "content": attack} for attack in HOSTILE.values()])
+        victim.open(server.url)
+        victim.chats.locator(".open").click()
+        expect(victim.answers).to_have_count(len(HOSTILE))
+        victim.page.wait_for_timeout(500)
+        yield victim
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_answer_stays_text(site: Site, victim: Visitor, name: str) -> None:
-    site.stream.answer = lambda question: HOSTILE[name][:1900]  # the fake counts a token per character
-    victim.page.locator("#new-chat").click()
-    expect(victim.questions).to_have_count(0)
-    victim.ask(name)
+def test_a_hostile_answer_stays_text(victim: Visitor, name: str) -> None:
+    answer = victim.answers.nth(list(HOSTILE).index(name))
+    assert_inert(victim, answer)
+    click_all_links(victim, answer)
     assert_whole(victim)
-    assert_inert(victim)
-    click_all_links(victim)
     assert elsewhere(victim.requests) == []
     assert victim.trouble == []
+
+
+@pytest.mark.parametrize(
+    "name", ["script", "image handler", "markdown image", "form", "cover", "mermaid", "latex link", "latex html"]
+)
+def test_a_hostile_answer_stays_text_while_it_is_written(site: Site, visit: Visit, name: str) -> None:
+    """Piece by piece, so that every beginning of the attack is on the page once."""
+    site.stream.answer = lambda question: HOSTILE[name]
+    site.stream.delay = 0.002
+    visitor = visit(site.url)
+    visitor.ask("attack")
+    assert_inert(visitor, visitor.page.locator("#transcript .message"))
+    assert_whole(visitor)
 
 
 def assert_whole(visitor: Visitor) -> None:
@@ -123,26 +139,23 @@ def assert_whole(visitor: Visitor) -> None:
     assert on_top, "something covers the message box"
 
 
-def assert_inert(visitor: Visitor) -> None:
-    page = visitor.page
-    assert page.evaluate("window.hacked") is None
-    transcript = page.locator("#transcript .message")
-    found = transcript.locator(FORBIDDEN).evaluate_all("all => all.map(one => one.outerHTML)")
-    assert found == []
-    handlers = transcript.evaluate_all(
+def assert_inert(visitor: Visitor, messages: Locator) -> None:
+    assert visitor.page.evaluate("window.hacked") is None
+    assert messages.locator(FORBIDDEN).evaluate_all("all => all.map(one => one.outerHTML)") == []
+    handlers = messages.evaluate_all(
         """messages => messages.flatMap(message => [...message.querySelectorAll("*")])
              .flatMap(one => [...one.attributes])
              .filter(each => each.name.startsWith("on") || /^\\s*(javascript|data|vbscript):/i.test(each.value))
              .map(each => `${each.name}=${each.value}`)"""
     )
     assert handlers == []
-    links = transcript.locator("a").evaluate_all("all => all.map(one => [one.rel, one.target, one.href])")
+    links = messages.locator("a").evaluate_all("all => all.map(one => [one.rel, one.target, one.href])")
     assert all("noopener" in rel and target == "_blank" for rel, target, href in links if href), links
 
 
-def click_all_links(visitor: Visitor) -> None:
+def click_all_links(visitor: Visitor, messages: Locator) -> None:
     """A link without a destination does nothing; those of http are left alone, as they leave the page."""
-    for link in visitor.page.locator("#transcript .message a").all():
+    for link in messages.locator("a").all():
         if not (link.get_attribute("href") or "").startswith(("http", "/")):
             link.click(force=True, timeout=2000)
     assert visitor.page.evaluate("window.hacked") is None
@@ -152,7 +165,7 @@ def test_the_visitors_own_words_are_inert_too(site: Site, visit: Visit) -> None:
     visitor = visit(site.url)
     for text in (HOSTILE["image handler"], HOSTILE["form"], HOSTILE["markdown image"]):
         visitor.ask(text)
-    assert_inert(visitor)
+    assert_inert(visitor, visitor.questions)
 
 
 def save_chat(visitor: Visitor, messages: list[dict[str, Any]], title: str = "saved") -> None:
@@ -171,7 +184,7 @@ def test_a_saved_chat_that_was_tampered_with_is_inert(site: Site, visit: Visit) 
     visitor.open(site.url)
     visitor.chats.filter(has_text="img").locator(".open").click()
     expect(visitor.answers).to_have_count(1)
-    assert_inert(visitor)
+    assert_inert(visitor, visitor.page.locator("#transcript .message"))
     assert visitor.page.locator("#saved-chats").locator(FORBIDDEN).count() == 0
     visitor.chats.filter(has_text="z").last.locator(".open").click()
     visitor.page.wait_for_timeout(300)
