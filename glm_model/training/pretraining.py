@@ -158,6 +158,7 @@ def pretrain(
     for _ in range(done):
         next(order)
     working = copy.deepcopy(model).bfloat16() if options.bfloat16 else model
+    attention = model.config._attn_implementation
     # On a CPU torch's fused attention spends most of a step going backwards when rows are as short as these.
     working.set_attn_implementation("eager")
     handle = shrink_embedding_gradient(working.model.embed_tokens)
@@ -172,6 +173,7 @@ def pretrain(
                     checkpoint.save(state, run_folder, step + 1)
     finally:
         handle.remove()
+        working.set_attn_implementation(attention)
         model.eval()
 
 
