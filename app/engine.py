@@ -316,7 +316,7 @@ def describe(model: Any) -> ModelInfo:
         name=Path(getattr(config, "_name_or_path", "") or type(model).__name__).resolve().name,
         is_demo=bool(getattr(config, "is_demo", False)),
         device=str(model.device),
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters=model.num_parameters(),
         quantization=f"int{bits}" if bits else None,
         context_length=int(getattr(config, "max_sequence_length", 2048)),
     )

@@ -140,9 +140,13 @@ class GLMConfig(PreTrainedConfig):
         if chosen.get("quant_method") != QUANTIZATION_METHOD:
             self.__dict__["quantization_config"] = value
             return
-        self.quantization_bit = chosen["bits"]
-        self.quantization_embeddings = chosen["embeddings"]
+        self.quantization_bit, self.quantization_embeddings = chosen["bits"], chosen["embeddings"]
         self.validate_architecture()
+
+    @quantization_config.deleter
+    def quantization_config(self) -> None:
+        self.quantization_bit, self.quantization_embeddings = 0, False
+        self.__dict__.pop("quantization_config", None)
 
     def to_dict(self) -> dict[str, Any]:
         return self._as_published(super().to_dict())

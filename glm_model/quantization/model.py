@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel
 
 from ..errors import UnsupportedError
 from ..lazy_tensors import lazy_tensors
-from .linear import QuantizedEmbedding, QuantizedLinear
+from .linear import QuantizedEmbedding, QuantizedLinear, QuantizedWeight
 from .packing import packed_columns
 from .quantizer import GLMQuantizationConfig, GLMQuantizer
 from .rules import is_packed
@@ -94,6 +95,21 @@ class QuantizableModel(PreTrainedModel):
         """Of the activations; in a packed embedding no parameter shows it."""
         embedding = self.get_input_embeddings()
         return embedding.dtype if isinstance(embedding, QuantizedEmbedding) else super().dtype
+
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """As in transformers; a packed weight counts as the float one that it stands for."""
+        total = super().num_parameters(only_trainable, exclude_embeddings)
+        if only_trainable:
+            return total
+        layers: dict[int, QuantizedWeight] = {}
+        for layer in self.modules():
+            if isinstance(layer, QuantizedWeight):
+                layers.setdefault(id(layer.weight), layer)  # a tied head shares the embedding's
+        for layer in layers.values():
+            total -= layer.weight.numel() + layer.weight_scale.numel()
+            if not (exclude_embeddings and isinstance(layer, QuantizedEmbedding)):
+                total += math.prod(layer.shape)
+        return total
 
     def half(self, *args: Any) -> Self:
         """Activations and float weights to half; transformers forbids it to quantized models, published code needs it.

@@ -262,7 +262,18 @@ def test_glm_130b(tmp_path: Any) -> None:
     assert torch.equal(logits[0], logits[2])
 
 
-# ---- casts
+# ---- counts and casts
+
+
+@SETS
+def test_the_number_of_parameters_is_that_of_the_float_model(source: Checkpoint, packed: Packed) -> None:
+    model = AutoModel.from_pretrained(source.folder)
+    counts = [model.num_parameters(exclude_embeddings=exclude) for exclude in (False, True)]
+    assert counts[0] - counts[1] == source.tensors[EMBEDDING].numel()
+    model.quantize(packed.bits, packed.embeddings)
+    assert [model.num_parameters(exclude_embeddings=exclude) for exclude in (False, True)] == counts
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert model.num_parameters(only_trainable=True) == trainable
 
 
 @pytest.mark.parametrize("packed", [INT8, INT4_QE], ids=str)

@@ -106,6 +106,15 @@ def test_config_keeps_the_quantization_of_another_method() -> None:
     assert json.loads(config.to_json_string())["quantization_config"] == foreign
 
 
+@pytest.mark.parametrize("quantization", [{"quantization_bit": 4}, {"quantization_config": {"quant_method": "hqq"}}])
+def test_config_forgets_its_quantization(quantization: dict[str, Any]) -> None:
+    """As transformers makes it when it turns a model back to float."""
+    config = ChatGLMConfig(**quantization)
+    del config.quantization_config
+    assert not hasattr(config, "quantization_config")
+    assert not config.quantization_bit
+
+
 def test_the_decoder_without_its_head(tmp_path: Path) -> None:
     model = ChatGLMModel.from_pretrained(INT4_QE.folder)
     assert torch.equal(model.embed_tokens.weight, INT4_QE.tensors[EMBEDDING])
