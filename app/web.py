@@ -149,10 +149,10 @@ def _transcript(say: gr.I18n) -> gr.Chatbot:
 def _settings(engine: Engine, options: Options) -> list[gr.components.Component]:
     """Maximum length, top-p, temperature and seed, in the order of web_chat.Settings."""
     say = gr.I18n()
-    longest = max(engine.model_info.context_length, options.max_length)
+    longest = engine.model_info.context_length
     return [
         gr.Slider(
-            32, longest, options.max_length, step=1,
+            32, longest, min(options.max_length, longest), step=1,
             label=say("page_max_length"), info=say("page_max_length_info"),
         ),
         gr.Slider(

@@ -190,12 +190,13 @@ class Chat:
     # How an answer runs
 
     async def _answer(self, asked: Question, settings: Settings, request: gr.Request) -> AsyncIterator[Update]:
-        words = self._words(request)
-        if len(asked.messages[-1]["content"]) > LONGEST_QUESTION:
-            yield give_up(asked, words.too_long)
-            return
+        words, model = self._words(request), self._engine.model_info
         try:
             sampling = self._sampling(settings)
+            length = min(sampling.max_length, model.context_length)
+            if len(asked.messages[-1]["content"]) > LONGEST_QUESTION:
+                yield give_up(asked, web_text.too_long_line(words, length, model))
+                return
             reply = self._engine.submit(asked.messages, sampling)
         except QueueFull:
             yield give_up(asked, words.queue_full.format(count=self._options.queue_size))
@@ -205,8 +206,34 @@ class Chat:
             return
         with reply, self._visitors.answering(str(request.session_hash)) as stop:
             yield show(asked.messages), box("" if asked.typed else None, writing=True), line(words.thinking, "busy")
-            async for update in _updates(asked, events_until(stop, reply), words, sampling.max_length):
+            async for update in self._updates(asked, events_until(stop, reply), words, length):
                 yield update
+
+    async def _updates(
+        self, asked: Question, events: AsyncIterator[Event], words: Words, length: int
+    ) -> AsyncIterator[Update]:
+        """The events of a reply as updates of the page. `length`: tokens that question and answer may hold."""
+        model = self._engine.model_info
+        answer = notice = ""
+        async for event in events:
+            match event:
+                case Queued(position):
+                    yield gr.skip(), gr.skip(), line(web_text.queue_line(words, position), "busy")
+                    await asyncio.sleep(PAUSE)
+                case Trimmed(rounds):
+                    notice = web_text.trim_line(words, rounds)
+                case Text(delta):
+                    answer += delta
+                    doing = words.writing if answer else words.thinking
+                    yield show_answer(asked, answer), gr.skip(), line(doing, "busy", notice)
+                    await asyncio.sleep(PAUSE)  # meanwhile the reply joins what arrives
+                case Failed():
+                    why = web_text.failure_line(words, event, length, model)
+                    yield ended(asked, answer, line(why, "failed", notice))
+                case Finished(reason):
+                    last = {"cancelled": words.stopped, "length": web_text.length_line(words, length, model)}
+                    silent = "" if answer else words.silent
+                    yield ended(asked, answer, line(last.get(reason, silent), "done", notice))
 
     def _sampling(self, settings: Settings) -> SamplingOptions:
         """The settings of the page over those of the program. Raises ValueError for what is out of range."""
@@ -224,37 +251,6 @@ class Chat:
 
     def _words(self, request: gr.Request) -> Words:
         return web_text.WORDS[self._language(request)]
-
-
-async def _updates(
-    asked: Question, events: AsyncIterator[Event], words: Words, max_length: int
-) -> AsyncIterator[Update]:
-    """The events of a reply as updates of the page."""
-    answer = notice = ""
-    async for event in events:
-        match event:
-            case Queued(position):
-                yield gr.skip(), gr.skip(), line(web_text.queue_line(words, position), "busy")
-                await asyncio.sleep(PAUSE)
-            case Trimmed(rounds):
-                notice = web_text.trim_line(words, rounds)
-            case Text(delta):
-                answer += delta
-                doing = words.writing if answer else words.thinking
-                yield show_answer(asked, answer), gr.skip(), line(doing, "busy", notice)
-                await asyncio.sleep(PAUSE)  # meanwhile the reply joins what arrives
-            case Failed():
-                yield ended(asked, answer, line(web_text.failure_line(words, event), "failed", notice))
-            case Finished(reason):
-                yield ended(asked, answer, _last_line(words, reason, bool(answer), max_length, notice))
-
-
-def _last_line(words: Words, reason: str, answered: bool, max_length: int, notice: str) -> str:
-    if reason == "cancelled":
-        return line(words.stopped, "done", notice)
-    if reason == "length":
-        return line(words.length.format(count=max_length), "done", notice)
-    return line("" if answered else words.silent, "done", notice)
 
 
 # --- values of the page ------------------------------------------------------------------------------------

@@ -58,9 +58,12 @@ class Words:
     trimmed_one: str
     stopped: str
     length: str
+    length_full: str
     silent: str
     queue_full: str
     too_long: str
+    too_long_full: str
+    too_long_by: str
     memory: str
     closed: str
     failed: str
@@ -105,9 +108,12 @@ EN = Words(
     trimmed_one="The conversation is long: the model no longer sees its first round.",
     stopped="Stopped.",
     length="Cut off: the maximum length of {count} tokens is reached. It can be raised under “How it answers”.",
+    length_full="Cut off: the conversation fills the {count} tokens that the model can hold. Start a new chat.",
     silent="The model had nothing to say. Try to ask in another way.",
     queue_full="The queue is full: {count} waiting already. Please try again in a moment.",
     too_long="This message is too long for the model. Shorten it, or raise the maximum length under “How it answers”.",
+    too_long_full="This message is too long for the model. Shorten it.",
+    too_long_by=" It has {tokens} tokens; {limit} fit.",
     memory="The machine ran out of memory for this answer. Start a new chat, shorten the message or lower the "
     "maximum length.",
     closed="The program is shutting down.",
@@ -152,9 +158,12 @@ ZH = Words(
     trimmed_one="对话较长，模型已看不到最早的 1 轮。",
     stopped="已停止。",
     length="回答被截断：已达到最大长度 {count} 个词元，可在“回答方式”中调大。",
+    length_full="回答被截断：对话已占满模型的 {count} 个词元，请开始新对话。",
     silent="模型没有给出内容，换个问法试试。",
     queue_full="排队已满（{count} 人），请稍后再试。",
     too_long="这条消息太长，模型放不下。请缩短它，或在“回答方式”中调大最大长度。",
+    too_long_full="这条消息太长，模型放不下，请缩短它。",
+    too_long_by="它有 {tokens} 个词元，最多 {limit} 个。",
     memory="机器内存不足，无法完成这次回答。请开始新对话、缩短消息，或调小最大长度。",
     closed="程序正在关闭。",
     failed="模型回答时出错，原因记录在运行者的日志里。",
@@ -244,8 +253,19 @@ def trim_line(words: Words, rounds: int) -> str:
     return words.trimmed_one if rounds == 1 else words.trimmed.format(count=rounds)
 
 
-def failure_line(words: Words, failed: Failed) -> str:
+def length_line(words: Words, length: int, model: ModelInfo) -> str:
+    """The notice that an answer was cut at `length` tokens, with what helps."""
+    return (words.length if length < model.context_length else words.length_full).format(count=length)
+
+
+def too_long_line(words: Words, length: int, model: ModelInfo) -> str:
+    """Why a message is refused that does not fit into `length` tokens, with what helps."""
+    return words.too_long if length < model.context_length else words.too_long_full
+
+
+def failure_line(words: Words, failed: Failed, length: int, model: ModelInfo) -> str:
     """Why there is no answer. The engine's sentence is English; what it tells more is for its log."""
-    if failed.kind == "error":
-        return words.failed
-    return str(getattr(words, failed.kind))
+    if failed.kind == "too_long":
+        by = words.too_long_by.format(tokens=failed.tokens, limit=failed.limit)
+        return too_long_line(words, length, model) + by
+    return {"memory": words.memory, "closed": words.closed}.get(failed.kind, words.failed)

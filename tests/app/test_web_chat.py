@@ -261,15 +261,15 @@ def test_ends_are_told_in_the_visitors_language(
 ) -> None:
     stream.answer = lambda question: "x" * 9999
     cut = play(make().send(visitor(language=language), "[]", "a", *SETTINGS))
-    assert cut.line == words.length.format(count=2048)
+    assert cut.line == words.length_full.format(count=2048)
     stream.answer = lambda question: ""
     silent = play(make().send(visitor(language=language), "[]", "a", *SETTINGS))
     assert silent.line == words.silent
     assert silent.box == "a"
     long = play(make().send(visitor(language=language), "[]", "a" * 3000, *SETTINGS))
-    assert long.line == words.too_long
+    assert long.line == words.too_long_full + words.too_long_by.format(tokens=3000, limit=2032)
     endless = play(make().send(visitor(language=language), "[]", "a" * 300_000, *SETTINGS))
-    assert endless.line == words.too_long
+    assert endless.line == words.too_long_full
     assert endless.box == "a" * 300_000
 
 

@@ -81,5 +81,20 @@ def test_places_in_the_queue_and_dropped_rounds_are_counted() -> None:
 @pytest.mark.parametrize("kind", ["too_long", "memory", "closed", "error"])
 def test_every_failure_has_a_sentence_of_ours(kind: str) -> None:
     failed = Failed("The engine's own sentence with /a/path", kind)  # type: ignore[arg-type]
+    told = {web_text.failure_line(words, failed, 512, DEMO) for words in (EN, ZH)}
+    assert len(told) == 2
+    assert not [line for line in told if "/a/path" in line]
+
+
+def test_a_message_that_is_too_long_is_counted() -> None:
+    failed = Failed("", "too_long", tokens=3000, limit=2032)
+    assert web_text.failure_line(EN, failed, 2048, DEMO).endswith("Shorten it. It has 3000 tokens; 2032 fit.")
+    assert web_text.failure_line(ZH, failed, 512, DEMO).endswith("它有 3000 个词元，最多 2032 个。")
+
+
+def test_a_longer_length_is_advised_only_where_there_is_one() -> None:
     for words in (EN, ZH):
-        assert "/a/path" not in web_text.failure_line(words, failed)
+        assert web_text.too_long_line(words, 512, DEMO) == words.too_long
+        assert web_text.too_long_line(words, 2048, DEMO) == words.too_long_full
+        assert web_text.length_line(words, 512, DEMO) == words.length.format(count=512)
+        assert web_text.length_line(words, 2048, DEMO) == words.length_full.format(count=2048)

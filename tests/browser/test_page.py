@@ -31,7 +31,7 @@ def test_chinese_browsers_get_a_chinese_page(site: Site, visit: Visit, locale: s
     assert visitor.page.evaluate("document.documentElement.lang").startswith("zh")
     site.stream.answer = lambda question: "x" * 5000
     visitor.ask("继续")
-    expect(visitor.line).to_contain_text("已达到最大长度")
+    expect(visitor.line).to_contain_text("已占满模型的 2048 个词元")
 
 
 @pytest.mark.parametrize("locale", ["en-US", "fr-FR"])

@@ -174,7 +174,7 @@ def test_a_cut_answer_says_so(site: Site, visit: Visit) -> None:
     site.stream.answer = lambda question: "x" * 5000
     visitor = visit(site.url)
     visitor.ask("go on")
-    expect(visitor.line).to_contain_text("maximum length of 2048 tokens")
+    expect(visitor.line).to_contain_text("fills the 2048 tokens that the model can hold")
 
 
 def test_a_failing_model_gives_a_sentence_and_no_traceback(site: Site, visit: Visit) -> None:
