@@ -1,4 +1,4 @@
-"""The stream of the front-ends: every token, nothing altered, stopped within a token."""
+"""The stream of the front-ends: every token, the words of `chat`, stopped within a token."""
 
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from glm_model import SamplingOptions, TextChunk, stream_text
+from glm_model.chat_format import process_response
 
 GREEDY = SamplingOptions(max_length=200, temperature=0)
 
@@ -33,7 +34,7 @@ def test_the_pieces_are_the_whole_answer(chat_model: tuple[Any, Any]) -> None:
     ids = prompt(tokenizer)
     answer = model.generate(torch.tensor([ids]), do_sample=False, max_length=200)[0, len(ids) :].tolist()
     found = chunks(chat_model, GREEDY)
-    assert "".join(chunk.text for chunk in found) == tokenizer.decode_exact(answer)
+    assert "".join(chunk.text for chunk in found) == process_response(tokenizer.decode_exact(answer))
     assert found[-1].finish_reason == "stop"
     assert found[-1].token_count == len(answer) - 1  # <eop> is not counted
     assert all(chunk.finish_reason is None for chunk in found[:-1])
@@ -45,7 +46,7 @@ def test_the_last_token_before_the_limit_is_not_lost(chat_model: tuple[Any, Any]
     options = SamplingOptions(max_length=len(ids) + 3, temperature=0)
     found = chunks(chat_model, options)
     answer = model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=3)[0, len(ids) :].tolist()
-    assert "".join(chunk.text for chunk in found) == tokenizer.decode_exact(answer)
+    assert "".join(chunk.text for chunk in found) == process_response(tokenizer.decode_exact(answer))
     assert (found[-1].finish_reason, found[-1].token_count) == ("length", 3)
 
 
