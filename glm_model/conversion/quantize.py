@@ -33,9 +33,10 @@ def quantize_checkpoint(
 ) -> None:
     """Write ``target``: the checkpoint ``source`` with its linear layers packed, everything else as it was.
 
-    The shards stay those of the source, as safetensors; memory holds one packed shard and one tensor more. A head that
-    is tied to the embedding is left out, as ``save_pretrained`` does; packed it is written again, because the published
-    code needs its scales. The folder appears when it is whole; until then it is called ``target.partial-...``.
+    The shards stay those of the source, as safetensors; memory holds one packed shard and one tensor more, of a .bin
+    file the whole shard. A head that is tied to the embedding is left out, as ``save_pretrained`` does; packed it is
+    written again, because the published code needs its scales. The folder appears when it is whole; until then it is
+    called ``target.partial-...``.
 
     Args:
         source: folder with a float checkpoint in the published layout.
@@ -110,9 +111,15 @@ class _Shards:
                 if self.tied and _EMBEDDING.search(name):
                     shard[_HEAD], shard[f"{_HEAD}_scale"] = shard[name].clone(), shard[f"{name}_scale"].clone()
             else:
-                shard[name] = tensors[name][...].contiguous()
+                shard[name] = _apart(tensors[name][...], shard)
             bar.update(_size(self.stored[name]))
         return shard
+
+
+def _apart(tensor: Tensor, others: dict[str, Tensor]) -> Tensor:
+    """For safetensors: contiguous, and in no other tensor's memory, as a head and an embedding of a .bin may be."""
+    taken = {other.data_ptr() for other in others.values()}
+    return tensor.clone() if tensor.data_ptr() in taken else tensor.contiguous()
 
 
 def _pack(file: Path, name: str, weight: Tensor, bits: int) -> dict[str, Tensor]:

@@ -5,12 +5,13 @@ The first check looks at the headers of a folder's files before anything is load
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 
-from ..checkpoint_files import CONFIG, read_json
+from ..checkpoint_files import CONFIG, StoredTensor, read_json
+from ..configuration_glm import QUANTIZATION_METHOD
 from ..errors import CheckpointError
 from .linear import QuantizedWeight
 from .packing import BITS
@@ -23,18 +24,7 @@ _SCALE_DTYPES = (torch.float16, torch.float32)
 _SQUARE = ".dense.weight"
 
 
-class Header(Protocol):
-    """What is known of a stored tensor without reading it."""
-
-    @property
-    def file(self) -> object: ...
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def dtype(self) -> torch.dtype: ...
-
-
-def settle_quantization(folder: Path, stored: Mapping[str, Header], options: dict[str, Any]) -> None:
+def settle_quantization(folder: Path, stored: Mapping[str, StoredTensor], options: dict[str, Any]) -> None:
     """Before a folder is loaded: check what is asked for, and what config.json says, against its tensors.
 
     Args:
@@ -51,6 +41,8 @@ def settle_quantization(folder: Path, stored: Mapping[str, Header], options: dic
     embeddings = bool(options.get("quantization_embeddings", fields.get("quantization_embeddings")))
     refuse_mixed(stored, bits, embeddings)
     wanted = options.get("quantization_config")
+    if isinstance(wanted, dict) and wanted.get("quant_method") == QUANTIZATION_METHOD:
+        wanted = GLMQuantizationConfig(**wanted)
     if not bits or not isinstance(wanted, GLMQuantizationConfig):
         return
     if wanted.bits != bits or (wanted.embeddings and not embeddings):
@@ -61,7 +53,7 @@ def settle_quantization(folder: Path, stored: Mapping[str, Header], options: dic
     del options["quantization_config"]
 
 
-def refuse_mixed(stored: Mapping[str, Header], bits: int | None, embeddings: bool) -> None:
+def refuse_mixed(stored: Mapping[str, StoredTensor], bits: int | None, embeddings: bool) -> None:
     """Compare the tensors of a checkpoint, by their published names, with what its configuration says.
 
     Args:
@@ -73,7 +65,8 @@ def refuse_mixed(stored: Mapping[str, Header], bits: int | None, embeddings: boo
             ones, another number of bits, or scales of another dtype or shape.
     """
     weights = {name: header for name, header in stored.items() if name.endswith(".weight") and len(header.shape) == 2}
-    _refuse_other_bits(weights, bits)
+    if bits:
+        _refuse_other_bits(weights, bits)
     for name, header in weights.items():
         expected = bool(bits) and is_packed(name.removesuffix(".weight"), embeddings)
         if (header.dtype == torch.int8) is not expected:
@@ -83,19 +76,20 @@ def refuse_mixed(stored: Mapping[str, Header], bits: int | None, embeddings: boo
             _refuse_scale(name + _SCALE, stored[name + _SCALE], header.shape[0])
 
 
-def _refuse_other_bits(weights: Mapping[str, Header], bits: int | None) -> None:
+def _refuse_other_bits(weights: Mapping[str, StoredTensor], bits: int) -> None:
     for name, header in weights.items():
-        if name.endswith(_SQUARE) and header.dtype == torch.int8 and bits:
-            found = header.shape[1] * 8 / header.shape[0]
-            if found != bits:
-                kind = f"INT{found:.0f}" if found in BITS else "no packed weight"
-                raise CheckpointError(
-                    f"{header.file}: {name} is {kind} by its shape {list(header.shape)}, but config.json has "
-                    f"quantization_bit {bits}. Take the config.json that belongs to the weights."
-                )
+        if not name.endswith(_SQUARE) or header.dtype != torch.int8:
+            continue
+        found = header.shape[1] * 8 / header.shape[0]
+        if found != bits:
+            kind = f"INT{found:.0f}" if found in BITS else "no packed weight"
+            raise CheckpointError(
+                f"{header.file}: {name} is {kind} by its shape {list(header.shape)}, but config.json has "
+                f"quantization_bit {bits}. Take the config.json that belongs to the weights."
+            )
 
 
-def _refuse_scale(name: str, header: Header, rows: int) -> None:
+def _refuse_scale(name: str, header: StoredTensor, rows: int) -> None:
     if header.dtype not in _SCALE_DTYPES:
         raise CheckpointError(f"{header.file}: {name} is {_plain(header.dtype)}; scales are float16 or float32.")
     if header.shape != (rows,):

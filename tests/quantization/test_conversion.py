@@ -89,6 +89,15 @@ def test_an_untied_head(source: Checkpoint, tmp_path: Path) -> None:
     assert not torch.equal(tensors[HEAD], tensors[EMBEDDING])
 
 
+def test_a_head_that_shares_the_memory_of_an_embedding_it_is_not_tied_to(source: Checkpoint, tmp_path: Path) -> None:
+    source.tensors[HEAD] = source.tensors[EMBEDDING]
+    source.configure(tie_word_embeddings=False)
+    source.write("bin")
+    quantize_checkpoint(source.folder, tmp_path / "packed", 4)
+    tensors = stored(tmp_path / "packed")
+    assert torch.equal(tensors[HEAD], tensors[EMBEDDING])
+
+
 def test_a_shard_with_nothing_but_the_tied_head_is_left_out(source: Checkpoint, tmp_path: Path) -> None:
     """As the last of the eight shards of ChatGLM-6B."""
     names = [name for name in source.tensors if name != HEAD]

@@ -175,8 +175,13 @@ def test_quantize_refuses_values_without_a_scale(source: Checkpoint, value: floa
 
 
 @SETS
-def test_asking_for_what_a_checkpoint_is_already(packed: Packed, recwarn: pytest.WarningsRecorder) -> None:
-    model = ChatGLMForCausalLM.from_pretrained(packed.folder, **request(packed))
+@pytest.mark.parametrize("as_dictionary", [False, True])
+def test_asking_for_what_a_checkpoint_is_already(
+    packed: Packed, as_dictionary: bool, recwarn: pytest.WarningsRecorder
+) -> None:
+    wanted = GLMQuantizationConfig(packed.bits, packed.embeddings)
+    quantization = wanted.to_dict() if as_dictionary else wanted
+    model = ChatGLMForCausalLM.from_pretrained(packed.folder, quantization_config=quantization)
     assert_golden_weights(model, packed)
     assert model.hf_quantizer.pre_quantized
     assert not [warning for warning in recwarn if "quantization_config" in str(warning.message)]
