@@ -10,13 +10,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, Page, expect, sync_playwright
 
 from app.options import Options
 from tests.app.fakes import echo
 from tests.app.sites import Site, close_site, open_site
-
-pytest.importorskip("playwright", reason="Playwright is not installed: pip install -r requirements-test.txt")
-from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, Page, expect, sync_playwright
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ARGUMENTS = [
