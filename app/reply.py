@@ -17,7 +17,7 @@ from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Literal
 
-SECONDS_BETWEEN_TEXTS = 0.01
+SECONDS_BETWEEN_TEXTS = 0.02
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
