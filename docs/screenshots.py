@@ -1,0 +1,72 @@
+"""Takes the README's two screenshots from a real conversation: `python docs/screenshots.py [ADDRESS]`.
+
+Start the web chat first, with `python web_demo.py --temperature 0`. Needs Chromium and Playwright, as the browser tests
+do; the pictures land beside this file.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Page, expect, sync_playwright
+
+HERE = Path(__file__).parent
+TALKS = {
+    "en": (
+        ["What is the opposite of hot?"],
+        ["Count from 1 to 10."],
+        ["Hello", "What is 17 + 25?", "What is the capital of France?", "What is GLM-130B?"],
+    ),
+    "zh": (
+        ["热的反义词是什么？"],
+        ["苹果用英语怎么说？"],
+        ["你是谁？", "17 + 25 等于多少？", "法国的首都是哪里？", "GLM-130B 是什么？"],
+    ),
+}
+
+
+def ask(page: Page, question: str) -> None:
+    """Send a question and wait for the end of its answer."""
+    answers = page.locator("#transcript .message.bot")
+    before = answers.count()
+    page.locator("#message textarea").fill(question)
+    page.locator("#message textarea").press("Enter")
+    expect(answers).to_have_count(before + 1)
+    expect(page.locator("#message .submit-button")).to_be_visible()
+    page.wait_for_timeout(500)
+    print(f"{question} -> {answers.last.inner_text().strip()}")
+
+
+def talk(page: Page, talks: tuple[list[str], ...]) -> None:
+    """Hold all conversations; the last one stays on the page."""
+    for questions in talks:
+        page.locator("#new-chat").click()
+        expect(page.locator("#transcript .message")).to_have_count(0)
+        for question in questions:
+            ask(page, question)
+    page.evaluate("document.activeElement.blur()")
+    page.mouse.move(700, 830)
+
+
+def shrink(path: Path) -> None:
+    """Keep 96 colours: the page has few, and the file a third of its size."""
+    Image.open(path).convert("RGB").quantize(96, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def main() -> None:
+    """Both languages, one picture each."""
+    address = sys.argv[1] if len(sys.argv) > 1 else "http://localhost:7860/"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        for language, talks in TALKS.items():
+            page = browser.new_page(locale=language, viewport={"width": 1200, "height": 840}, device_scale_factor=2)
+            page.goto(address)
+            talk(page, talks)
+            path = HERE / f"screenshot-{language}.png"
+            page.screenshot(path=path)
+            shrink(path)
+
+
+if __name__ == "__main__":
+    main()
