@@ -175,7 +175,7 @@ WORDS: Mapping[Language, Words] = {"en": EN, "zh": ZH}
 
 DEMO_EXAMPLES: Mapping[Language, tuple[str, ...]] = {
     "en": ("Who are you?", "What is 17 + 25?", "What is the capital of France?", "What is GLM-130B?"),
-    "zh": ("你是谁？", "17 加 25 等于多少？", "法国的首都是哪里？", "GLM-130B 是什么？"),
+    "zh": ("你是谁？", "17 + 25 等于多少？", "法国的首都是哪里？", "GLM-130B 是什么？"),
 }
 EXAMPLES: Mapping[Language, tuple[str, ...]] = {
     "en": (
