@@ -168,6 +168,27 @@ def test_a_wrong_model_folder_is_a_sentence(folder: str, tmp_path: Path) -> None
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "question", "answer"),
+    [
+        (["--temperature=0"], "What is 17 + 25?", "42"),
+        (["--temperature=0", "--model=tests/data/golden/chatglm_tiny_chat"], "你好", "你好👋"),
+    ],
+)
+def test_a_real_model_answers_in_a_pipe(arguments: list[str], question: str, answer: str) -> None:
+    """The demo model when nothing is named, and a folder in the published layout; nothing but the answer is printed."""
+    done = subprocess.run(
+        [sys.executable, "cli_demo.py", *arguments],
+        cwd=ROOT,
+        input=question + "\n",
+        capture_output=True,
+        text=True,
+        timeout=SECONDS_TO_START,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert answer in done.stdout
+
+
 # --- in a terminal
 
 CTRL_C, CTRL_D = b"\x03", b"\x04"
