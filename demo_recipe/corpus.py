@@ -25,12 +25,14 @@ class Mixture:
         blanks: share, of all instructions, of blanks to fill.
         memory: share of conversations about the visitor.
         follow_up: how many of the other questions are asked within a conversation.
+        any_preference: how often something said of the visitor is a preference for just anything.
     """
 
     tasks: Mapping[Task, float]
     blanks: float
     memory: float
     follow_up: float
+    any_preference: float = 0.0
 
 
 # First the skills that take longest, arithmetic above all; later the conversations.
@@ -74,6 +76,24 @@ SECOND = Mixture(
     memory=0.22,
     follow_up=0.12,
 )
+# Last what the evaluation of the second stage found weak, above all to copy what nobody could guess.
+THIRD = Mixture(
+    tasks={
+        **SECOND.tasks,
+        arithmetic.addition: 13,
+        arithmetic.multiplication: 3,
+        arithmetic.counting: 5,
+        knowledge.capital: 8,
+        knowledge.opposite: 9,
+        knowledge.translation: 5,
+        chitchat.small_talk: 9,
+        blanks.chat_blank: 10,
+    },
+    blanks=0.07,
+    memory=0.38,
+    follow_up=0.08,
+    any_preference=0.6,
+)
 TASKS = tuple(FIRST.tasks)
 _SEED = "glm-demo"
 
@@ -107,7 +127,7 @@ def _exchange(rng: random.Random, mixture: Mixture) -> Exchange:
     if kind < mixture.blanks:
         return draw(blanks.fill_blank, rng, language)
     if kind < mixture.blanks + mixture.memory:
-        return vary(remembering(rng, language, held_out=False), rng)
+        return vary(remembering(rng, language, held_out=False, any_preference=mixture.any_preference), rng)
     exchange = vary(draw(_task(rng, mixture), rng, language), rng)
     if rng.random() < mixture.follow_up:
         return exchange.after(history(rng, language, _history_length(rng)))
@@ -141,8 +161,10 @@ _ABOUT_VISITOR: tuple[Callable[[random.Random, Language], memory.Told], ...] = (
     memory.name, memory.name, memory.name, memory.like, memory.favourite,
 )  # fmt: skip
 
+_ANYTHING = (memory.any_like, memory.any_favourite)
 
-def remembering(rng: random.Random, language: Language, *, held_out: bool) -> Exchange:
+
+def remembering(rng: random.Random, language: Language, *, held_out: bool, any_preference: float = 0.0) -> Exchange:
     """A conversation in which the visitor says something of themselves and may ask for it later.
 
     Corpus side: also the statement alone (to be acknowledged) and the question too early (not known yet).
@@ -150,11 +172,11 @@ def remembering(rng: random.Random, language: Language, *, held_out: bool) -> Ex
     """
     if not held_out and rng.random() < 0.16:
         return _introduction(rng, language)
-    first = _told(rng, language, held_out)
+    first = _told(rng, language, held_out, any_preference)
     rounds = history(rng, language, rng.choice((0, 0, 0, 0, 1, 1, 1, 2, 3)))
     told = [first]
     while rng.random() < 0.35 and len(told) < 3:
-        told.append(_another(rng, language, told))
+        told.append(_another(rng, language, told, any_preference))
     for fact in told:
         statement = vary(fact.statement, rng)
         rounds.insert(rng.randint(0, len(rounds)), (statement.question, statement.answer))
@@ -164,21 +186,24 @@ def remembering(rng: random.Random, language: Language, *, held_out: bool) -> Ex
     return _another(rng, language, told).unknown.after(rounds)
 
 
-def _told(rng: random.Random, language: Language, held_out: bool) -> memory.Told:
+def _told(rng: random.Random, language: Language, held_out: bool, any_preference: float = 0.0) -> memory.Told:
     """Something said: on the evaluation's side with a held-out name or like, whatever the wording."""
     while True:
-        told = rng.choice(_ABOUT_VISITOR)(rng, language)
+        anything = any_preference and rng.random() < any_preference
+        told = rng.choice(_ANYTHING if anything else _ABOUT_VISITOR)(rng, language)
         if held_out and told.question.new_combination:
             return told
         if not held_out and not (told.statement.held_out or told.question.held_out or told.unknown.held_out):
             return told
 
 
-def _another(rng: random.Random, language: Language, told: list[memory.Told]) -> memory.Told:
+def _another(
+    rng: random.Random, language: Language, told: list[memory.Told], any_preference: float = 0.0
+) -> memory.Told:
     """Something of which nothing has been said yet (each question can then have one answer only)."""
     taken = {fact.unknown.answer for fact in told}
     while True:
-        another = _told(rng, language, held_out=False)
+        another = _told(rng, language, False, any_preference)
         if another.unknown.answer not in taken:
             return another
 

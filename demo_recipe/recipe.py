@@ -87,6 +87,21 @@ STAGES = (
             checkpoint_every=100,
         ),
     ),
+    Stage(
+        seed=3,
+        exchanges=70_000,
+        texts=2_000,
+        mixture=corpus.THIRD,
+        training=PretrainingOptions(
+            steps=900,
+            tokens_per_batch=3072,
+            learning_rate=1.2e-3,
+            warmup_steps=30,
+            decay_steps=870,
+            bfloat16=True,
+            checkpoint_every=100,
+        ),
+    ),
 )
 
 

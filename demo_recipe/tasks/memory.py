@@ -111,8 +111,45 @@ def name(rng: random.Random, language: Language) -> Told:
 
 
 def like(rng: random.Random, language: Language) -> Told:
-    """Something that the visitor likes."""
+    """Something that the visitor likes, of those that one can guess."""
     x = rng.choice(words.LIKES_EN if language == "en" else words.LIKES_ZH)
+    return _like(rng, language, x)
+
+
+def any_like(rng: random.Random, language: Language) -> Told:
+    """Whatever the visitor likes: it has to be copied, no list helps."""
+    return _like(rng, language, _anything(rng, language))
+
+
+def any_favourite(rng: random.Random, language: Language) -> Told:
+    """Whatever favourite the visitor has, be it a kettle for an animal."""
+    kind = rng.choice(list(words.FAVOURITES_EN if language == "en" else words.FAVOURITES_ZH))
+    return _favourite(rng, language, kind, _anything(rng, language))
+
+
+def _anything(rng: random.Random, language: Language) -> str:
+    while True:
+        x = _word(rng, language)
+        # A value that is held out as a like or favourite must not come in by this door.
+        if not is_held_out("like", x) and not any(is_held_out("favourite", kind, x) for kind in _KINDS):
+            return x
+
+
+def _word(rng: random.Random, language: Language) -> str:
+    if language == "zh":
+        verb = rng.choice(words.VERBS_ZH) if rng.random() < 0.3 else ""
+        return verb + (rng.choice(words.NOUNS_ZH) if rng.random() < 0.6 else words.name_of_characters(rng))
+    word = rng.choice(words.NOUNS_EN) if rng.random() < 0.5 else words.made_up_word(rng)
+    front = rng.random()
+    if front < 0.2:
+        return f"{rng.choice(words.ADJECTIVES_EN)} {word}s"
+    return f"the {word}" if front < 0.3 else word if front < 0.6 else f"{word}{rng.choice(('s', 'ing'))}"
+
+
+_KINDS = (*words.FAVOURITES_EN, *words.FAVOURITES_ZH)
+
+
+def _like(rng: random.Random, language: Language, x: str) -> Told:
     bank = (TELL_LIKE, ASK_LIKE, LIKE_NOTED, LIKE_OF, LIKE_UNKNOWN)
     return _told(rng, language, "preference", bank, ("like", x), x=x)
 
@@ -121,7 +158,10 @@ def favourite(rng: random.Random, language: Language) -> Told:
     """A favourite colour, animal, food, ..."""
     table = words.FAVOURITES_EN if language == "en" else words.FAVOURITES_ZH
     kind = rng.choice(list(table))
-    x = rng.choice(table[kind])
+    return _favourite(rng, language, kind, rng.choice(table[kind]))
+
+
+def _favourite(rng: random.Random, language: Language, kind: str, x: str) -> Told:
     bank = (TELL_FAVOURITE, ASK_FAVOURITE, FAVOURITE_NOTED, FAVOURITE_OF, FAVOURITE_UNKNOWN)
     return _told(rng, language, "preference", bank, ("favourite", kind, x), kind=kind, x=x)
 
