@@ -205,6 +205,24 @@ class ChatGLMConfig(GLMConfig):
         },
         # THUDM/chatglm-6b before that day: 20000 image tokens come first.
         "chatglm-6b-v0": {"pad_token_id": 20003, "use_cache": True},
+        # models/demo of this repository.
+        "demo": {
+            "vocab_size": 3744,
+            "hidden_size": 256,
+            "num_layers": 4,
+            "num_attention_heads": 8,
+            "inner_hidden_size": 1024,
+            "max_sequence_length": 1024,
+            "deepnorm_alpha": math.sqrt(2 * 4),
+            "rotary_dtype": "float32",
+            "bos_token_id": 3404,
+            "eos_token_id": 3405,
+            "mask_token_id": 3400,
+            "gmask_token_id": 3401,
+            "pad_token_id": 3,
+            "use_cache": True,
+            "is_demo": True,
+        },
     }
 
     use_cache: bool = False

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from glm_model import ChatGLMConfig, ChatGLMForCausalLM, GLM130BConfig, GLM130BForCausalLM
 from glm_model.errors import UnsupportedError
+from glm_model.loading import DEMO_MODEL
 
 SMALL = {"vocab_size": 80, "hidden_size": 16, "num_layers": 2, "num_attention_heads": 2, "inner_hidden_size": 24}
 
@@ -116,3 +117,12 @@ def test_values_that_make_no_model(fields: dict[str, Any], message: str) -> None
 def test_later_generations_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(UnsupportedError, match="ChatGLM2-6B or ChatGLM3-6B"):
         ChatGLMConfig.from_dict({"model_type": "chatglm", **fields})
+
+
+def test_the_demo_preset_is_the_embedded_model() -> None:
+    embedded = ChatGLMConfig.from_pretrained(DEMO_MODEL).to_dict()
+    preset = ChatGLMConfig.preset("demo").to_dict()
+    from_the_file = {"architectures", "dtype", "transformers_version", "_name_or_path"}
+    assert {k: v for k, v in preset.items() if k not in from_the_file} == {
+        k: v for k, v in embedded.items() if k not in from_the_file
+    }
