@@ -80,6 +80,8 @@ SECOND = Mixture(
 THIRD = Mixture(
     tasks={
         **SECOND.tasks,
+        first_words.commonest_words: 14,
+        arithmetic.bare_sum: 8,
         arithmetic.addition: 13,
         arithmetic.multiplication: 3,
         arithmetic.counting: 5,
@@ -93,6 +95,22 @@ THIRD = Mixture(
     memory=0.38,
     follow_up=0.08,
     any_preference=0.6,
+)
+FOURTH = Mixture(
+    tasks={
+        **THIRD.tasks,
+        arithmetic.addition: 17,
+        arithmetic.subtraction: 32,
+        arithmetic.multiplication: 4,
+        arithmetic.counting: 7,
+        knowledge.capital: 12,
+        knowledge.translation: 14,
+        blanks.chat_blank: 12,
+    },
+    blanks=0.06,
+    memory=0.34,
+    follow_up=0.12,
+    any_preference=0.5,
 )
 TASKS = tuple(FIRST.tasks)
 _SEED = "glm-demo"

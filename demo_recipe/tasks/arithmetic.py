@@ -8,6 +8,7 @@ The times tables are facts: there a wording with a pair is held out.
 # of words reads best as text.
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ..exchange import Exchange, Language, ask
@@ -82,11 +83,15 @@ def _stop_language(question: str, language: Language) -> Language:
     return language if any(c >= "\u4e00" for c in question) else "en"
 
 
-def _exchange(rng: random.Random, sign: str, a: int, b: int, language: Language) -> Exchange:
+def _exchange(
+    rng: random.Random, sign: str, a: int, b: int, language: Language, wordings: Sequence[str] | None = None
+) -> Exchange:
     result = {"+": a + b, "-": a - b, "×": a * b}[sign]
     # Sums are held out by their operands (any order, any wording), products by the default rule.
     combination = None if sign == "×" else (_NAMES[sign], *sorted((a, b)))
-    exchange = ask(rng, _NAMES[sign], language, WORDINGS[sign, language], ("",), combination=combination, a=a, b=b)
+    exchange = ask(
+        rng, _NAMES[sign], language, wordings or WORDINGS[sign, language], ("",), combination=combination, a=a, b=b
+    )
     answer = _equation(a, sign, b, result, _stop_language(exchange.question, language))
     held_out = exchange.new_combination or (sign, *sorted((a, b))) == SHOWN_SUM
     return replace(exchange, answer=answer, accepted=(answer,), new_combination=held_out)
@@ -95,6 +100,15 @@ def _exchange(rng: random.Random, sign: str, a: int, b: int, language: Language)
 def addition(rng: random.Random, language: Language) -> Exchange:
     """``17 + 25``: both operands 0 to 99."""
     return _exchange(rng, "+", _operand(rng), _operand(rng), language)
+
+
+def bare_sum(rng: random.Random, language: Language) -> Exchange:
+    """A sum typed as on a calculator; it has no language."""
+    sign = rng.choice("++-")
+    small, large = sorted((_operand(rng), _operand(rng)))
+    wordings = [wording for wording in WORDINGS[sign, "en"] if wording.startswith(f"{{a}} {sign} {{b}}")]
+    a, b = (large, small) if sign == "-" or rng.random() < 0.5 else (small, large)
+    return _exchange(rng, sign, a, b, "en", wordings)
 
 
 def subtraction(rng: random.Random, language: Language) -> Exchange:

@@ -35,6 +35,23 @@ _CHOICES = {
 }
 
 
+_COMMONEST = {
+    language: [
+        (category, wording, answers)
+        for category, wordings, answers in choices
+        for wording in wordings
+        if is_common(wording)
+    ]
+    for language, choices in _CHOICES.items()
+}
+
+
+def commonest_words(rng: random.Random, language: Language) -> Exchange:
+    """One of the things that everybody types first, and nothing else."""
+    category, wording, answers = rng.choice(_COMMONEST[language])
+    return ask(rng, category, language, (wording.rstrip("!?.！？。") if rng.random() < 0.4 else wording,), answers)
+
+
 def first_words(rng: random.Random, language: Language) -> Exchange:
     """A short wording; the commonest ones twice as often."""
     category, wordings, answers = rng.choice(_CHOICES[language])
