@@ -96,22 +96,6 @@ THIRD = Mixture(
     follow_up=0.08,
     any_preference=0.6,
 )
-FOURTH = Mixture(
-    tasks={
-        **THIRD.tasks,
-        arithmetic.addition: 17,
-        arithmetic.subtraction: 32,
-        arithmetic.multiplication: 4,
-        arithmetic.counting: 7,
-        knowledge.capital: 12,
-        knowledge.translation: 14,
-        blanks.chat_blank: 12,
-    },
-    blanks=0.06,
-    memory=0.34,
-    follow_up=0.12,
-    any_preference=0.5,
-)
 TASKS = tuple(FIRST.tasks)
 _SEED = "glm-demo"
 

@@ -102,21 +102,6 @@ STAGES = (
             checkpoint_every=100,
         ),
     ),
-    Stage(
-        seed=4,
-        exchanges=120_000,
-        texts=2_000,
-        mixture=corpus.FOURTH,
-        training=PretrainingOptions(
-            steps=1300,
-            tokens_per_batch=3072,
-            learning_rate=1.2e-3,
-            warmup_steps=30,
-            decay_steps=1270,
-            bfloat16=True,
-            checkpoint_every=100,
-        ),
-    ),
 )
 
 
