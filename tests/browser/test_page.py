@@ -77,6 +77,7 @@ def test_an_example_is_asked_with_a_click(site: Site, visit: Visit) -> None:
 def test_the_settings_reach_the_model(site: Site, visit: Visit) -> None:
     visitor = visit(site.url)
     visitor.page.get_by_text(EN.page_settings).click()
+    visitor.page.wait_for_timeout(700)  # mounted sliders take their defaults once more, whatever stands in them
     for label, value in ((EN.page_max_length, "512"), (EN.page_top_p, "0.5"), (EN.page_temperature, "0.2")):
         field = visitor.page.get_by_label(f"number input for {label}")
         field.fill(value)
