@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from app.conversation import Message
 from app.options import Options, answer_settings
-from app.sanitize import harmless
 from app.terminal_busy import quiet_keyboard
 from app.terminal_files import log_file, state_folder
 from app.terminal_words import Words, speak
@@ -121,6 +120,8 @@ def _answer_once(engine: Engine, options: Options, text: str, words: Words) -> i
 
 
 def _complain(text: str) -> None:
+    from glm_model.sanitize import harmless  # by now the package is loaded, or could not be
+
     print(harmless(text), file=sys.stderr, flush=True)
 
 

@@ -11,7 +11,6 @@ from rich.text import Text as Line
 from app.conversation import Message, whole_characters
 from app.engine import Engine
 from app.reply import Failed, Finished, Text, Trimmed
-from app.sanitize import harmless
 from app.terminal_busy import interruptible, quiet_keyboard
 from app.terminal_commands import execute, parse
 from app.terminal_files import log_file
@@ -20,6 +19,7 @@ from app.terminal_screen import MarkdownView, PlainView, View
 from app.terminal_words import Words
 from app.terminal_wrap import Wrapped
 from glm_model.generation import SamplingOptions
+from glm_model.sanitize import harmless
 
 
 @dataclass

@@ -16,8 +16,8 @@ from typing import IO, Protocol
 from rich.cells import chop_cells
 from rich.console import Console
 
-from app.sanitize import harmless
 from app.terminal_markdown import render, split
+from glm_model.sanitize import harmless
 
 SECONDS_PER_DRAWING = 0.04
 """Text that arrives within this time after a drawing is drawn together with what follows it."""

@@ -9,6 +9,7 @@ from transformers.conversion_mapping import register_checkpoint_conversion_mappi
 from transformers.core_model_loading import WeightRenaming
 
 from . import tokenization_glm
+from .blank_filling import FillOptions, FillResult, fill_blanks
 from .configuration_glm import ChatGLMConfig, GLM130BConfig
 from .conversion.keys import RENAMED_KEYS
 from .errors import CheckpointError, GLMError, TokenizerError, UnsupportedError
@@ -26,6 +27,8 @@ __all__ = [
     "ChatGLMModel",
     "ChatGLMTokenizer",
     "CheckpointError",
+    "FillOptions",
+    "FillResult",
     "GLM130BConfig",
     "GLM130BForCausalLM",
     "GLM130BModel",
@@ -35,6 +38,7 @@ __all__ = [
     "TextChunk",
     "TokenizerError",
     "UnsupportedError",
+    "fill_blanks",
     "load",
     "load_prefix",
     "stream_text",

@@ -74,8 +74,8 @@ def test_the_recipe_of_the_demo_model_knows_no_front_end() -> None:
 
 
 def test_the_front_ends_know_the_model_only_through_its_public_names() -> None:
-    """Loading, generation, errors: the front-ends must not reach into layers, masks or key maps."""
-    doors = {"loading", "generation", "errors"}
+    """Loading, generation, blank filling, errors: the front-ends must not reach into layers, masks or key maps."""
+    doors = {"loading", "generation", "blank_filling", "sanitize", "errors"}
     inner = {path.stem for path in (ROOT / "glm_model").iterdir() if not path.name.startswith("_")} - doors
     reached = [
         f"{path.relative_to(ROOT)}: {name}"

@@ -4,9 +4,9 @@ Knows ids, not text. Everything about a blank follows from its prompt's length a
 the original's ``get_masks_and_position_ids``, and never from tokens that the model writes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,11 +16,12 @@ from .. import masking
 from ..configuration_glm import GLMConfig
 from ..errors import GLMError
 from ..modeling_glm import GLMForCausalLM
-from .beam_search import BeamSearch
+from .beam_search import Beam, BeamSearch
 from .options import FillOptions
 from .sampling import SATSamplingProcessor, draw
 
 FinishReason = Literal["stop", "length", "cancelled"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,9 @@ class Continuation:
     token_ids: tuple[int, ...]
     score: float | None
     finish_reason: FinishReason
+
+
+AnswerStream = Generator[tuple[int, ...], None, list[Continuation]]
 
 
 def answer_blank(
@@ -57,11 +61,32 @@ def answer_blank(
         GLMError: the model's scores are not finite.
         ValueError: more beams than the vocabulary has candidates for.
     """
+    return result_of(stream_answer(model, prompt, blank, options, generator, should_stop))
+
+
+@torch.no_grad()
+def stream_answer(
+    model: GLMForCausalLM,
+    prompt: list[int],
+    blank: int,
+    options: FillOptions,
+    generator: torch.Generator | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> AnswerStream:
+    """As :func:`answer_blank`, token by token: yields the best answer so far, returns what `answer_blank` does."""
     assert len(prompt) < options.max_length
     passes = BlankPasses(model, len(prompt), blank, prompt[blank], options.max_length)
     answer = _search if options.strategy == "beam_search" else _sample
-    with torch.no_grad():
-        return answer(passes, prompt, options, end_tokens(model.config), generator, should_stop)
+    return (yield from answer(passes, prompt, options, end_tokens(model.config), generator, should_stop))
+
+
+def result_of(steps: Generator[object, None, T]) -> T:
+    """Run a generator to its end; what it returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
 
 
 def end_tokens(config: GLMConfig) -> list[int]:
@@ -147,7 +172,7 @@ def _sample(
     ends: list[int],
     generator: torch.Generator | None,
     should_stop: Callable[[], bool],
-) -> list[Continuation]:
+) -> AnswerStream:
     answer: list[int] = []
     logits = passes.prefill(prompt)
     while True:
@@ -157,6 +182,7 @@ def _sample(
         answer.append(token)
         if reason := _interruption(len(prompt) + len(answer), options, should_stop):
             return [Continuation(tuple(answer), None, reason)]
+        yield tuple(answer)
         logits = passes.step([token], [0])
 
 
@@ -174,7 +200,7 @@ def _search(
     ends: list[int],
     generator: torch.Generator | None,
     should_stop: Callable[[], bool],
-) -> list[Continuation]:
+) -> AnswerStream:
     search = BeamSearch(
         prompt,
         options.num_beams,
@@ -188,14 +214,18 @@ def _search(
     parents, tokens = search.advance(passes.prefill(prompt))
     reason = _interruption(search.length, options, should_stop)
     while not (search.is_done or reason):
+        yield _answer_ids(search.beams()[0], len(prompt))
         parents, tokens = search.advance(passes.step(tokens, parents))
         reason = _interruption(search.length, options, should_stop)
     return [
-        Continuation(tuple(beam.token_ids[len(prompt) : -1]), beam.score, "stop")
-        if beam.ended
-        else Continuation(tuple(beam.token_ids[len(prompt) :]), beam.score, reason or "length")
+        Continuation(_answer_ids(beam, len(prompt)), beam.score, "stop" if beam.ended else reason or "length")
         for beam in search.beams()
     ]
+
+
+def _answer_ids(beam: Beam, prompt_length: int) -> tuple[int, ...]:
+    """A beam without its prompt and its end token."""
+    return tuple(beam.token_ids[prompt_length : -1 if beam.ended else None])
 
 
 def _interruption(

@@ -1,5 +1,6 @@
 """What blank filling returns: data for a terminal, a web page or a file. Knows no model."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -51,11 +52,14 @@ class FilledText:
         segments: the given text, unchanged, and the fillings, in order; for highlighting.
         decoded: the whole as ``generate.py`` answers it: decoded from ids, so with the tokenizer's spaces.
         score: of the beam that filled the last blank; None for sampling.
+        filled_by: of each filling among the segments, in order, the index in ``FillResult.blanks`` of its blank. They
+            do not count up where several kinds of mask were filled, or where an answer held a mask itself.
     """
 
     segments: tuple[Segment, ...]
     decoded: str
     score: float | None
+    filled_by: tuple[int, ...] = ()
 
     @property
     def text(self) -> str:
@@ -74,3 +78,20 @@ class FillResult:
 
     texts: tuple[FilledText, ...]
     blanks: tuple[Blank, ...]
+
+
+@dataclass(frozen=True)
+class FillStep:
+    """Where the filling of a text stands after a token.
+
+    Args:
+        blank: index of the blank being filled, in the order of filling.
+        count: blanks of the text as far as is known: an answer may bring another.
+        show: the text with the best answer so far in its place; costs a decoding of the whole text.
+        result: on the last step.
+    """
+
+    blank: int
+    count: int
+    show: Callable[[], FilledText]
+    result: FillResult | None = None

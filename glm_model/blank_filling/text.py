@@ -11,19 +11,21 @@ their texts do not end with it (it is not in their ``eos_token_id``). Only GLM-1
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 from unicodedata import east_asian_width
 
 import torch
 
 from ..configuration_glm import GLMConfig
-from ..errors import GLMError, UnsupportedError
+from ..errors import UnsupportedError
 from ..modeling_glm import GLMForCausalLM
-from .answers import Continuation, answer_blank, end_tokens
+from .answers import AnswerStream, Continuation, end_tokens, stream_answer
+from .errors import FillError
 from .options import FillOptions
-from .results import Answer, Blank, FilledText, FillResult, Segment
+from .results import Answer, Blank, FilledText, FillResult, FillStep, Segment
 
 # Each blank costs a pass over the whole text. The bound also ends a text whose answers bring mask tokens without end.
 MAX_BLANKS = 64
@@ -47,11 +49,12 @@ class _Piece:
 
     Args:
         text: how given text is spelled; None where the ids alone tell.
+        filled_by: index of the blank that this fills, in the order of filling; None for what was given.
     """
 
     token_ids: tuple[int, ...]
     text: str | None
-    is_filling: bool = False
+    filled_by: int | None = None
 
 
 def fill_blanks(
@@ -72,27 +75,47 @@ def fill_blanks(
         should_stop: asked after every token. Once it is true the answer ends, and later blanks stay as they are.
 
     Raises:
-        GLMError: the text has no tokens, more than the model or ``options.max_length`` allows, more blanks than
-            ``MAX_BLANKS``, or a mask that the model does not know; or the model's scores are not finite.
+        FillError: the text has no tokens, more than the model or ``options.max_length`` allows, or more blanks than
+            ``MAX_BLANKS``.
+        UnsupportedError: it holds a mask that the model does not know.
+        GLMError: the model's scores are not finite.
         ValueError: more beams than the vocabulary has candidates for.
     """
+    for step in stream_blanks(model, tokenizer, text, options, should_stop=should_stop):
+        result = step.result
+    assert result is not None
+    return result
+
+
+def stream_blanks(
+    model: GLMForCausalLM,
+    tokenizer: BlankTokenizer,
+    text: str,
+    options: FillOptions | None = None,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[FillStep]:
+    """As :func:`fill_blanks`, token by token; the last step has the result. Raises at the first step."""
     options = options or FillOptions()
     config = model.config
     pieces, kinds = _read(text, tokenizer, config, options.every_kind)
     _require_fitting(pieces, kinds, config, options)
     generator = None if options.seed is None else torch.Generator(model.device).manual_seed(options.seed)
+    show = partial(_filled_text, tokenizer=tokenizer, config=config)
     blanks: list[Blank] = []
     filled = [pieces]
     while (place := _next_blank(_ids(filled[0]), kinds)) is not None and len(blanks) < MAX_BLANKS:
         prompt = [*_ids(filled[0]), config.bos_token_id]
-        continuations = answer_blank(model, prompt, place, options, generator, should_stop)
-        filled = [_fill(filled[0], place, continuation.token_ids) for continuation in continuations]
+        fill = partial(_fill, filled[0], place, filled_by=len(blanks))
+        answers = stream_answer(model, prompt, place, options, generator, should_stop)
+        count = len(blanks) + _count(filled[0], kinds)
+        continuations = yield from _steps(answers, fill, show, len(blanks), count)
+        filled = [fill(continuation.token_ids) for continuation in continuations]
         blanks.append(Blank(tuple(prompt), tuple(_answer(continuation, tokenizer) for continuation in continuations)))
         if any(continuation.finish_reason == "cancelled" for continuation in continuations):
             break
-    scores = [answer.score for answer in blanks[-1].answers]
-    texts = [_filled_text(pieces, score, tokenizer, config) for pieces, score in zip(filled, scores, strict=True)]
-    return FillResult(tuple(texts), tuple(blanks))
+    texts = tuple(show(pieces, answer.score) for pieces, answer in zip(filled, blanks[-1].answers, strict=True))
+    yield FillStep(len(blanks) - 1, len(blanks), lambda: texts[0], FillResult(texts, tuple(blanks)))
 
 
 # ---- reading a text
@@ -107,7 +130,9 @@ def _read(text: str, tokenizer: BlankTokenizer, config: GLMConfig, every_kind: b
         for part in parts
     ]
     if not _ids(pieces):
-        raise GLMError("the text has no tokens: write something with a [MASK] in it, or a beginning to continue")
+        raise FillError(
+            "the text has no tokens: write something with a [MASK] in it, or a beginning to continue", "no_text"
+        )
     if len(parts) == 1:
         parts += ["[gMASK]", ""]
         pieces.append(_mask_piece("[gMASK]", masks))
@@ -131,20 +156,30 @@ def _mask_piece(name: str, masks: dict[str, int]) -> _Piece:
 
 def _require_fitting(pieces: Sequence[_Piece], kinds: Sequence[int], config: GLMConfig, options: FillOptions) -> None:
     """Every blank gets room for a token if the first one does: its mask and the next ``<sop>`` make it."""
-    ids = _ids(pieces)
-    if len(ids) > config.max_sequence_length:
-        raise GLMError(
-            f"the text has {len(ids)} tokens, the model takes {config.max_sequence_length} (max_sequence_length): "
-            "shorten it"
+    tokens, most = len(_ids(pieces)), config.max_sequence_length
+    if tokens > most:
+        raise FillError(
+            f"the text has {tokens} tokens, the model takes {most} (max_sequence_length): shorten it",
+            "too_long",
+            tokens,
+            most,
         )
-    if len(ids) + 1 >= options.max_length:
-        raise GLMError(
-            f"the text has {len(ids)} tokens and max_length is {options.max_length}: no room to fill it. Shorten the "
-            "text or raise max_length"
+    if tokens + 1 >= options.max_length:
+        raise FillError(
+            f"the text has {tokens} tokens and max_length is {options.max_length}: no room to fill it. Shorten the "
+            "text or raise max_length",
+            "too_long",
+            tokens,
+            options.max_length - 2,
         )
-    count = sum(id_ in kinds for id_ in ids)
+    count = _count(pieces, kinds)
     if count > MAX_BLANKS:
-        raise GLMError(f"the text has {count} blanks, at most {MAX_BLANKS} can be filled: split it")
+        raise FillError(
+            f"the text has {count} blanks, at most {MAX_BLANKS} can be filled: split it",
+            "too_many_blanks",
+            count,
+            MAX_BLANKS,
+        )
 
 
 # ---- filling
@@ -159,26 +194,50 @@ def _next_blank(ids: list[int], kinds: Sequence[int]) -> int | None:
     return next((ids.index(kind) for kind in kinds if kind in ids), None)
 
 
-def _fill(pieces: Sequence[_Piece], place: int, answer: tuple[int, ...]) -> list[_Piece]:
+def _count(pieces: Sequence[_Piece], kinds: Sequence[int]) -> int:
+    return sum(id_ in kinds for id_ in _ids(pieces))
+
+
+def _steps(
+    answers: AnswerStream,
+    fill: Callable[[tuple[int, ...]], list[_Piece]],
+    show: Callable[[list[_Piece], float | None], FilledText],
+    blank: int,
+    count: int,
+) -> Generator[FillStep, None, list[Continuation]]:
+    """A step for each state of an answer; returns what ``answers`` does."""
+
+    def filled_with(answer: tuple[int, ...]) -> FilledText:
+        return show(fill(answer), None)
+
+    while True:
+        try:
+            answer = next(answers)
+        except StopIteration as end:
+            return end.value
+        yield FillStep(blank, count, partial(filled_with, answer))
+
+
+def _fill(pieces: Sequence[_Piece], place: int, answer: tuple[int, ...], filled_by: int) -> list[_Piece]:
     """The pieces with the token at index ``place`` replaced by an answer."""
     filled: list[_Piece] = []
     for piece in pieces:
         if 0 <= place < len(piece.token_ids):
-            filled += _replaced(piece, place, answer)
+            filled += _replaced(piece, place, _Piece(answer, None, filled_by))
         else:
             filled.append(piece)
         place -= len(piece.token_ids)
     return filled
 
 
-def _replaced(piece: _Piece, place: int, answer: tuple[int, ...]) -> Iterator[_Piece]:
+def _replaced(piece: _Piece, place: int, answer: _Piece) -> Iterator[_Piece]:
     """The parts of a piece around the token at ``place``, with an answer in its stead."""
     before, after = piece.token_ids[:place], piece.token_ids[place + 1 :]
     if before:
-        yield _Piece(before, None, piece.is_filling)
-    yield _Piece(answer, None, is_filling=True)
+        yield _Piece(before, None, piece.filled_by)
+    yield answer
     if after:
-        yield _Piece(after, None, piece.is_filling)
+        yield _Piece(after, None, piece.filled_by)
 
 
 # ---- showing
@@ -190,12 +249,13 @@ def _answer(continuation: Continuation, tokenizer: BlankTokenizer) -> Answer:
 
 
 def _filled_text(
-    pieces: Sequence[_Piece], score: float | None, tokenizer: BlankTokenizer, config: GLMConfig
+    pieces: Sequence[_Piece], score: float | None, *, tokenizer: BlankTokenizer, config: GLMConfig
 ) -> FilledText:
     ids = _ids(pieces)
     if ids and ids[-1] in end_tokens(config)[1:2]:
         ids.pop()
-    return FilledText(tuple(_segments(pieces, tokenizer)), tokenizer.decode_exact(ids), score)
+    filled_by = tuple(piece.filled_by for piece in pieces if piece.filled_by is not None)
+    return FilledText(tuple(_segments(pieces, tokenizer)), tokenizer.decode_exact(ids), score, filled_by)
 
 
 def _segments(pieces: Sequence[_Piece], tokenizer: BlankTokenizer) -> Iterator[Segment]:
@@ -205,8 +265,8 @@ def _segments(pieces: Sequence[_Piece], tokenizer: BlankTokenizer) -> Iterator[S
         shown = piece.text if piece.text is not None else _spelling(piece, text, ids, tokenizer)
         text += shown
         ids += piece.token_ids
-        if shown or piece.is_filling:
-            yield Segment(shown, piece.is_filling)
+        if shown or piece.filled_by is not None:
+            yield Segment(shown, piece.filled_by is not None)
 
 
 def _spelling(piece: _Piece, text: str, ids: list[int], tokenizer: BlankTokenizer) -> str:

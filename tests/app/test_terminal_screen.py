@@ -12,7 +12,7 @@ from app.terminal_markdown import render, split
 from app.terminal_screen import MarkdownView, PlainView
 from app.terminal_wrap import breaks
 from tests.app.fake_screen import Screen, cells
-from tests.app.test_sanitize import HOSTILE
+from tests.model.test_sanitize import HOSTILE
 
 CODES = re.compile(r"\x1b\[[\d;]*m")
 ANSWER = """\

@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from app.sanitize import harmless
+from glm_model.sanitize import harmless
 
 HOSTILE = [
     "\x1b[2J\x1b[H",  # clear the screen
