@@ -81,8 +81,7 @@ class QuantizedLinear(QuantizedWeight):
 
     def forward(self, states: Tensor) -> Tensor:
         """[..., in_features] to [..., out_features], in the dtype of ``states``."""
-        output = quantized_matmul(states, self.weight, self.weight_scale, self.bits, self.precision)
-        return output if self.bias is None else output + self.bias
+        return quantized_matmul(states, self.weight, self.weight_scale, self.bits, self.precision, self.bias)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bits={self.bits}, bias={self.bias is not None}"

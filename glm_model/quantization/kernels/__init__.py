@@ -8,7 +8,9 @@ A kernel is a pure function of plain tensors; it knows nothing of layers and mod
 - ``scale``: float16 or float32 [out], contiguous, whatever the dtype of ``x``;
 - ``bits``: 4 or 8;
 
-all on one device, and return [..., out] in the dtype of ``x``.
+all on one device, and return [..., out] in the dtype of ``x``. Some also take
+
+- ``bias``: floating [out], or None.
 """
 
 from collections.abc import Callable
@@ -17,7 +19,7 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from . import native, onnx, reference
+from . import cpm, native, onnx, reference, triton_backend
 from .choice import allowed, wanted
 
 Precision = Literal["exact", "fast"]
@@ -33,12 +35,16 @@ class Kernel(NamedTuple):
         precision: ``exact`` kernels also serve where ``fast`` is asked for.
         supports: whether it takes these arguments and is the right one for them; called before every product, so cheap.
         matmul: the product.
+        adds_bias: whether ``matmul`` takes a bias as its fifth argument.
+        input_gradient: the gradient of ``x``, see :func:`.reference.input_gradient`.
     """
 
     name: str
     precision: Precision
     supports: Callable[[Tensor, Tensor, Tensor, int], bool]
-    matmul: Callable[[Tensor, Tensor, Tensor, int], Tensor]
+    matmul: Callable[..., Tensor]
+    adds_bias: bool = False
+    input_gradient: Callable[[Tensor, Tensor, Tensor, int], Tensor] = reference.input_gradient
 
 
 REFERENCE = Kernel("reference", "exact", reference.supports, reference.matmul)
@@ -46,6 +52,8 @@ _KERNELS = [
     Kernel("native", "fast", native.supports, native.fast_matmul),
     Kernel("native", "exact", native.supports, native.exact_matmul),
     Kernel("onnxruntime", "fast", onnx.supports, onnx.matmul),
+    Kernel("triton", "exact", triton_backend.supports, triton_backend.matmul, True, triton_backend.input_gradient),
+    Kernel("cpm_kernels", "exact", cpm.supports, cpm.matmul, True),
     REFERENCE,
 ]
 
@@ -55,12 +63,14 @@ def register(kernel: Kernel) -> None:
     _KERNELS.insert(0, kernel)
 
 
-def describe(precision: Precision = "exact") -> str:
-    """One line that says which path products on the CPU take, and why if it is not the fastest.
+def describe(precision: Precision = "exact", device: torch.device | str = "cpu") -> str:
+    """One line that says which path products on a device take, and why if it is not the fastest.
 
-    Builds the native kernel if that was not done yet: where it is called before the first product, that one need not
+    Builds or tries the kernel if that was not done yet: where it is called before the first product, that one need not
     wait. See GLM_KERNEL in :mod:`glm_model.quantization.kernels.choice`.
     """
+    if torch.device(device).type == "cuda":
+        return _describe_gpu(torch.device(device))
     if allowed("native"):
         found = native.describe()
         if native.is_usable():
@@ -70,6 +80,20 @@ def describe(precision: Precision = "exact") -> str:
     if precision == "fast" and allowed("onnxruntime") and onnx.is_installed():
         return f"onnxruntime ({found})"
     return f"reference kernel, slow ({found}; a C++ compiler or, for fast precision, onnxruntime would help)"
+
+
+def _describe_gpu(device: torch.device) -> str:
+    if device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    backends = {"triton": triton_backend.problem, "cpm_kernels": cpm.problem}
+    reasons = []
+    for name, problem in backends.items():
+        if allowed(name):
+            reason = problem(device)
+            if reason is None:
+                return f"{name} kernels on {torch.cuda.get_device_name(device)}"
+            reasons.append(reason)
+    return f"reference kernel, slow ({'; '.join(reasons) or f'GLM_KERNEL={wanted()}'})"
 
 
 def choose(x: Tensor, weight: Tensor, scale: Tensor, bits: int, precision: Precision = "exact") -> Kernel:
@@ -83,33 +107,53 @@ def choose(x: Tensor, weight: Tensor, scale: Tensor, bits: int, precision: Preci
     )
 
 
-def quantized_matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int, precision: Precision = "exact") -> Tensor:
-    """``x @ (integers * scale).T``, [..., out]; see the module for the arguments.
+def quantized_matmul(
+    x: Tensor, weight: Tensor, scale: Tensor, bits: int, precision: Precision = "exact", bias: Tensor | None = None
+) -> Tensor:
+    """``x @ (integers * scale).T + bias``, [..., out]; see the module for the arguments.
 
-    The gradient with respect to ``x`` is there, and keeps no dequantized weight. The weight has none.
+    The gradients with respect to ``x`` and ``bias`` are there, and keep no dequantized weight. The weight has none.
 
     Raises:
         ValueError: an unknown precision.
     """
-    if x.requires_grad and torch.is_grad_enabled():
-        return _WithInputGradient.apply(x, weight, scale, bits, precision)
-    return _multiply(x, weight, scale, bits, precision)
+    if not torch.is_grad_enabled() or not (x.requires_grad or (bias is not None and bias.requires_grad)):
+        return _multiply(x, weight, scale, bits, precision, bias)
+    product = _WithInputGradient.apply(x, weight, scale, bits, precision)
+    return product if bias is None else product + bias.to(product.dtype)
 
 
-def _multiply(x: Tensor, weight: Tensor, scale: Tensor, bits: int, precision: Precision) -> Tensor:
-    if x.device.type == "cpu" and torch.compiler.is_compiling():
-        return _opaque_multiply(x, weight, scale, bits, precision)
-    return choose(x, weight, scale, bits, precision).matmul(x, weight, scale, bits)
+def _multiply(
+    x: Tensor, weight: Tensor, scale: Tensor, bits: int, precision: Precision, bias: Tensor | None = None
+) -> Tensor:
+    if x.device.type in ("cpu", "cuda") and torch.compiler.is_compiling():
+        return _opaque_multiply(x, weight, scale, bits, precision, bias)
+    return _multiply_now(x, weight, scale, bits, precision, bias)
 
 
-# For torch.compile, which cannot look into what ctypes calls: one node of its graph.
+def _multiply_now(
+    x: Tensor, weight: Tensor, scale: Tensor, bits: int, precision: Precision, bias: Tensor | None
+) -> Tensor:
+    kernel = choose(x, weight, scale, bits, precision)
+    if kernel.adds_bias:
+        return kernel.matmul(x, weight, scale, bits, bias)
+    product = kernel.matmul(x, weight, scale, bits)
+    return product if bias is None else product + bias.to(product.dtype)
+
+
+# For torch.compile: one node of its graph, because it cannot look into what ctypes calls, and because the choice, and
+# with it the first use of a compiler, belongs to the moment when the tensors are there.
 @torch.library.custom_op("glm_model::quantized_matmul", mutates_args=())
-def _opaque_multiply(x: Tensor, weight: Tensor, scale: Tensor, bits: int, precision: str) -> Tensor:
-    return choose(x, weight, scale, bits, cast(Precision, precision)).matmul(x, weight, scale, bits)
+def _opaque_multiply(
+    x: Tensor, weight: Tensor, scale: Tensor, bits: int, precision: str, bias: Tensor | None = None
+) -> Tensor:
+    return _multiply_now(x, weight, scale, bits, cast(Precision, precision), bias)
 
 
 @_opaque_multiply.register_fake
-def _shape_of_product(x: Tensor, weight: Tensor, scale: Tensor, bits: int, precision: str) -> Tensor:
+def _shape_of_product(
+    x: Tensor, weight: Tensor, scale: Tensor, bits: int, precision: str, bias: Tensor | None = None
+) -> Tensor:
     return x.new_empty(*x.shape[:-1], len(weight))
 
 
@@ -119,10 +163,17 @@ class _WithInputGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, bits: int, precision: Precision) -> Tensor:
         ctx.save_for_backward(weight, scale)
-        ctx.bits = bits
+        ctx.bits, ctx.precision = bits, precision
         return _multiply(x, weight, scale, bits, precision)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         weight, scale = ctx.saved_tensors
-        return reference.input_gradient(gradients[0], weight, scale, ctx.bits), None, None, None, None
+        return _input_gradient(gradients[0], weight, scale, ctx.bits, ctx.precision), None, None, None, None
+
+
+def _input_gradient(gradient: Tensor, weight: Tensor, scale: Tensor, bits: int, precision: Precision) -> Tensor:
+    if torch.compiler.is_compiling():
+        return reference.input_gradient(gradient, weight, scale, bits)
+    like_x = gradient.new_empty(0, weight.shape[1] * 8 // bits)
+    return choose(like_x, weight, scale, bits, precision).input_gradient(gradient, weight, scale, bits)

@@ -3,7 +3,7 @@
 import functools
 import os
 
-NAMES = ("auto", "native", "onnxruntime", "reference")
+NAMES = ("auto", "native", "onnxruntime", "triton", "cpm_kernels", "reference")
 
 
 @functools.cache

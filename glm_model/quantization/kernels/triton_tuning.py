@@ -1,0 +1,37 @@
+"""Which way of cutting up a product is the fastest on this GPU: tried once in a process for a shape. Needs Triton.
+
+Our own few lines in the place of ``triton.autotune``, which measures also where it must not: in the capture of a CUDA
+graph, and on a card that the model nearly fills, where the memory that it overwrites to empty the caches would not fit.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import TypeVar
+
+import torch
+from triton.testing import do_bench
+
+Tile = TypeVar("Tile")
+
+_ROOM = 1 << 29  # bytes; `do_bench` overwrites half of it
+_WARM_UP, _MEASURED = 5, 20  # milliseconds
+
+_found: dict[Hashable, object] = {}
+
+
+def fastest(shape: Hashable, tiles: Sequence[Tile], run: Callable[[Tile], object], device: torch.device) -> Tile:
+    """One of ``tiles``, by the median time of ``run(tile)`` on ``device``; the first where nothing can be measured.
+
+    Args:
+        shape: all that the answer depends on, the device included; what was found for it is remembered.
+        tiles: a few, each of which costs about a second of compiling when a machine first sees it; the likely best one
+            first.
+        run: the product with one of them.
+        device: any; the interpreter's CPU is not measured.
+    """
+    if shape in _found:
+        return _found[shape]  # type: ignore[return-value]
+    if device.type != "cuda" or torch.cuda.is_current_stream_capturing() or torch.cuda.mem_get_info(device)[0] < _ROOM:
+        return tiles[0]
+    times = [do_bench(lambda: run(tile), _WARM_UP, _MEASURED, return_mode="median") for tile in tiles]  # noqa: B023
+    _found[shape] = best = tiles[times.index(min(times))]
+    return best
