@@ -47,7 +47,7 @@ def test_pins_lie_in_the_declared_ranges() -> None:
 @pytest.mark.parametrize(
     ("package", "extras"),
     [
-        ("glm_model", ["onnxruntime", "triton", "cpm-kernels"]),
+        ("glm_model", ["onnxruntime", "triton", "cpm-kernels", "eval"]),
         ("app", ["web", "terminal"]),
         ("demo_recipe", ["recipe"]),
     ],
