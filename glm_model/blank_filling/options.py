@@ -64,6 +64,8 @@ class FillOptions:
             raise ValueError(f"top_p must be from 0 (off) to 1, not {self.top_p}")
         if not math.isfinite(self.length_penalty):
             raise ValueError(f"length_penalty must be a finite number, not {self.length_penalty}")
+        if self.seed is not None and not -(2**63) <= self.seed < 2**64:
+            raise ValueError(f"seed must be a number of at most 64 bits, not {self.seed}")
 
 
 def _require_whole(name: str, value: object, least: int) -> None:

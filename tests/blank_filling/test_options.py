@@ -34,6 +34,7 @@ def test_the_defaults_are_those_of_the_original_script() -> None:
         ("top_p", math.nan),
         ("length_penalty", math.nan),
         ("length_penalty", math.inf),
+        ("seed", 2**64),
     ],
 )
 def test_a_value_out_of_range_is_named(name: str, value: Any) -> None:

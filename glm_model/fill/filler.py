@@ -1,0 +1,65 @@
+"""A loaded model that turns one text after the other into what is printed."""
+
+import os
+import sys
+import time
+from dataclasses import replace
+
+from transformers.utils import logging as transformers_logging
+
+from ..blank_filling import FillResult, stream_blanks
+from ..loading import load
+from ..sanitize import harmless
+from .arguments import Arguments
+from .output import all_beams, as_json, choose_marks, marked
+
+_SECONDS_BETWEEN_NOTES = 0.1
+
+
+class Filler:
+    """Loads the model that ``arguments`` name.
+
+    Raises:
+        ValueError: it cannot be loaded; with a sentence for the user.
+    """
+
+    def __init__(self, arguments: Arguments) -> None:
+        self._is_watched = sys.stderr.isatty()
+        if not self._is_watched:
+            transformers_logging.disable_progress_bar()
+        self._model, self._tokenizer = load(
+            arguments.model, quantize=arguments.quantize, device=arguments.device, dtype=arguments.dtype
+        )
+        longest = min(arguments.options.max_length, self._model.config.max_sequence_length)
+        self._options = replace(arguments.options, max_length=longest)
+        self._arguments = arguments
+        self._marks = choose_marks(arguments.color, sys.stdout.isatty(), os.environ)
+
+    def fill(self, text: str) -> str:
+        """What to print for a text. Raises ValueError for one that cannot be filled."""
+        result = self._result(text)
+        if any(blank.answers[0].finish_reason == "length" for blank in result.blanks):
+            complain(f"the text reached {self._options.max_length} tokens and was cut; see --max-length")
+        if self._arguments.json:
+            return as_json(text, result)
+        if self._arguments.all_beams:
+            return all_beams(result, self._marks)
+        return marked(result.texts[0], self._marks)
+
+    def _result(self, text: str) -> FillResult:
+        next_note = 0.0
+        for step in stream_blanks(self._model, self._tokenizer, text, self._options):
+            if self._is_watched and time.monotonic() >= next_note:
+                print(
+                    f"\r\x1b[Kfilling blank {step.blank + 1} of {step.count} ...", end="", file=sys.stderr, flush=True
+                )
+                next_note = time.monotonic() + _SECONDS_BETWEEN_NOTES
+        if self._is_watched:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        assert step.result is not None
+        return step.result
+
+
+def complain(text: str) -> None:
+    """Say something that is no result."""
+    print(f"fill: {harmless(text)}", file=sys.stderr, flush=True)

@@ -1,0 +1,77 @@
+"""What blank filling prints: marked text for people, plain text or JSON for programs. Knows no model.
+
+Nothing that a terminal would obey passes, whoever wrote it: plain text shows a picture of a control character, JSON
+spells it as an escape, so that nothing is lost.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Literal
+
+from ..blank_filling import FilledText, FillResult, Segment
+from ..sanitize import harmless
+
+Marks = Literal["colour", "brackets", "none"]
+"""How a filling stands out."""
+
+_GREEN, _PLAIN = "\x1b[1;32m", "\x1b[0m"
+
+
+def choose_marks(color: str, is_terminal: bool, environment: Mapping[str, str]) -> Marks:
+    """``color`` is "auto", "always" or "never"; of the environment NO_COLOR (https://no-color.org) and TERM count."""
+    can_color = is_terminal and not environment.get("NO_COLOR") and environment.get("TERM") != "dumb"
+    if color == "always" or (color == "auto" and can_color):
+        return "colour"
+    return "brackets" if is_terminal else "none"
+
+
+def marked(filled: FilledText, marks: Marks) -> str:
+    """A filled text with its fillings marked."""
+    return "".join(_marked_segment(segment, marks) for segment in filled.segments)
+
+
+def _marked_segment(segment: Segment, marks: Marks) -> str:
+    text = harmless(segment.text)
+    if not segment.is_filling or marks == "none":
+        return text
+    if marks == "brackets":
+        return f"[{text}]"
+    return f"{_GREEN}{text or '[]'}{_PLAIN}"  # an empty filling could not be seen
+
+
+def all_beams(result: FillResult, marks: Marks) -> str:
+    """A line for each beam, best first: its score, a tab, the text."""
+    return "\n".join(f"{text.score:.4f}\t{marked(text, marks)}" for text in result.texts)
+
+
+def as_json(text: str, result: FillResult) -> str:
+    """Everything about a filled text in a line.
+
+    Keys: ``text`` as given, ``filled``, ``segments`` (text, filling), ``texts`` (text, score: one for each beam),
+    ``blanks`` (``answers``, best first: text, token_ids, score, finish_reason).
+    """
+    best = result.texts[0]
+    return _dumped(
+        {
+            "text": text,
+            "filled": best.text,
+            "segments": [{"text": segment.text, "filling": segment.is_filling} for segment in best.segments],
+            "texts": [{"text": filled.text, "score": filled.score} for filled in result.texts],
+            "blanks": [{"answers": [asdict(answer) for answer in blank.answers]} for blank in result.blanks],
+        }
+    )
+
+
+def failure_as_json(text: str, error: str) -> str:
+    """A text that could not be filled, and why."""
+    return _dumped({"text": text, "error": error})
+
+
+def _dumped(value: object) -> str:
+    # Outside of JSON's strings there is nothing to escape.
+    return "".join(map(_escaped, json.dumps(value, ensure_ascii=False)))
+
+
+def _escaped(character: str) -> str:
+    return character if harmless(character) == character else json.dumps(character)[1:-1]
