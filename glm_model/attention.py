@@ -98,6 +98,7 @@ class GLMAttention(nn.Module):
         super().__init__()
         self.config = config
         self.layer_idx = layer_idx
+        self.cache_idx = layer_idx  # fewer on a later stage of a pipeline
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.rows = config.num_position_rows
         self.scaling = self.head_dim**-0.5
@@ -117,7 +118,7 @@ class GLMAttention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         query, key, value = self._project(hidden_states, *position_embeddings)
         if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
+            key, value = past_key_values.update(key, value, self.cache_idx)
         if prefix is not None:
             prefix_key, prefix_value = prefix[2 * self.layer_idx], prefix[2 * self.layer_idx + 1]
             key = torch.cat([prefix_key.expand(len(key), -1, -1, -1), key], dim=2)

@@ -13,6 +13,7 @@ from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
 from .errors import UnsupportedError
+from .parallel.split import tensor_parallel_plan
 
 QUANTIZATION_METHOD = "glm"
 """``quant_method`` of the published quantization in transformers' registries. It is never written to a file."""
@@ -65,6 +66,11 @@ class GLMConfig(PreTrainedConfig):
         "layer_norm_eps": "layernorm_epsilon",
     }
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    base_model_pp_plan: ClassVar[dict[str, Any]] = {
+        "embed_tokens": (["input_ids"], ["inputs_embeds"]),
+        "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
+        "norm": (["hidden_states"], ["hidden_states"]),
+    }
 
     vocab_size: int = 150528
     hidden_size: int = 4096
@@ -115,6 +121,11 @@ class GLMConfig(PreTrainedConfig):
     def embedding_bit(self) -> int | None:
         """``quantization_bit`` of the embedding and the head."""
         return self.quantization_bit if self.quantization_embeddings else 0
+
+    @property
+    def base_model_tp_plan(self) -> dict[str, str]:
+        """How transformers and :mod:`glm_model.parallel` cut the decoder for tensor parallel ranks."""
+        return tensor_parallel_plan(self)
 
     @property
     def mask_token_priority(self) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ from transformers.generation import (
 )
 
 from .chat_format import ResponseStream, process_response
+from .parallel.following import on_every_rank
 from .text_stream import IncrementalDecoder
 
 # What transformers 4.27 added silently to the published sampling settings.
@@ -183,6 +184,7 @@ class ChatMixin(GenerationMixin):
         return inputs
 
 
+@on_every_rank
 def stream_text(
     model: Any,
     tokenizer: Any,

@@ -11,7 +11,7 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
-from .checkpoint_files import read_pickle, stored_tensors
+from .checkpoint_files import StoredTensor, read_pickle, stored_tensors
 
 
 def lazy_tensors(files: Iterable[Path], kept: Callable[[str], bool] = lambda name: True) -> dict[str, "LazyTensor"]:
@@ -26,14 +26,19 @@ def lazy_tensors(files: Iterable[Path], kept: Callable[[str], bool] = lambda nam
         CheckpointError: a damaged file.
     """
     pickles = _Pickles()
-    return {name: LazyTensor(pickles, stored.file, name, kept(name)) for name, stored in stored_tensors(files).items()}
+    return {name: LazyTensor(pickles, stored, name, kept(name)) for name, stored in stored_tensors(files).items()}
 
 
 class LazyTensor:
     """A tensor in a file; see :func:`lazy_tensors`."""
 
-    def __init__(self, pickles: "_Pickles", file: Path, name: str, kept: bool) -> None:
-        self._pickles, self._file, self._name, self._kept = pickles, file, name, kept
+    def __init__(self, pickles: "_Pickles", stored: StoredTensor, name: str, kept: bool) -> None:
+        self._pickles, self._file, self._shape = pickles, stored.file, stored.shape
+        self._name, self._kept = name, kept
+
+    def get_shape(self) -> list[int]:
+        """Of the whole tensor; transformers asks before it cuts."""
+        return list(self._shape)
 
     def __getitem__(self, index: Any) -> Tensor:
         part = self._view(index)

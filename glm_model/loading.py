@@ -1,5 +1,6 @@
 """The one way in which the front-ends get a model: a folder on this machine, checked, on a device, ready to run."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,20 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from .checkpoint_files import CONFIG
 from .errors import CheckpointError
 from .loading_checks import require_model_type
+from .parallel.distribute import finish_part, shared_over
+from .parallel.following import lead_or_follow
+from .parallel.world import World, join_world
 from .prefix_tuning import load_prefix
 from .quantization.quantizer import GLMQuantizationConfig
 from .tokenization_glm import ChatGLMTokenizer
+
+__all__ = ["DEMO_MODEL", "DEVICE_MAPS", "DTYPES", "lead_or_follow", "load"]
 
 DEMO_MODEL = Path(__file__).resolve().parent.parent / "models" / "demo"
 """The small model embedded in this repository."""
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 _QUANTIZATION_BITS = {"int8": 8, "int4": 4}
 
 
@@ -30,6 +37,11 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     prefix: str | Path | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    max_memory: dict[int | str, int | str] | None = None,
+    offload_folder: str | Path | None = None,
+    tensor_parallel: int = 1,
+    pipeline_parallel: int = 1,
 ) -> tuple[Any, ChatGLMTokenizer]:
     """A model in evaluation mode and its tokenizer.
 
@@ -43,6 +55,15 @@ def load(
         dtype: "auto" (float32 on the CPU, float16 elsewhere), "float32", "float16" or "bfloat16". In half precision
             LayerNorm is rounded too, as by the published ``.half()``.
         prefix: a P-Tuning prefix to put on the model; see :func:`glm_model.prefix_tuning.load_prefix`.
+        device_map: one process, several devices: "auto", "balanced", "balanced_low_0", "sequential", or a dictionary of
+            modules and devices, as accelerate takes it; what the GPUs cannot hold goes to the CPU, then to the disk.
+            None puts all of the model on ``device``.
+        max_memory: of each device that ``device_map`` may use, such as ``{0: "20GiB", "cpu": "60GiB"}``.
+        offload_folder: for weights on the disk that are not in the checkpoint as they are; a temporary one if None.
+        tensor_parallel: processes that share every layer. With this and the next, this function is called by as many
+            processes as their product, started by torchrun, and each gets its part of the model; see
+            :func:`lead_or_follow`.
+        pipeline_parallel: stages of processes that hold some of the layers each.
 
     Raises:
         CheckpointError: the folder, a file or a tensor is missing, damaged or of another model.
@@ -51,16 +72,18 @@ def load(
         ValueError: an unknown device or dtype, or a device that this machine lacks.
     """
     quantization = _quantization(quantize)
-    where = _device(device)
+    world = _world(tensor_parallel, pipeline_parallel, device, device_map)
+    where = _device(device) if world is None else world.device
     working_dtype = _dtype(dtype, where)
     folder = _folder(path)
     config = _config(folder)
     tokenizer = ChatGLMTokenizer.from_pretrained(folder)
     _require_same_vocabulary(folder, config, tokenizer)
-    placed = {} if where.type == "cpu" else {"device_map": {"": where}}
-    model, info = AutoModelForCausalLM.from_pretrained(
-        folder, config=config, dtype=working_dtype, output_loading_info=True, **quantization, **placed
-    )
+    placed = _placed(where, device_map, max_memory, offload_folder)
+    with shared_over(world):
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=working_dtype, output_loading_info=True, **quantization, **placed
+        )
     _round_layer_norms(model, working_dtype)
     if prefix is not None:
         load_prefix(model, prefix)
@@ -69,7 +92,32 @@ def load(
             f"{folder / CONFIG} asks for a P-Tuning prefix (pre_seq_len), but the weights have none: name the folder "
             "that the fine-tuning script has written as the prefix, or remove pre_seq_len."
         )
+    if world is not None:
+        finish_part(model)
     return model.eval(), tokenizer
+
+
+def _world(tensor: int, pipeline: int, device: str, device_map: Any) -> World | None:
+    if tensor == pipeline == 1:
+        return None
+    if device_map is not None:
+        raise ValueError(
+            "device_map spreads a model from one process, tensor_parallel and pipeline_parallel over several: "
+            "use one or the other"
+        )
+    return join_world(tensor, pipeline, device)
+
+
+def _placed(
+    where: torch.device, device_map: Any, max_memory: Any, offload_folder: str | Path | None
+) -> dict[str, Any]:
+    """Arguments of ``from_pretrained`` that say where the model goes."""
+    if device_map is None:
+        return {} if where.type == "cpu" else {"device_map": {"": where}}
+    if isinstance(device_map, str) and device_map not in DEVICE_MAPS:
+        raise ValueError(f"device_map must be one of {', '.join(DEVICE_MAPS)}, or a dictionary; not {device_map!r}")
+    folder = offload_folder or tempfile.mkdtemp(prefix="glm-offload-")
+    return {"device_map": device_map, "max_memory": max_memory, "offload_folder": str(folder)}
 
 
 def _quantization(name: str | None) -> dict[str, GLMQuantizationConfig]:

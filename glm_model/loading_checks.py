@@ -14,6 +14,7 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from .checkpoint_files import CONFIG, StoredTensor, read_json, stored_tensors, weight_files
 from .conversion.keys import PREFIX_ENCODER
 from .errors import CheckpointError
+from .parallel.styles import local
 from .prefix_tuning import train_prefix_alone
 from .quantization.checks import settle_quantization, unsound_layers
 
@@ -188,13 +189,15 @@ def _part(model: nn.Module) -> None:
     """Give parameters that are not tied a storage each; a .bin may hold head and embedding as one."""
     seen = set()
     for parameter in model.parameters():
-        if parameter.data_ptr() in seen and not parameter.is_meta:
+        place = local(parameter).data_ptr()
+        if place in seen and not parameter.is_meta:
             parameter.data = parameter.data.clone()
-        seen.add(parameter.data_ptr())
+        seen.add(place)
 
 
 def _is_finite(values: Tensor) -> bool:
     """Whether no value is NaN or infinite; one pass at memory speed (30 GB/s on two cores), no copy."""
+    values = local(values)
     if values.is_meta or values.numel() == 0 or not values.is_floating_point():
         return True
     return bool(torch.stack(torch.aminmax(values.detach())).isfinite().all())

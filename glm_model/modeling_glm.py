@@ -28,11 +28,12 @@ from .conversion.keys import IGNORED_KEYS
 from .errors import UnsupportedError
 from .generation import ChatMixin
 from .loading_checks import CheckedLoadingMixin
+from .parallel.distribute import ShareableModel
 from .prefix_lm import PrefixLMGenerationMixin, count_padding, derive_position_ids
 from .prefix_tuning import PrefixEncoder
 from .published_rounding import attention_in_use, gelu, row_linear
 from .quantization.linear import QuantizedWeight, make_embedding, make_linear
-from .quantization.model import TIED_SCALE, QuantizableModel
+from .quantization.model import TIED_SCALE
 
 
 class GLMLayerNorm(nn.LayerNorm):
@@ -80,7 +81,7 @@ class GLMDecoderLayer(GradientCheckpointingLayer):
         return mlp_input * self.alpha + self.mlp(mlp_input)
 
 
-class GLMPreTrainedModel(CheckedLoadingMixin, QuantizableModel):
+class GLMPreTrainedModel(CheckedLoadingMixin, ShareableModel):
     """What transformers needs to know of both architectures."""
 
     config: GLMConfig
@@ -281,6 +282,7 @@ class GLMForCausalLM(GLMPreTrainedModel, PrefixLMGenerationMixin):
     """The decoder with its head. Use :class:`ChatGLMForCausalLM` or :class:`GLM130BForCausalLM`."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+    _tp_plan = {"lm_head": "colwise_gather_output"}  # noqa: RUF012
 
     def __init__(self, config: GLMConfig) -> None:
         super().__init__(config)

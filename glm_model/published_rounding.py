@@ -38,7 +38,8 @@ class RowParallelLinear(nn.Linear):
     def forward(self, states: Tensor) -> Tensor:
         if not is_half_on_cpu(states):
             return super().forward(states)
-        return F.linear(states, self.weight) + self.bias
+        product = F.linear(states, self.weight)
+        return product if self.bias is None else product + self.bias
 
 
 def row_linear(config: GLMConfig) -> type[nn.Linear]:

@@ -22,6 +22,7 @@ import torch
 from ..configuration_glm import GLMConfig
 from ..errors import UnsupportedError
 from ..modeling_glm import GLMForCausalLM
+from ..parallel.following import on_every_rank
 from .answers import AnswerStream, Continuation, end_tokens, stream_answer
 from .errors import FillError
 from .options import FillOptions
@@ -57,6 +58,7 @@ class _Piece:
     filled_by: int | None = None
 
 
+@on_every_rank
 def fill_blanks(
     model: GLMForCausalLM,
     tokenizer: BlankTokenizer,

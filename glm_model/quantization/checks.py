@@ -13,6 +13,7 @@ from torch import nn
 from ..checkpoint_files import CONFIG, StoredTensor, read_json
 from ..configuration_glm import QUANTIZATION_METHOD
 from ..errors import CheckpointError
+from ..parallel.styles import local
 from .linear import QuantizedWeight
 from .packing import BITS
 from .quantizer import GLMQuantizationConfig
@@ -133,10 +134,11 @@ def _fault(layer: QuantizedWeight) -> str | None:
             f"is {_plain(weight.dtype)} {list(weight.shape)} with scales in {_plain(scale.dtype)} {list(scale.shape)}; "
             "int8 and one float16 or float32 scale per row are needed"
         )
-    if not bool(scale.isfinite().all()):
+    integers, scales = local(weight), local(scale)
+    if not bool(scales.isfinite().all()):
         return "has scales that are NaN or infinite"
-    if bool((scale < 0).any()):
+    if bool((scales < 0).any()):
         return "has negative scales"
-    if bool(weight[scale == 0].any()):  # a row of zeros rightly has scale 0
+    if bool(integers[scales == 0].any()):  # a row of zeros rightly has scale 0
         return "has scales of 0 for rows that are not 0"
     return None

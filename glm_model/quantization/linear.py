@@ -27,6 +27,9 @@ class QuantizedWeight(nn.Module):
         ValueError: ``bits`` not 4 or 8, or an odd number of columns with 4 bits.
     """
 
+    _hf_quantized_needs_local_tp = True
+    """For transformers' tensor parallel styles: the product is that of plain tensors."""
+
     def __init__(self, rows: int, columns: int, bits: int) -> None:
         super().__init__()
         self.bits = bits

@@ -1,0 +1,168 @@
+"""Cutting a model between its construction and the reading of its weights, so that each rank reads its part alone."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, NoReturn
+
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
+from transformers.distributed.tensor_parallel import ALL_PARALLEL_STYLES
+
+from ..errors import UnsupportedError
+from ..lazy_tensors import LazyTensor, lazy_tensors
+from ..quantization.model import QuantizableModel
+from .pipeline import become_stage
+from .split import PREFIX_HEADS, require_tensor_parallel, stage_layers
+from .styles import local
+from .world import World
+
+_WORLD: ContextVar[World | None] = ContextVar("world of the model that is being loaded", default=None)
+
+
+@contextmanager
+def shared_over(world: World | None) -> Iterator[None]:
+    """``from_pretrained`` loads the part of this rank; None changes nothing."""
+    token = _WORLD.set(world)
+    try:
+        yield
+    finally:
+        _WORLD.reset(token)
+
+
+class ShareableModel(QuantizableModel):
+    """A model that can be loaded in parts; the base of the models of this package.
+
+    Attributes:
+        world: the ranks that hold the other parts, None if this is the whole model.
+    """
+
+    world: World | None = None
+    _parameters_of_all = 0
+
+    @staticmethod
+    def _load_pretrained_model(
+        model: Any, state_dict: Any, checkpoint_files: list[str] | None, load_config: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """transformers' step that reads the tensors into a model that has no memory yet."""
+        world = _WORLD.get()
+        if world is not None:
+            quantizer = load_config.hf_quantizer
+            packs = quantizer is not None and not quantizer.pre_quantized
+            if packs and world.tensor.size() > 1:
+                _refuse_packing_of_parts()
+            model.share_out(world)
+            if state_dict is None and checkpoint_files is not None and not packs:
+                state_dict = _read_one_by_one(model, checkpoint_files)
+        return QuantizableModel._load_pretrained_model(
+            model, state_dict, checkpoint_files, load_config, *args, **kwargs
+        )
+
+    def share_out(self, world: World) -> None:
+        """Leave of a model on the meta device the part of this rank; its weights are to be loaded next.
+
+        Raises:
+            UnsupportedError: the model does not divide so.
+        """
+        require_sizes(self.config, world.tensor.size(), world.pipeline.size())
+        self.tie_weights(recompute_mapping=False)  # counted once
+        self._parameters_of_all = super().num_parameters()
+        self.world = world
+        if world.tensor.size() > 1:
+            apply_plan(self, world.tensor)
+        if world.pipeline.size() > 1:
+            become_stage(self, world.pipeline)
+
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """As in transformers; of the whole model where this rank holds a part."""
+        if self.world is not None and not (only_trainable or exclude_embeddings):
+            return self._parameters_of_all
+        return super().num_parameters(only_trainable, exclude_embeddings)
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """As in transformers; a part of a model cannot be saved."""
+        if self.world is not None:
+            raise UnsupportedError("this rank holds a part of the model; save it from one process that loads it whole")
+        super().save_pretrained(*args, **kwargs)
+
+    @classmethod
+    def maybe_distribute_model(cls, model: Any, distributed_config: Any, *args: Any) -> Any:
+        """transformers' way to the same plans, ``from_pretrained(distributed_config=...)``."""
+        if distributed_config is not None:
+            if distributed_config.pp_size is not None and distributed_config.pp_size > 1:
+                _refuse_other_pipeline()
+            require_sizes(model.config, distributed_config.tp_size or 1, 1)
+        return super().maybe_distribute_model(model, distributed_config, *args)
+
+
+def require_sizes(config: Any, tensor: int, pipeline: int) -> None:
+    """Raises UnsupportedError if a model cannot be shared by so many ranks and stages."""
+    require_tensor_parallel(config, tensor)
+    stage_layers(config, pipeline)
+
+
+def _refuse_other_pipeline() -> NoReturn:
+    raise UnsupportedError(
+        "transformers' own pipeline hides the ids from its later stages, which need them for GLM's mask: use "
+        "glm_model.load(..., pipeline_parallel=N)."
+    )
+
+
+def _refuse_packing_of_parts() -> NoReturn:
+    raise UnsupportedError(
+        "a weight's scale needs the whole row, of which each rank has a part: pack the checkpoint first "
+        "(python -m glm_model.conversion quantize SRC DST --bits 4), then load that folder without quantize."
+    )
+
+
+def _read_one_by_one(model: Any, files: list[str]) -> dict[str, LazyTensor]:
+    """The tensors copied out of their files: a mapped file stays in memory with what other ranks need of it."""
+    tensors = lazy_tensors(map(Path, files))
+    for tied in model.all_tied_weights_keys:
+        tensors.pop(tied, None)
+    return tensors
+
+
+def apply_plan(model: Any, mesh: DeviceMesh) -> None:
+    """Cut a model's parameters, and have its layers add up or gather what the ranks compute, by its ``tp_plan``."""
+    plan = model.tp_plan
+    for name, module in list(model.named_modules()):
+        style = ALL_PARALLEL_STYLES.get(plan.get(_wildcard(name)))
+        if style is not None:
+            for parameter in list(module._parameters):
+                style.shard_param(module, parameter, mesh)
+            style.install_forward(module, mesh)
+
+
+def _wildcard(name: str) -> str:
+    return ".".join("*" if part.isdigit() else part for part in name.split("."))
+
+
+def finish_part(model: Any) -> None:
+    """After a part has been loaded: cut what came later, and leave nothing to be unwrapped in every pass."""
+    _keep_local(model)
+    encoder, mesh = model.model.prefix_encoder, model.world.tensor
+    if encoder is not None and "forward" not in vars(encoder):  # put on a base model
+        ALL_PARALLEL_STYLES[PREFIX_HEADS].install_forward(encoder, mesh)
+
+
+def _keep_local(model: nn.Module) -> None:
+    """Replace shared parameters by this rank's part for good."""
+    parts: dict[int, nn.Parameter] = {}  # a tied one stays tied
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if isinstance(parameter, DTensor):
+                if id(parameter) not in parts:
+                    parts[id(parameter)] = nn.Parameter(local(parameter).detach(), requires_grad=False)
+                module._parameters[name] = parts[id(parameter)]
+    model.requires_grad_(False)
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of the parameters and buffers that this process holds."""
+    tensors: dict[int, Tensor] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensors[local(tensor).data_ptr()] = local(tensor)
+    return sum(tensor.nbytes for tensor in tensors.values())

@@ -1,0 +1,153 @@
+"""Rank 0 is asked, every rank computes: a call of rank 0 is repeated by the others.
+
+All ranks compute the same scores and draw from the same seed, so all choose the same tokens. Whether to stop is asked
+on rank 0 alone, which tells the others after every token.
+"""
+
+import atexit
+import inspect
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, TypeVar
+
+import torch
+from torch import distributed as dist
+
+from .watch import Watch, end_job
+from .world import World
+
+logger = logging.getLogger(__name__)
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+_FUNCTIONS: dict[str, Callable[..., Any]] = {}
+
+
+def on_every_rank(function: Function) -> Function:
+    """A function of (model, tokenizer, ..., should_stop) that the other ranks run too when rank 0 is asked for it.
+
+    It may be a generator function. It must do the same for the same arguments and the same random numbers, and raise
+    ValueError for bad input before the model runs.
+    """
+    name = f"{function.__module__}.{function.__qualname__}"
+    signature = inspect.signature(function)
+    _FUNCTIONS[name] = function
+
+    @wraps(function)
+    def call(model: Any, *args: Any, **kwargs: Any) -> Any:
+        leader: _Leader | None = getattr(model, "leader", None)
+        if leader is None:
+            return function(model, *args, **kwargs)
+        bound = signature.bind(model, *args, **kwargs)
+        return leader.run(name, dict(bound.arguments))
+
+    return call  # type: ignore[return-value]
+
+
+def lead_or_follow(model: Any, tokenizer: Any) -> bool:
+    """True on the rank that serves the user, at once; False on the others, when that rank has ended.
+
+    Args:
+        model, tokenizer: as :func:`glm_model.loading.load` gives them. True for a model that is on one rank alone.
+    """
+    world: World | None = getattr(model, "world", None)
+    if world is None:
+        return True
+    watch = Watch()
+    if world.rank == 0:
+        model.leader = _Leader(world)
+        atexit.register(_dismiss, world, watch)
+        return True
+    try:
+        _follow(world, model, tokenizer)
+    except Exception as error:
+        logger.exception("rank %d cannot go on", world.rank)
+        end_job(error)
+    watch.close()
+    return False
+
+
+class _Leader:
+    """Rank 0, which tells the others what to run. One call at a time."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def run(self, name: str, arguments: dict[str, Any]) -> Any:
+        should_stop = arguments.pop("should_stop", lambda: False)
+        own = {"model": arguments.pop("model"), "tokenizer": arguments.pop("tokenizer")}
+        function = _FUNCTIONS[name]
+        if inspect.isgeneratorfunction(function):
+            return self._stream(name, own, arguments, should_stop)
+        agreed = self._announce(name, arguments, should_stop, threading.Event())
+        with _together():
+            return function(**own, **arguments, should_stop=agreed)
+
+    def _stream(
+        self, name: str, own: dict[str, Any], arguments: dict[str, Any], should_stop: Callable[[], bool]
+    ) -> Iterator[Any]:
+        left = threading.Event()
+        agreed = self._announce(name, arguments, should_stop, left)
+        steps = _FUNCTIONS[name](**own, **arguments, should_stop=agreed)
+        with _together():
+            try:
+                for step in steps:  # noqa: UP028 - `yield from` would close them when the reader leaves
+                    yield step
+            finally:
+                left.set()
+                for _ in steps:  # the others are under way until they are told to stop
+                    pass
+
+    def _announce(
+        self, name: str, arguments: dict[str, Any], should_stop: Callable[[], bool], left: threading.Event
+    ) -> Callable[[], bool]:
+        seed = secrets.randbits(63)
+        dist.broadcast_object_list([(name, seed, arguments)], src=0, group=self.world.control)
+        torch.manual_seed(seed)
+        return lambda: _agree(self.world, left.is_set() or should_stop())
+
+
+def _follow(world: World, model: Any, tokenizer: Any) -> None:
+    """Do what rank 0 does until it says that it ends."""
+    while True:
+        request: list[Any] = [None]
+        dist.broadcast_object_list(request, src=0, group=world.control)
+        if request[0] is None:
+            return
+        name, seed, arguments = request[0]
+        torch.manual_seed(seed)
+        try:
+            result = _FUNCTIONS[name](model, tokenizer, **arguments, should_stop=lambda: _agree(world, False))
+            if isinstance(result, Iterator):
+                for _ in result:
+                    pass
+        except ValueError as error:
+            logger.debug("rank 0 refuses this: %s", error)
+
+
+def _dismiss(world: World, watch: Watch) -> None:
+    """At the end of rank 0: the others may leave."""
+    watch.close()
+    dist.broadcast_object_list([None], src=0, group=world.control)
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """Bad input is refused by all ranks alike; anything else leaves them at different points, which ends the job."""
+    try:
+        yield
+    except (ValueError, GeneratorExit):
+        raise
+    except BaseException as error:
+        logger.exception("rank 0 cannot go on")
+        end_job(error)
+
+
+def _agree(world: World, stops: bool) -> bool:
+    """What rank 0 says about stopping."""
+    flag = torch.tensor([stops])
+    dist.broadcast(flag, src=0, group=world.control)
+    return bool(flag)

@@ -1,0 +1,138 @@
+"""A model as one stage of a pipeline: its embedding receives what its final norm has sent on the stage before.
+
+Every rank is given the same ids, so masks and positions are computed everywhere and hidden states alone travel. The
+last stage's go back to the first one, which has the head because it has the embedding that the head is tied to; its
+scores go to all, so that every rank goes on with the same token.
+
+transformers' own pipeline does not suit: its later stages never see the ids, from which GLM's mask follows, it keeps
+the embedding twice, its split counts layers alone, and in 5.17 it cannot be joined with tensor parallelism.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.distributed.device_mesh import DeviceMesh
+
+from .split import stage_layers
+
+
+class Line:
+    """The ranks that hold the stages, and where this one stands."""
+
+    def __init__(self, mesh: DeviceMesh) -> None:
+        self.stage, self.last = mesh.get_local_rank(), mesh.size() - 1
+        self._group = mesh.get_group()
+
+    def send(self, states: Tensor, stage: int) -> None:
+        dist.send(states.contiguous(), self._rank(stage), group=self._group)
+
+    def receive(self, into: Tensor, stage: int) -> Tensor:
+        dist.recv(into, self._rank(stage), group=self._group)
+        return into
+
+    def from_first(self, scores: Tensor) -> Tensor:
+        """The first stage's tensor, on all stages."""
+        scores = scores.contiguous()
+        dist.broadcast(scores, self._rank(0), group=self._group)
+        return scores
+
+    def _rank(self, stage: int) -> int:
+        return dist.get_global_rank(self._group, stage)
+
+
+class ReceiveStates(nn.Module):
+    """In the place of the embedding: [batch, length] ids give the hidden states [batch, length, hidden] of a stage."""
+
+    probe: Tensor
+
+    def __init__(self, line: Line, hidden_size: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.line, self.hidden_size = line, hidden_size
+        # Shows where the model is, and its dtype; it follows `.half()`, `.to(...)` and the like.
+        self.register_buffer("probe", torch.empty(0, dtype=dtype), persistent=False)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        hidden_states = self.probe.new_empty(*input_ids.shape, self.hidden_size)
+        return self.line.receive(hidden_states, self.line.stage - 1)
+
+
+class SendStates(nn.Module):
+    """In the place of the final norm: hidden states go to the next stage."""
+
+    def __init__(self, line: Line) -> None:
+        super().__init__()
+        self.line = line
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        self.line.send(hidden_states, self.line.stage + 1)
+        return hidden_states
+
+
+class ReceiveScores(nn.Module):
+    """In the place of the head: the last hidden states go to the first stage, its scores come back."""
+
+    def __init__(self, line: Line, vocabulary: int) -> None:
+        super().__init__()
+        self.line, self.vocabulary = line, vocabulary
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        if self.line.stage == self.line.last:
+            self.line.send(hidden_states, 0)
+        return self.line.from_first(hidden_states.new_empty(*hidden_states.shape[:-1], self.vocabulary))
+
+
+class Elsewhere(nn.Module):
+    """In the place of a layer of another stage."""
+
+    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+        return hidden_states
+
+
+def become_stage(model: Any, mesh: DeviceMesh) -> None:
+    """Leave of a model without memory what the stage of this rank holds.
+
+    Args:
+        model: a GLM with its head.
+        mesh: one-dimensional, the ranks of the pipeline.
+    """
+    config, decoder, dtype = model.config, model.model, model.dtype
+    line = Line(mesh)
+    own = stage_layers(config, mesh.size(), 8 * dtype.itemsize)[line.stage]
+    for index, layer in enumerate(decoder.layers):
+        if index in own:
+            layer.self_attn.cache_idx = index - own.start
+        else:
+            decoder.layers[index] = Elsewhere()
+    if line.stage != line.last:
+        decoder.norm = SendStates(line)
+    if line.stage == 0:
+        model.lm_head.forward = _scores_for_all(model.lm_head.forward, line)
+    else:
+        decoder.embed_tokens = ReceiveStates(line, config.hidden_size, dtype)
+        model.lm_head = ReceiveScores(line, config.vocab_size)
+        model._tied_weights_keys = model.all_tied_weights_keys = {}
+    model._keys_to_ignore_on_load_unexpected = {
+        *model._keys_to_ignore_on_load_unexpected,
+        *_elsewhere(line, own, config.num_layers),
+    }
+
+
+def _scores_for_all(head: Callable[[Tensor], Tensor], line: Line) -> Callable[[Tensor], Tensor]:
+    def forward(hidden_states: Tensor) -> Tensor:
+        return line.from_first(head(line.receive(hidden_states.new_empty(hidden_states.shape), line.last)))
+
+    return forward
+
+
+def _elsewhere(line: Line, own: range, layers: int) -> list[str]:
+    """Patterns of the tensors of other stages, which are in the files all the same."""
+    others = "|".join(str(index) for index in range(layers) if index not in own)
+    patterns = [rf"^model\.layers\.({others})\."]
+    if line.stage != 0:
+        patterns.append(r"^(model\.embed_tokens|lm_head)\.")
+    if line.stage != line.last:
+        patterns.append(r"^model\.norm\.")
+    return patterns

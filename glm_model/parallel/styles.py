@@ -1,0 +1,105 @@
+"""The tensor parallel styles that transformers has no name for, registered with its own.
+
+- GeGLU's two halves: transformers' ``packed_colwise`` cuts a weight so, but its bias as if it were one piece.
+- Packed integers cut by columns: their row scales and bias are whole on every rank. (Cut by rows, they need nothing
+  but transformers' ``colwise``.)
+- A vocabulary cut for an embedding that may be packed.
+- A P-Tuning prefix, whose heads follow those of the attention.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.placement_types import Placement, _StridedShard
+from transformers.distributed.tensor_parallel import (
+    ALL_PARALLEL_STYLES,
+    ColwiseParallel,
+    RowwiseParallel,
+    TensorParallelLayer,
+    _AllReduceForward,
+)
+
+from .split import COLWISE_HALVES, PACKED_ROWWISE, PREFIX_HEADS, VOCABULARY
+
+
+def _cut(module: nn.Module, name: str, mesh: DeviceMesh, placement: Placement) -> None:
+    """Turn a parameter without memory into one of which this rank will hold a part."""
+    whole = module._parameters.get(name)
+    if whole is not None:
+        part = distribute_tensor(whole, mesh, [placement], src_data_rank=None)
+        module._parameters[name] = nn.Parameter(part, requires_grad=whole.requires_grad)
+
+
+class ColwiseHalves(ColwiseParallel):
+    """A column cut of each half of the output by itself: a rank computes its part of x1, then its part of x2."""
+
+    def should_use_local_tensors(self, module: nn.Module) -> bool:
+        return True
+
+    def shard_param(self, module: nn.Module, param: str, mesh: DeviceMesh) -> None:
+        _cut(module, param, mesh, _StridedShard(dim=0, split_factor=2))
+
+
+class PackedRowwise(RowwiseParallel):
+    """A row cut of packed integers: each rank multiplies its columns; the bias is added once, to the sum."""
+
+    def should_use_local_tensors(self, module: nn.Module) -> bool:
+        return True
+
+    def shard_param(self, module: nn.Module, param: str, mesh: DeviceMesh) -> None:
+        _cut(module, param, mesh, Shard(1) if param == "weight" else Replicate())
+
+    def transform_output_post_forward(self, module: Any, output: Tensor, mesh: DeviceMesh) -> Tensor:
+        output = _AllReduceForward.apply(output, mesh.get_group())
+        return output if module.bias is None else output + local(module.bias)
+
+
+class Vocabulary(TensorParallelLayer):
+    """An embedding of which each rank has some of the rows; the others contribute zeros."""
+
+    def should_use_local_tensors(self, module: nn.Module) -> bool:
+        return True
+
+    def shard_param(self, module: nn.Module, param: str, mesh: DeviceMesh) -> None:
+        _cut(module, param, mesh, Shard(0))
+
+    def install_forward(self, module: Any, mesh: DeviceMesh) -> Any:
+        look_up = module.forward
+        rows = module.num_embeddings // mesh.size()
+        first = rows * mesh.get_local_rank()
+
+        def forward(input_ids: Tensor) -> Tensor:
+            own = input_ids - first
+            is_elsewhere = (own < 0) | (own >= rows)
+            with self.context_around_forward(module, mesh):
+                states = look_up(own.masked_fill(is_elsewhere, 0))
+            return _AllReduceForward.apply(states.masked_fill(is_elsewhere[..., None], 0), mesh.get_group())
+
+        module.forward = forward
+        return module
+
+
+class PrefixHeads(TensorParallelLayer):
+    """A prefix encoder, whole on every rank, that gives the keys and values of this rank's heads."""
+
+    def transform_output_post_forward(self, module: nn.Module, output: Tensor, mesh: DeviceMesh) -> Tensor:
+        return output.chunk(mesh.size(), dim=2)[mesh.get_local_rank()]
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part of a tensor that may be shared."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def register() -> None:
+    """Make the styles known to transformers' plans."""
+    if torch.distributed.is_available():
+        styles = {COLWISE_HALVES: ColwiseHalves(), PACKED_ROWWISE: PackedRowwise(), VOCABULARY: Vocabulary()}
+        for name, style in {**styles, PREFIX_HEADS: PrefixHeads()}.items():
+            ALL_PARALLEL_STYLES.register(name, style)
+
+
+register()

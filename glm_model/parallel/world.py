@@ -1,0 +1,93 @@
+"""The processes that torchrun has started: their groups, and the device of each."""
+
+import os
+import sys
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+from torch import distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from transformers.utils import logging as transformers_logging
+
+from ..errors import GLMError
+
+# A single step of the model, on the slowest of ranks, after loading at different speeds.
+STEP_TIMEOUT = timedelta(minutes=30)
+# A rank may wait for the next question for as long as nobody asks one; `watch` notices if nobody is there to ask.
+WAITING_TIMEOUT = timedelta(days=365)
+
+
+@dataclass(frozen=True)
+class World:
+    """The ranks that hold one model together.
+
+    Attributes:
+        tensor: one-dimensional, the ranks that share the layers of this rank's stage.
+        pipeline: one-dimensional, the ranks that hold this rank's part of the other stages.
+        control: all ranks, on the CPU, to tell each other what to do.
+        device: of this rank.
+    """
+
+    tensor: DeviceMesh
+    pipeline: DeviceMesh
+    control: dist.ProcessGroup
+    device: torch.device
+
+    @property
+    def rank(self) -> int:
+        return dist.get_rank()
+
+    @property
+    def size(self) -> int:
+        return dist.get_world_size()
+
+
+def join_world(tensor: int, pipeline: int, device: str = "auto") -> World:
+    """Meet the other processes; all of them must ask for the same.
+
+    Args:
+        tensor: ranks that share every layer, next to each other.
+        pipeline: stages.
+        device: "auto" (the GPU of the local rank if there are enough, else the CPU), "cpu" or "cuda".
+
+    Raises:
+        GLMError: not started by torchrun, or with another number of processes; not enough GPUs.
+    """
+    _require_processes(tensor, pipeline)
+    where = _device(device)
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
+    if not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo", timeout=STEP_TIMEOUT)
+    if dist.get_rank():
+        transformers_logging.disable_progress_bar()
+    mesh = init_device_mesh(where.type, (pipeline, tensor), mesh_dim_names=("pipeline", "tensor"))
+    control = dist.new_group(backend="gloo", timeout=WAITING_TIMEOUT)
+    return World(mesh["tensor"], mesh["pipeline"], control, where)
+
+
+def _require_processes(tensor: int, pipeline: int) -> None:
+    for name, value in (("tensor_parallel", tensor), ("pipeline_parallel", pipeline)):
+        if value < 1:
+            raise GLMError(f"{name} must be at least 1, not {value}")
+    needed, started = tensor * pipeline, int(os.environ.get("WORLD_SIZE", "1"))
+    if needed == started:
+        return
+    program = " ".join(sys.argv) if sys.argv[0].endswith(".py") else "PROGRAM"
+    raise GLMError(
+        f"tensor_parallel {tensor} x pipeline_parallel {pipeline} needs {needed} processes, and there are {started}. "
+        f"Start them with: torchrun --nproc-per-node {needed} {program}"
+    )
+
+
+def _device(name: str) -> torch.device:
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    gpus, wanted = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if name == "cpu" or (name == "auto" and gpus < wanted):
+        return torch.device("cpu")
+    if name not in ("auto", "cuda"):
+        raise GLMError(f"device {name!r}: with several ranks it is auto, cpu or cuda; each takes the GPU of its number")
+    if gpus < wanted:
+        raise GLMError(f"{wanted} ranks on this machine need as many GPUs, and it has {gpus}: use fewer, or device cpu")
+    return torch.device("cuda", local_rank)
