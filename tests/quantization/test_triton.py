@@ -1,0 +1,69 @@
+"""The Triton kernels where there is no GPU: what they compute, in Triton's interpreter, and that they compile."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_in_the_interpreter() -> None:
+    cases = Path(__file__).with_name("triton_cases.py")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(cases)],
+        cwd=ROOT,
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout[-20000:] + done.stderr[-2000:]
+
+
+@pytest.fixture
+def triton_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Triton as a GPU would have it, with a cache of its own."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    return pytest.importorskip("triton")
+
+
+# What a launch would tell the compiler of its arguments. Numbers of rows and the like are int32.
+POINTERS = {"pairs_ptr": "*i32", "words_ptr": "*i32", "packed_ptr": "*i8", "scale_ptr": "*fp16"}
+
+
+def compiled(triton: Any, kernel: Any, capability: int, dtype: str, warps: int, stages: int, **constants: Any) -> Any:
+    """The machine code of a kernel for a GPU that need not be there."""
+    pointers = {**POINTERS, "bias_ptr": f"*{dtype}", "out_ptr": f"*{dtype}"}
+    signature = {name: "constexpr" if name in constants else pointers.get(name, "i32") for name in kernel.arg_names}
+    aligned = {(index,): [["tt.divisibility", 16]] for index, kind in enumerate(signature.values()) if "*" in kind}
+    source = triton.compiler.ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
+    target = triton.backends.compiler.GPUTarget("cuda", capability, 32)
+    return triton.compile(source, target=target, options={"num_warps": warps, "num_stages": stages})
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_it_compiles(triton_here: Any, bits: int, dtype: str, capability: int) -> None:
+    """The interpreter takes more for granted than the compiler: types, constants, names from outside."""
+    from glm_model.quantization.kernels import triton_dequantize, triton_fused
+
+    for rows, kernel in ((1, triton_fused._one_row), (16, triton_fused._few_rows)):
+        tile = triton_fused.tiles(rows)[0]
+        sizes = {"bits": bits, "tile_outputs": tile.outputs, "tile_words": tile.words}
+        bias = {} if dtype == "fp16" else {"bias_ptr": None}
+        code = compiled(triton_here, kernel, capability, dtype, tile.warps, tile.stages, **sizes, **bias).asm
+        assert code["cubin"]
+        assert "st.local" not in code["ptx"]
+        # The tensor cores, for as many rows as they are made for.
+        assert ("mma.sync" in code["ptx"]) == (rows > 1)
+    code = compiled(triton_here, triton_dequantize._dequantize, capability, dtype, 4, 1, bits=bits, tile=1024).asm
+    assert code["cubin"]
