@@ -1,7 +1,7 @@
-"""The engine: owns the model and the one thread that runs it; answers conversations one after the other.
+"""The engine: owns the model and the one thread that runs it; answers conversations and fills texts, one at a time.
 
-Front-ends submit a conversation and read events (app/reply.py). The only thing that visitors share is the
-queue. Tokens are counted and conversations trimmed here, on the worker, the same way for every front-end:
+Front-ends submit a conversation, or a text with blanks, and read events (app/reply.py). The only thing that visitors
+share is the queue. Tokens are counted and conversations trimmed here, on the worker, the same way for every front-end:
 
 - at most `max_length` tokens hold the prompt and the answer together, and never more than the model was trained
   for (`ModelInfo.context_length`), beyond which it would babble;
@@ -15,25 +15,42 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from app.conversation import ConversationError, Message, check_messages, trim
-from app.reply import Event, Failed, Finished, Queued, Reply, Text, Trimmed
-from glm_model.errors import GLMError
+from app.reply import (
+    SECONDS_BETWEEN_TEXTS,
+    Event,
+    Failed,
+    Filled,
+    Filling,
+    Finished,
+    FinishReason,
+    Queued,
+    Reply,
+    Text,
+    Trimmed,
+)
+from glm_model.errors import GLMError, UnsupportedError
 
 if TYPE_CHECKING:
     from app.options import Options
+    from glm_model.blank_filling import FillOptions, FillResult, FillStep
     from glm_model.generation import SamplingOptions, TextChunk
 
 __all__ = [
     "Engine",
     "Event",
     "Failed",
+    "Filled",
+    "Filling",
     "Finished",
     "ModelInfo",
     "QueueFull",
@@ -51,6 +68,9 @@ LEAST_ANSWER = 16  # tokens that even the longest message must leave for the ans
 Stream = Callable[..., "Iterator[TextChunk]"]
 """(model, tokenizer, prompt_ids, options, should_stop) -> chunks, as glm_model.generation.stream_text."""
 
+FillStream = Callable[..., "Iterator[FillStep]"]
+"""(model, tokenizer, text, options, should_stop=...) -> steps, as glm_model.blank_filling.stream_blanks."""
+
 
 class QueueFull(GLMError):  # noqa: N818 - reads as what it says, like queue.Full
     """Too many answers are waiting already."""
@@ -60,11 +80,12 @@ class EngineClosed(GLMError):  # noqa: N818
     """The engine has been closed and takes no more conversations."""
 
 
-class _PromptTooLong(Exception):  # noqa: N818
-    def __init__(self, tokens: int, limit: int, remedy: str) -> None:
-        super().__init__(tokens, limit)
-        message = f"This message is too long: {tokens} tokens, where at most {limit} fit. {remedy}"
-        self.failed = Failed(message, "too_long", tokens, limit)
+class _Refused(Exception):  # noqa: N818
+    """What was submitted cannot be worked on, and why."""
+
+    def __init__(self, failed: Failed) -> None:
+        super().__init__(failed.message)
+        self.failed = failed
 
 
 @dataclass(frozen=True)
@@ -79,11 +100,13 @@ class ModelInfo:
     context_length: int
 
 
+_LimitedOptions = TypeVar("_LimitedOptions", "SamplingOptions", "FillOptions")
+
+
 @dataclass(eq=False)
 class _Job:
     reply: Reply
-    messages: list[Message]
-    sampling: SamplingOptions
+    run: Callable[[_Job], Finished]  # on the worker
     cancelled: bool = field(default=False)
 
     def is_cancelled(self) -> bool:
@@ -102,14 +125,24 @@ class Engine:
         model, tokenizer: as `glm_model.loading.load` gives them; used by the worker thread alone from now on.
         queue_size: answers that may wait behind the running one.
         stream: how text is generated; by default `glm_model.generation.stream_text`.
+        fill_stream: how blanks are filled; by default `glm_model.blank_filling.stream_blanks`.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, queue_size: int = 32, stream: Stream | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        queue_size: int = 32,
+        stream: Stream | None = None,
+        fill_stream: FillStream | None = None,
+    ) -> None:
         if queue_size < 1:
             raise ValueError(f"queue_size must be at least 1, not {queue_size}")
         self.model_info = describe(model)
         self._model, self._tokenizer = model, tokenizer
         self._stream = stream or _default_stream()
+        self._fill_stream = fill_stream or _default_fill_stream()
         self._queue_size = queue_size
         self._jobs: dict[Reply, _Job] = {}
         self._waiting: deque[_Job] = deque()
@@ -124,12 +157,22 @@ class Engine:
         """Load the model that `options` name. Raises GLMError or OSError with a sentence for the user."""
         import torch
 
-        from glm_model.loading import DEMO_MODEL, load
+        from glm_model.loading import DEMO_MODEL, lead_or_follow, load
 
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         folder = Path(options.model) if options.model else DEMO_MODEL
-        model, tokenizer = load(folder, quantize=options.quantize, device=options.device, dtype=options.dtype)
+        model, tokenizer = load(
+            folder,
+            quantize=options.quantize,
+            device=options.device,
+            dtype=options.dtype,
+            device_map=options.device_map,
+            tensor_parallel=options.tensor_parallel,
+            pipeline_parallel=options.pipeline_parallel,
+        )
+        if not lead_or_follow(model, tokenizer):
+            raise SystemExit  # rank 0 has served its users
         return cls(model, tokenizer, queue_size=options.queue_size)
 
     # Any thread.
@@ -142,7 +185,19 @@ class Engine:
             EngineClosed: after `close`.
             ConversationError: no message, a last one that is not the user's, or one that is malformed.
         """
-        job = _Job(Reply(self._cancel), _check_prompt(messages), self._within_context(sampling))
+        run = partial(self._generate, messages=_check_prompt(messages), sampling=self._within_context(sampling))
+        return self._enqueue(run)
+
+    def fill(self, text: str, options: FillOptions) -> Reply:
+        """Ask for the blanks of a text to be filled: `Filling` events, then `Filled` and `Finished`.
+
+        Raises:
+            QueueFull, EngineClosed: as `submit`.
+        """
+        return self._enqueue(partial(self._fill, text=text, options=self._within_context(options)))
+
+    def _enqueue(self, run: Callable[[_Job], Finished]) -> Reply:
+        job = _Job(Reply(self._cancel), run)
         with self._changed:
             if self._closed:
                 raise EngineClosed("the model has been shut down; start the program again")
@@ -154,9 +209,9 @@ class Engine:
             self._changed.notify()
         return job.reply
 
-    def _within_context(self, sampling: SamplingOptions) -> SamplingOptions:
+    def _within_context(self, options: _LimitedOptions) -> _LimitedOptions:
         most = self.model_info.context_length
-        return sampling if sampling.max_length <= most else replace(sampling, max_length=most)
+        return options if options.max_length <= most else replace(options, max_length=most)
 
     def close(self) -> None:
         """Stop the running answer within a token, end the waiting ones, and wait for the worker to leave."""
@@ -222,8 +277,8 @@ class Engine:
     def _answer(self, job: _Job) -> Finished | Failed:
         """Run a job to its end; whatever goes wrong becomes a sentence, and the worker lives on."""
         try:
-            return self._generate(job)
-        except _PromptTooLong as error:
+            return job.run(job)
+        except _Refused as error:
             return error.failed
         except GLMError as error:
             logger.warning("an answer was refused: %s", error)
@@ -232,11 +287,11 @@ class Engine:
             logger.exception("the model failed while answering")
             return _failure(error)
 
-    def _generate(self, job: _Job) -> Finished:
+    def _generate(self, job: _Job, messages: list[Message], sampling: SamplingOptions) -> Finished:
         job.reply.send(Text(""))
-        prompt = self._prompt(job)
+        prompt = self._prompt(job, messages, sampling.max_length)
         answer_tokens = 0
-        chunks = self._stream(self._model, self._tokenizer, prompt, job.sampling, job.is_cancelled)
+        chunks = self._stream(self._model, self._tokenizer, prompt, sampling, job.is_cancelled)
         with contextlib.closing(chunks):  # type: ignore[type-var]
             for chunk in chunks:
                 answer_tokens = chunk.token_count
@@ -248,21 +303,44 @@ class Engine:
                     break
         return Finished("cancelled" if job.cancelled else "stop", len(prompt), answer_tokens)
 
-    def _prompt(self, job: _Job) -> list[int]:
+    def _fill(self, job: _Job, text: str, options: FillOptions) -> Finished:
+        from glm_model.blank_filling import FillError
+
+        job.reply.send(Text(""))
+        try:
+            result = self._filled(job, text, options)
+        except FillError as error:
+            raise _Refused(Failed(str(error), error.kind, error.count, error.limit)) from error
+        except UnsupportedError as error:
+            raise _Refused(Failed(str(error), "unknown_mask")) from error
+        job.reply.send(Filled(result))
+        return _finished(result)
+
+    def _filled(self, job: _Job, text: str, options: FillOptions) -> FillResult:
+        """Fill a text and tell of it, but not oftener than anybody reads."""
+        next_told = 0.0
+        for step in self._fill_stream(self._model, self._tokenizer, text, options, should_stop=job.is_cancelled):
+            if step.result is not None:
+                return step.result
+            if time.monotonic() >= next_told:
+                job.reply.send(Filling(step.blank + 1, step.count, step.show()))
+                next_told = time.monotonic() + SECONDS_BETWEEN_TEXTS
+        raise AssertionError("the last step has the result")
+
+    def _prompt(self, job: _Job, messages: list[Message], max_length: int) -> list[int]:
         """The ids of the conversation, trimmed as the module docstring says; tells the reader of a trim."""
-        max_length = job.sampling.max_length
         encoded: dict[int, list[int]] = {}  # by number of messages; the last count is usually the prompt
 
         def count_tokens(messages: list[Message]) -> int:
             encoded[len(messages)] = self._encode(messages)
             return len(encoded[len(messages)])
 
-        kept, dropped = trim(job.messages, count_tokens, max_length - answer_room(max_length))
+        kept, dropped = trim(messages, count_tokens, max_length - answer_room(max_length))
         prompt = encoded.get(len(kept)) or self._encode(kept)
         limit = max_length - min(LEAST_ANSWER, answer_room(max_length))
         if len(prompt) > limit:
             may_grow = max_length < self.model_info.context_length
-            raise _PromptTooLong(len(prompt), limit, f"Shorten it{' or raise the maximum length' if may_grow else ''}.")
+            raise _Refused(_too_long(len(prompt), limit, may_grow))
         if dropped:
             job.reply.send(Trimmed(dropped))
         return prompt
@@ -277,6 +355,27 @@ def _default_stream() -> Stream:
     from glm_model.generation import stream_text
 
     return stream_text
+
+
+def _default_fill_stream() -> FillStream:
+    from glm_model.blank_filling import stream_blanks
+
+    return stream_blanks
+
+
+def _too_long(tokens: int, limit: int, may_grow: bool) -> Failed:
+    remedy = f"Shorten it{' or raise the maximum length' if may_grow else ''}."
+    message = f"This message is too long: {tokens} tokens, where at most {limit} fit. {remedy}"
+    return Failed(message, "too_long", tokens, limit)
+
+
+def _finished(result: FillResult) -> Finished:
+    """How a text was filled: cancelled or cut if one of its blanks was."""
+    best = [blank.answers[0] for blank in result.blanks]
+    was_stopped = any(answer.finish_reason == "cancelled" for answer in result.blanks[-1].answers)
+    was_cut = any(answer.finish_reason == "length" for answer in best)
+    reason: FinishReason = "cancelled" if was_stopped else "length" if was_cut else "stop"
+    return Finished(reason, len(result.blanks[0].prompt_ids), sum(len(answer.token_ids) for answer in best))
 
 
 def _check_prompt(messages: Sequence[Message]) -> list[Message]:

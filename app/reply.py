@@ -1,4 +1,4 @@
-"""What a front-end gets for a conversation it submitted: a stream of events, and the means to stop it.
+"""What a front-end gets for what it submitted, a conversation or a text with blanks: events, and the means to stop it.
 
 Events pass from the engine's worker to one consumer through a `SimpleQueue`: handing one over costs the
 worker well under a microsecond, takes no lock that a signal handler could meet, and text that came while the
@@ -15,7 +15,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from glm_model.blank_filling import FilledText, FillResult
 
 SECONDS_BETWEEN_TEXTS = 0.02
 
@@ -44,6 +47,22 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Filling:
+    """A text as far as its blanks are filled; `blank` of `count`, from 1, is being filled now."""
+
+    blank: int
+    count: int
+    text: FilledText
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What became of a text with blanks; `Finished` follows."""
+
+    result: FillResult
+
+
+@dataclass(frozen=True)
 class Finished:
     """The last event. `length`: the maximum length cut the answer; `cancelled`: somebody stopped it."""
 
@@ -57,17 +76,18 @@ class Failed:
     """The last event instead of `Finished`: a sentence for the user.
 
     `kind` lets a front-end say it in another language: "too_long" (the last message alone does not fit),
-    "memory" (out of memory), "closed" (the engine is shutting down) or "error" (anything else). For "too_long",
-    `tokens` is what the prompt has and `limit` what it may have.
+    "memory" (out of memory), "closed" (the engine is shutting down) or "error" (anything else); of a text with blanks
+    also "no_text", "too_many_blanks" and "unknown_mask". For those that are too much, `tokens` is what there is and
+    `limit` what there may be, of tokens or of blanks.
     """
 
     message: str
-    kind: Literal["too_long", "memory", "closed", "error"] = "error"
+    kind: Literal["too_long", "memory", "closed", "error", "no_text", "too_many_blanks", "unknown_mask"] = "error"
     tokens: int = 0
     limit: int = 0
 
 
-Event = Queued | Trimmed | Text | Finished | Failed
+Event = Queued | Trimmed | Text | Filling | Filled | Finished | Failed
 
 
 class Reply:
@@ -152,9 +172,9 @@ class Reply:
         return arrived
 
     def _joined(self, event: Event) -> Event:
-        """`event` with what has arrived since: texts joined, an outdated position skipped."""
+        """`event` with what has arrived since: texts joined, an outdated position or filling skipped."""
         pieces = [event.delta] if isinstance(event, Text) else []
-        while isinstance(event, Text | Queued):
+        while isinstance(event, Text | Filling | Queued):
             try:
                 following = self._read_ahead.popleft() if self._read_ahead else self._events.get_nowait()
             except Empty:

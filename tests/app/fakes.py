@@ -15,6 +15,8 @@ from typing import Any
 
 from app.conversation import Message
 from app.engine import Engine
+from glm_model.blank_filling import Answer, Blank, FilledText, FillError, FillResult, FillStep, Segment
+from glm_model.errors import UnsupportedError
 
 SEPARATOR = "\x1e"  # stands between messages in the fake prompt
 
@@ -107,6 +109,91 @@ class FakeStream:
             if count == room:
                 return
         yield Chunk("", len(answer) + 1, "stop")
+
+
+def shout(blank: int) -> str:
+    """The filling of a fake that was told nothing else."""
+    return f"filling {blank}"
+
+
+@dataclass
+class FakeFill:
+    """Fills the [MASK]s of a text one character at a time; a text without any gets one at its end.
+
+    A beam search has ``num_beams`` answers, told apart by a letter behind them.
+
+    Args:
+        answer: from the number of a blank, from 1, to its filling; may raise to play a failing model.
+        gate: as of FakeStream; the characters of all fillings count.
+        longest: a text with more characters is refused.
+    """
+
+    answer: Callable[[int], str] = shout
+    gate: threading.Semaphore | None = None
+    longest: int = 2000
+    most_blanks: int = 64
+    texts: list[str] = field(default_factory=list)
+    seen_options: list[Any] = field(default_factory=list)
+    steps: int = 0
+
+    def __call__(
+        self, model: Any, tokenizer: Any, text: str, options: Any, *, should_stop: Callable[[], bool]
+    ) -> Iterator[FillStep]:
+        self.texts.append(text)
+        self.seen_options.append(options)
+        parts = self._parts(text)
+        fillings: list[str] = []
+        blanks: list[Blank] = []
+        reason = "stop"
+        while len(fillings) < len(parts) - 1 and reason == "stop":
+            fillings.append("")
+            for character in self.answer(len(fillings)):
+                if should_stop():
+                    reason = "cancelled"
+                    break
+                if self.gate is not None:
+                    self.gate.acquire()
+                self.steps += 1
+                fillings[-1] += character
+                shown = _filled(parts, fillings)
+                yield FillStep(len(fillings) - 1, len(parts) - 1, lambda shown=shown: shown)  # type: ignore[misc]
+            blanks.append(_blank(fillings[-1], options, reason))
+        texts = tuple(_filled(parts, [*fillings[:-1], answer.text], answer.score) for answer in blanks[-1].answers)
+        yield FillStep(len(blanks) - 1, len(blanks), lambda: texts[0], FillResult(texts, tuple(blanks)))
+
+    def _parts(self, text: str) -> list[str]:
+        if not text:
+            raise FillError("no text", "no_text")
+        if "[sMASK]" in text:
+            raise UnsupportedError("this model knows no [sMASK]")
+        if len(text) > self.longest:
+            raise FillError("too long", "too_long", len(text), self.longest)
+        parts = text.split("[MASK]")
+        if len(parts) - 1 > self.most_blanks:
+            raise FillError("too many", "too_many_blanks", len(parts) - 1, self.most_blanks)
+        return parts if len(parts) > 1 else [text, ""]
+
+
+def _blank(filling: str, options: Any, reason: Any) -> Blank:
+    if options.strategy != "beam_search":
+        return Blank((0,), (Answer(filling, (1,), None, reason),))
+    endings = ["", *(f" {letter}" for letter in "BCDEFGH")][: options.num_beams]
+    return Blank(
+        (0,), tuple(Answer(filling + ending, (1,), -0.5 - rank, reason) for rank, ending in enumerate(endings))
+    )
+
+
+def _filled(parts: list[str], fillings: list[str], score: float | None = None) -> FilledText:
+    """The parts with as many fillings as there are between them."""
+    segments = []
+    for index, part in enumerate(parts):
+        segments += [Segment(part, False)] if part else []
+        if index < len(fillings):
+            segments.append(Segment(fillings[index], True))
+        elif index < len(parts) - 1:
+            segments.append(Segment("[MASK]", False))
+    text = "".join(segment.text for segment in segments)
+    return FilledText(tuple(segments), text, score, tuple(range(len(fillings))))
 
 
 def fake_engine(
