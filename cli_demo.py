@@ -3,8 +3,10 @@
 import sys
 
 from app.options import parse_terminal
+from app.ranks import leave_the_terminal_to_rank_0
 
 if __name__ == "__main__":
+    leave_the_terminal_to_rank_0()
     options = parse_terminal()
     from app.terminal import start  # after the options: --help must not wait for it
 

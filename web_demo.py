@@ -4,10 +4,12 @@ import sys
 
 from app.options import parse_web
 from app.proxies import no_proxy
+from app.ranks import leave_the_terminal_to_rank_0
 
 
 def main() -> int:
     """Read the options, load the model, serve the page; returns the exit code."""
+    leave_the_terminal_to_rank_0()
     options = parse_web()
     with no_proxy():  # imported now, so that --help and a wrong option are answered at once
         from app.web_server import run

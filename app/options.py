@@ -145,6 +145,27 @@ class Options:
         read=_choice("int4", "int8"),
         metavar="BITS",
     )
+    device_map: str | None = _setting(
+        None,
+        "spread the model over the GPUs, then the CPU and the disk: auto, balanced, balanced_low_0, sequential",
+        group="model",
+        read=_choice("auto", "balanced", "balanced_low_0", "sequential"),
+        metavar="MAP",
+    )
+    tensor_parallel: int = _setting(
+        1,
+        "processes that share every layer; start as many with torchrun",
+        group="model",
+        read=_whole(1, 1024),
+        metavar="N",
+    )
+    pipeline_parallel: int = _setting(
+        1,
+        "stages of processes that hold some of the layers each; start as many with torchrun",
+        group="model",
+        read=_whole(1, 1024),
+        metavar="N",
+    )
     threads: int | None = _setting(
         None,
         "CPU threads; PyTorch's own choice if not given",

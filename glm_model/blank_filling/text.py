@@ -58,7 +58,6 @@ class _Piece:
     filled_by: int | None = None
 
 
-@on_every_rank
 def fill_blanks(
     model: GLMForCausalLM,
     tokenizer: BlankTokenizer,
@@ -89,6 +88,7 @@ def fill_blanks(
     return result
 
 
+@on_every_rank
 def stream_blanks(
     model: GLMForCausalLM,
     tokenizer: BlankTokenizer,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from ..blank_filling import MAX_BLANKS, FillOptions
-from ..loading import DEMO_MODEL, DTYPES
+from ..loading import DEMO_MODEL, DEVICE_MAPS, DTYPES
 
 _STRATEGIES = ("sampling", "greedy", "beam-search")
 _DEFAULTS = FillOptions()
@@ -32,6 +32,9 @@ class Arguments:
     device: str
     dtype: str
     quantize: str | None
+    device_map: str | None
+    tensor_parallel: int
+    pipeline_parallel: int
 
 
 def parse(argv: Sequence[str] | None = None) -> Arguments:
@@ -55,6 +58,9 @@ def parse(argv: Sequence[str] | None = None) -> Arguments:
         device=given.device,
         dtype=given.dtype,
         quantize=given.quantize,
+        device_map=given.device_map,
+        tensor_parallel=given.tensor_parallel,
+        pipeline_parallel=given.pipeline_parallel,
     )
 
 
@@ -158,6 +164,9 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--quantize", choices=("int8", "int4"), help="shrink the weights while loading")
     group.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps ...")
     group.add_argument("--dtype", choices=("auto", *DTYPES), default="auto", help="numbers to compute with")
+    group.add_argument("--device-map", choices=DEVICE_MAPS, help="spread the model over the GPUs, then CPU and disk")
+    _number(group, "--tensor-parallel", "N", 1, "processes of torchrun that share every layer")
+    _number(group, "--pipeline-parallel", "N", 1, "stages of processes of torchrun that hold some of the layers each")
 
 
 def _number(group: "argparse._ArgumentGroup", flag: str, metavar: str, default: int | float, explained: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from transformers.utils import logging as transformers_logging
 
 from ..blank_filling import FillResult, stream_blanks
-from ..loading import load
+from ..loading import lead_or_follow, load
 from ..sanitize import harmless
 from .arguments import Arguments
 from .output import all_beams, as_json, choose_marks, marked
@@ -28,8 +28,16 @@ class Filler:
         if not self._is_watched:
             transformers_logging.disable_progress_bar()
         self._model, self._tokenizer = load(
-            arguments.model, quantize=arguments.quantize, device=arguments.device, dtype=arguments.dtype
+            arguments.model,
+            quantize=arguments.quantize,
+            device=arguments.device,
+            dtype=arguments.dtype,
+            device_map=arguments.device_map,
+            tensor_parallel=arguments.tensor_parallel,
+            pipeline_parallel=arguments.pipeline_parallel,
         )
+        if not lead_or_follow(self._model, self._tokenizer):
+            raise SystemExit  # rank 0 has filled everything
         longest = min(arguments.options.max_length, self._model.config.max_sequence_length)
         self._options = replace(arguments.options, max_length=longest)
         self._arguments = arguments

@@ -8,7 +8,6 @@ import atexit
 import inspect
 import logging
 import secrets
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -22,27 +21,26 @@ from .world import World
 
 logger = logging.getLogger(__name__)
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-_FUNCTIONS: dict[str, Callable[..., Any]] = {}
+Function = TypeVar("Function", bound=Callable[..., Iterator[Any]])
+_FUNCTIONS: dict[str, Callable[..., Iterator[Any]]] = {}
 
 
 def on_every_rank(function: Function) -> Function:
-    """A function of (model, tokenizer, ..., should_stop) that the other ranks run too when rank 0 is asked for it.
+    """A generator function of (model, tokenizer, ..., should_stop) that all ranks run when rank 0 is asked for it.
 
-    It may be a generator function. It must do the same for the same arguments and the same random numbers, and raise
-    ValueError for bad input before the model runs.
+    It must do the same for the same arguments and the same random numbers, and raise ValueError for bad input before
+    the model runs.
     """
     name = f"{function.__module__}.{function.__qualname__}"
     signature = inspect.signature(function)
     _FUNCTIONS[name] = function
 
     @wraps(function)
-    def call(model: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(model: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
         leader: _Leader | None = getattr(model, "leader", None)
         if leader is None:
             return function(model, *args, **kwargs)
-        bound = signature.bind(model, *args, **kwargs)
-        return leader.run(name, dict(bound.arguments))
+        return leader.stream(name, dict(signature.bind(model, *args, **kwargs).arguments))
 
     return call  # type: ignore[return-value]
 
@@ -76,38 +74,23 @@ class _Leader:
     def __init__(self, world: World) -> None:
         self.world = world
 
-    def run(self, name: str, arguments: dict[str, Any]) -> Any:
+    def stream(self, name: str, arguments: dict[str, Any]) -> Iterator[Any]:
+        """What the function of this name yields, while the others run it too."""
         should_stop = arguments.pop("should_stop", lambda: False)
         own = {"model": arguments.pop("model"), "tokenizer": arguments.pop("tokenizer")}
-        function = _FUNCTIONS[name]
-        if inspect.isgeneratorfunction(function):
-            return self._stream(name, own, arguments, should_stop)
-        agreed = self._announce(name, arguments, should_stop, threading.Event())
-        with _together():
-            return function(**own, **arguments, should_stop=agreed)
-
-    def _stream(
-        self, name: str, own: dict[str, Any], arguments: dict[str, Any], should_stop: Callable[[], bool]
-    ) -> Iterator[Any]:
-        left = threading.Event()
-        agreed = self._announce(name, arguments, should_stop, left)
-        steps = _FUNCTIONS[name](**own, **arguments, should_stop=agreed)
+        seed, reader_left = secrets.randbits(63), False
+        dist.broadcast_object_list([(name, seed, arguments)], src=0, group=self.world.control)
+        torch.manual_seed(seed)
+        stops = lambda: _agree(self.world, reader_left or should_stop())  # noqa: E731
+        steps = _FUNCTIONS[name](**own, **arguments, should_stop=stops)
         with _together():
             try:
                 for step in steps:  # noqa: UP028 - `yield from` would close them when the reader leaves
                     yield step
             finally:
-                left.set()
+                reader_left = True
                 for _ in steps:  # the others are under way until they are told to stop
                     pass
-
-    def _announce(
-        self, name: str, arguments: dict[str, Any], should_stop: Callable[[], bool], left: threading.Event
-    ) -> Callable[[], bool]:
-        seed = secrets.randbits(63)
-        dist.broadcast_object_list([(name, seed, arguments)], src=0, group=self.world.control)
-        torch.manual_seed(seed)
-        return lambda: _agree(self.world, left.is_set() or should_stop())
 
 
 def _follow(world: World, model: Any, tokenizer: Any) -> None:
@@ -120,10 +103,8 @@ def _follow(world: World, model: Any, tokenizer: Any) -> None:
         name, seed, arguments = request[0]
         torch.manual_seed(seed)
         try:
-            result = _FUNCTIONS[name](model, tokenizer, **arguments, should_stop=lambda: _agree(world, False))
-            if isinstance(result, Iterator):
-                for _ in result:
-                    pass
+            for _ in _FUNCTIONS[name](model, tokenizer, **arguments, should_stop=lambda: _agree(world, False)):
+                pass
         except ValueError as error:
             logger.debug("rank 0 refuses this: %s", error)
 
