@@ -13,6 +13,7 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from .checkpoint_files import CONFIG, StoredTensor, read_json, stored_tensors, weight_files
 from .conversion.keys import PREFIX_ENCODER
+from .conversion.unfinished import is_unfinished
 from .errors import CheckpointError
 from .parallel.styles import local
 from .prefix_tuning import train_prefix_alone
@@ -77,11 +78,25 @@ def _inspect(folder: Path, model_type: str, options: dict[str, Any]) -> dict[str
 
 def require_model_type(folder: Path, known: set[str]) -> None:
     """Raises CheckpointError if a folder's config.json is damaged or of another kind of model."""
+    _refuse_unconverted(folder)
     model_type = read_json(folder / CONFIG).get("model_type")
     if model_type not in known:
         raise CheckpointError(
             f"{folder / CONFIG} says model_type {model_type!r}; this needs {' or '.join(map(repr, sorted(known)))}. "
             "Choose a folder with a first-generation ChatGLM-6B or GLM-130B checkpoint."
+        )
+
+
+def _refuse_unconverted(folder: Path) -> None:
+    if is_unfinished(folder):
+        raise CheckpointError(
+            f"{folder} is of a conversion that has not finished. Run its command again; the folder that it makes, "
+            "without '.partial', is there when it is whole."
+        )
+    if (folder / "latest").is_file() and not (folder / CONFIG).exists():
+        raise CheckpointError(
+            f"{folder} is an archive of SwissArmyTransformer. Convert it once, with 'python -m glm_model.conversion "
+            f"sat {folder} DST', and load DST."
         )
 
 

@@ -1,6 +1,5 @@
 """A float checkpoint rewritten as an INT8 or INT4 one in the published layout, tensor by tensor."""
 
-import json
 import math
 import re
 import shutil
@@ -20,12 +19,14 @@ from ..errors import CheckpointError
 from ..lazy_tensors import lazy_tensors
 from ..loading_checks import require_model_type
 from ..quantization.checks import refuse_mixed
-from ..quantization.packing import BITS, quantize
+from ..quantization.packing import BITS
 from ..quantization.rules import is_packed
+from .files import copy_other_files, require_free, write_json
+from .packing import pack
+from .unfinished import write_through
 
 _HEAD = "lm_head.weight"
 _EMBEDDING = re.compile(r"\.(word_embeddings|embed_tokens)\.weight$")
-_WEIGHT_FILE = re.compile(r"(pytorch_)?model.*\.(safetensors|bin)(\.index\.json)?$")
 
 
 def quantize_checkpoint(
@@ -53,7 +54,7 @@ def quantize_checkpoint(
     fields = {"quantization_bit": bits, "quantization_embeddings": embeddings}
     if bits not in BITS:
         raise ValueError(f"bits must be 4 or 8, not {bits!r}")
-    _require_free(target)
+    require_free(target)
     require_model_type(source, {"chatglm", "glm130b"})
     config = AutoConfig.from_pretrained(source)
     stored = stored_tensors(weight_files(source))
@@ -64,8 +65,8 @@ def quantize_checkpoint(
         tqdm(total=shards.bytes, unit="B", unit_scale=True, desc=f"Packing to INT{bits}", disable=not progress) as bar,
     ):
         shards.write(folder, bar)
-        _write_json(folder / CONFIG, read_json(source / CONFIG) | fields)
-        _copy_other_files(source, folder)
+        write_json(folder / CONFIG, read_json(source / CONFIG) | fields)
+        copy_other_files(source, folder)
 
 
 class _Shards:
@@ -94,12 +95,13 @@ class _Shards:
             total += sum(sizes.values())
         if len(self.names) > 1:
             index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-            _write_json(folder / "model.safetensors.index.json", index)
+            write_json(folder / "model.safetensors.index.json", index)
 
     def _write_shard(self, source: Path, target: Path, bar: Any) -> dict[str, int]:
         """Bytes of each tensor written; of the tensors themselves nothing is left when the next shard comes."""
         shard = self._packed(source, bar)
-        save_file(shard, target, metadata={"format": "pt"})
+        with write_through(target) as unfinished:
+            save_file(shard, unfinished, metadata={"format": "pt"})
         return {name: tensor.nbytes for name, tensor in shard.items()}
 
     def _packed(self, file: Path, bar: Any) -> dict[str, Tensor]:
@@ -107,7 +109,7 @@ class _Shards:
         tensors = lazy_tensors([file], kept=lambda name: False)  # all of one file
         for name in self.names[file]:
             if is_packed(name.removesuffix(".weight"), self.embeddings):
-                shard |= _pack(file, name, tensors[name][...], self.bits)
+                shard |= pack(file, name, tensors[name][...], self.bits)
                 if self.tied and _EMBEDDING.search(name):
                     shard[_HEAD], shard[f"{_HEAD}_scale"] = shard[name].clone(), shard[f"{name}_scale"].clone()
             else:
@@ -122,27 +124,12 @@ def _apart(tensor: Tensor, others: dict[str, Tensor]) -> Tensor:
     return tensor.clone() if tensor.data_ptr() in taken else tensor.contiguous()
 
 
-def _pack(file: Path, name: str, weight: Tensor, bits: int) -> dict[str, Tensor]:
-    try:
-        packed, scale = quantize(weight, bits)
-    except ValueError as error:
-        raise CheckpointError(f"{file}: {name}: {error}") from None
-    if not bool(scale.isfinite().all()):
-        raise CheckpointError(f"{file}: {name} holds values that are NaN, infinite or too large for a scale in half.")
-    return {name: packed, f"{name}_scale": scale}
-
-
 def _require_float(source: Path, config: Any, stored: dict[str, StoredTensor]) -> None:
     refuse_mixed(stored, config.quantization_bit, config.quantization_embeddings)
     if config.quantization_bit:
         raise CheckpointError(
             f"{source} is INT{config.quantization_bit} already. Quantize the float checkpoint it was made from."
         )
-
-
-def _require_free(target: Path) -> None:
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise ValueError(f"{target} is there already: name a new folder, or remove it first")
 
 
 @contextmanager
@@ -158,22 +145,6 @@ def _whole_or_nothing(target: Path) -> Iterator[Path]:
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _copy_other_files(source: Path, folder: Path) -> None:
-    """Tokenizer, model card, licence and published code; not what belongs to the weights or to a version control."""
-    for file in source.iterdir():
-        if (
-            file.is_file()
-            and file.name != CONFIG
-            and not file.name.startswith(".")
-            and not _WEIGHT_FILE.match(file.name)
-        ):
-            shutil.copyfile(file, folder / file.name)
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _size(tensor: StoredTensor) -> int:

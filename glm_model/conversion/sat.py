@@ -1,25 +1,33 @@
 """GLM-130B's own archive, as SwissArmyTransformer writes it: ``latest`` and ``<step>/mp_rank_XX_model_states.pt``.
 
-Tensors in it have the published names, so :func:`read_sat_checkpoint` only finds, checks and describes them. So far one
-rank of plain weights is read.
+Tensors in it have the published names. Each rank holds its part of them, plain or quantized; :class:`SatArchive` checks
+the parts and joins them, a layer at a time.
 """
 
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..checkpoint_files import read_json, require_content, unpickle
+from ..checkpoint_files import require_content, unpickle
 from ..configuration_glm import GLM130BConfig
-from ..errors import CheckpointError, UnsupportedError
+from ..errors import CheckpointError
+from ..quantization.packing import BITS
 from .keys import IGNORED_KEYS
+from .layout import EMBEDDING, part_shape, tensor_shapes
+from .sat_config import MODEL_CONFIG, read_configuration
+from .sources import Dequantized, Source
+from .tensor_parallel import by_layer, cut_of, join
 
-MODEL_CONFIG = "model_config.json"
-_EMBEDDING = "transformer.word_embeddings.weight"
-_SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id", "gmask_token_id", "smask_token_id")
-_ALSO_READ = ("num_attention_heads", "max_sequence_length", *_SPECIAL_TOKENS)
+__all__ = ["MODEL_CONFIG", "SatArchive", "read_sat_checkpoint"]
+
+_QUERY_KEY_VALUE = "transformer.layers.0.attention.query_key_value.weight"
+_DOWN_PROJECTION = "transformer.layers.0.mlp.dense_4h_to_h.weight"
+# Relative; between the copies of a tensor that every rank has.
+_TOLERATED_DIFFERENCE = 0.01
 
 
 def read_sat_checkpoint(
@@ -27,27 +35,78 @@ def read_sat_checkpoint(
 ) -> tuple[GLM130BConfig, dict[str, Tensor]]:
     """Configuration and tensors of an archive; ``from_pretrained(None, config=..., state_dict=...)`` takes both.
 
+    All of it is in memory then, or mapped into it, if it is of one rank. ``python -m glm_model.conversion sat`` needs
+    less, and makes a folder that loads as any other.
+
     Args:
         folder: holds ``latest``.
-        model_config: SAT's description of the model, by default ``model_config.json`` beside ``latest``. Sizes come
-            from the tensors; it is needed for the number of heads, unless the sizes are those of GLM-130B itself.
-        overrides: fields of :class:`GLM130BConfig` that neither tells, such as the ids of special tokens.
+        model_config: a config.json or model_config.json; see :class:`SatArchive`.
+        overrides: fields of :class:`GLM130BConfig` that no file tells, such as the ids of special tokens.
 
     Returns:
-        The configuration, and the tensors by their published names, mapped into memory, without ``inv_freq``.
+        The configuration, and the tensors by their published names, without ``inv_freq``. Packed weights stay packed
+        if the scales of all ranks can be joined, else they are float32.
 
     Raises:
-        CheckpointError: a file is missing, damaged or not of this kind, or the sizes contradict each other.
-        UnsupportedError: tensor-parallel or quantized shards.
+        CheckpointError: as :class:`SatArchive`.
     """
-    folder = Path(folder)
-    file = _only_rank(_step_folder(folder))
-    tensors = _module(file)
-    sizes = _sizes(tensors, file)
-    described = _description(folder, None if model_config is None else Path(model_config), sizes)
-    config = GLM130BConfig(**{**sizes, **described, **overrides})
-    _require_special_tokens(config, folder)
-    return config, tensors
+    archive = SatArchive(folder, model_config, **overrides)
+    source: Source = Dequantized(archive) if archive.scales_differ else archive
+    return source.config, dict(source.read(list(source.headers)))
+
+
+class SatArchive:
+    """A :class:`~glm_model.conversion.sources.Source`: an archive of any number of ranks.
+
+    Args:
+        folder: holds ``latest``.
+        config_file: a config.json or model_config.json that tells, over ``model_config.json`` beside ``latest``, what
+            the tensors cannot: the number of heads, the ids of special tokens. GLM-130B itself is known by its sizes.
+        overrides: single fields of the configuration.
+
+    Attributes:
+        folder: where it lies.
+        step: the name of the step's folder, a number or "release".
+        files: of the ranks, in order.
+        config: :class:`GLM130BConfig`.
+        headers: the joined tensors on the meta device. Scales of a weight that is cut by columns are [rows], or
+            [rows, ranks] where those of the ranks differ.
+
+    Raises:
+        CheckpointError: a file or tensor is missing, damaged or of another shape than the others ask for, ranks do not
+            belong together, or the configuration is not known.
+    """
+
+    def __init__(self, folder: str | Path, config_file: str | Path | None = None, **overrides: Any) -> None:
+        self.folder = Path(folder)
+        step_folder = _step_folder(self.folder)
+        self.step = step_folder.name
+        self.files = _rank_files(step_folder)
+        ranks = self._open()
+        sizes, bits = _sizes(self.files, ranks)
+        names = _require_parts(self.files, ranks, sizes, bits)
+        config_file = None if config_file is None else Path(config_file)
+        self.config = read_configuration(self.folder, sizes, bits, config_file, overrides)
+        _require_equal_copies(self.files, ranks, names)
+        self.headers = {name: _joined_header(name, [rank[name] for rank in ranks]) for name in names}
+        self.config.dtype = self.headers[EMBEDDING].dtype
+
+    @property
+    def scales_differ(self) -> bool:
+        """Whether a weight has scales that one column cannot hold: each rank has made its own."""
+        return any(name.endswith("_scale") and header.ndim == 2 for name, header in self.headers.items())
+
+    def read(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+        """The joined tensors of these names. Of one rank they are views into its file, mapped into memory."""
+        for layer in by_layer(names):
+            # Opened anew for each layer: what was looked at stays in memory as long as its file is mapped.
+            ranks = self._open()
+            for name in layer:
+                yield name, join([rank[name] for rank in ranks], cut_of(name))
+            del ranks
+
+    def _open(self) -> list[dict[str, Tensor]]:
+        return [_module(file) for file in self.files]
 
 
 def _step_folder(folder: Path) -> Path:
@@ -61,16 +120,16 @@ def _step_folder(folder: Path) -> Path:
     return folder / step
 
 
-def _only_rank(step_folder: Path) -> Path:
-    ranks = sorted(step_folder.glob("mp_rank_*_model_states.pt"))
-    if not ranks:
-        raise CheckpointError(f"{step_folder} holds no mp_rank_00_model_states.pt. The download may be incomplete.")
-    if len(ranks) > 1 or ranks[0].name != "mp_rank_00_model_states.pt":
-        raise UnsupportedError(
-            f"{step_folder} is cut into {len(ranks)} tensor-parallel shards, which are not read yet in this version. "
-            "Join them with GLM-130B's tools/convert_tp.py (--target-tp 1)."
+def _rank_files(step_folder: Path) -> list[Path]:
+    found = {file.name: file for file in step_folder.glob("mp_rank_*_model_states.pt")}
+    wanted = [f"mp_rank_{rank:02}_model_states.pt" for rank in range(max(1, len(found)))]
+    if missing := [name for name in wanted if name not in found]:
+        raise CheckpointError(
+            f"{step_folder} holds no {missing[0]}"
+            + (f", but {', '.join(sorted(found.keys() - set(wanted)))}" if found else "")
+            + ". The download may be incomplete."
         )
-    return ranks[0]
+    return [found[name] for name in wanted]
 
 
 def _module(file: Path) -> dict[str, Tensor]:
@@ -78,47 +137,95 @@ def _module(file: Path) -> dict[str, Tensor]:
     module = content.get("module") if isinstance(content, dict) else None
     if not isinstance(module, dict) or not all(isinstance(value, Tensor) for value in module.values()):
         raise CheckpointError(f"{file} holds no 'module' of tensors, so it is no archive of SwissArmyTransformer.")
-    if any(tensor.dtype == torch.int8 for tensor in module.values()):
-        raise UnsupportedError(f"{file} holds quantized weights, which are not read yet in this version.")
     return {name: tensor for name, tensor in module.items() if not re.search(IGNORED_KEYS, name)}
 
 
-def _sizes(tensors: dict[str, Tensor], file: Path) -> dict[str, int]:
-    down_projection = "transformer.layers.0.mlp.dense_4h_to_h.weight"
-    for name in (_EMBEDDING, down_projection):
+def _sizes(files: list[Path], ranks: list[dict[str, Tensor]]) -> tuple[dict[str, int], int]:
+    """Sizes of the model and bits of its packed layers (or 0), by the parts of the first rank."""
+    file, tensors = files[0], ranks[0]
+    for name in (EMBEDDING, _DOWN_PROJECTION, _QUERY_KEY_VALUE):
         if name not in tensors or tensors[name].ndim != 2:
             raise CheckpointError(f"{file} has no matrix {name}, so it is no GLM-130B archive.")
-    vocab_size, hidden_size = tensors[_EMBEDDING].shape
+    rows, hidden_size = tensors[EMBEDDING].shape
+    bits = _bits(file, tensors[_QUERY_KEY_VALUE], hidden_size)
+    if (query_rows := tensors[_QUERY_KEY_VALUE].shape[0]) * len(files) != 3 * hidden_size:
+        raise CheckpointError(
+            f"{file}: {_QUERY_KEY_VALUE} has {query_rows} of {3 * hidden_size} rows, which makes "
+            f"{3 * hidden_size / max(1, query_rows):g} ranks, but there are {len(files)} files in {file.parent}. The "
+            "download may be incomplete, or files of another archive are among them."
+        )
+    inner = tensors[_DOWN_PROJECTION].shape[1] * (8 // bits if bits else 1)
     layers = {match[1] for name in tensors if (match := re.match(r"transformer\.layers\.(\d+)\.", name))}
     return {
-        "vocab_size": vocab_size,
+        "vocab_size": rows * len(files),
         "hidden_size": hidden_size,
         "num_layers": len(layers),
-        "inner_hidden_size": tensors[down_projection].shape[1],
-    }
+        "inner_hidden_size": inner * len(files),
+    }, bits
 
 
-def _description(folder: Path, file: Path | None, sizes: dict[str, int]) -> dict[str, Any]:
-    """What model_config.json adds to the sizes; it may be absent for GLM-130B, which is known by its sizes."""
-    file = file or folder / MODEL_CONFIG
-    released = GLM130BConfig.preset("glm-130b")
-    if not file.exists() and all(getattr(released, name) == size for name, size in sizes.items()):
-        return {}
-    content = read_json(file)
-    for name, size in sizes.items():
-        if content.get(name, size) != size:
-            raise CheckpointError(f"{file} says {name} {content[name]}, but the tensors in {folder} have {size}.")
-    if "num_attention_heads" not in content:
-        raise CheckpointError(f"{file} does not say num_attention_heads, which the tensors cannot tell.")
-    return {name: content[name] for name in _ALSO_READ if name in content}
+def _bits(file: Path, weight: Tensor, hidden_size: int) -> int:
+    if weight.dtype != torch.int8:
+        return 0
+    bits = weight.shape[1] * 8 / max(1, hidden_size)
+    if bits not in BITS:
+        raise CheckpointError(
+            f"{file}: {_QUERY_KEY_VALUE} is int8 {list(weight.shape)}; for a hidden size of {hidden_size} that is "
+            "neither INT8 nor INT4."
+        )
+    return int(bits)
 
 
-def _require_special_tokens(config: GLM130BConfig, folder: Path) -> None:
-    for name in _SPECIAL_TOKENS:
-        value = getattr(config, name)
-        ids = value if isinstance(value, list) else [value]
-        if any(id_ is not None and id_ >= config.vocab_size for id_ in ids):
-            raise CheckpointError(
-                f"{name} is {value}, outside the vocabulary of {config.vocab_size} in {folder}: give the ids of the "
-                f"special tokens, in {MODEL_CONFIG} or as arguments."
-            )
+def _require_parts(files: list[Path], ranks: list[dict[str, Tensor]], sizes: dict[str, int], bits: int) -> list[str]:
+    """The names of all tensors; raises CheckpointError unless each rank has each, of its shape and dtype."""
+    shapes = dict(tensor_shapes(sizes, bits))
+    for file, tensors in zip(files, ranks, strict=True):
+        if missing := sorted(shapes.keys() - tensors.keys()):
+            raise CheckpointError(f"{file} lacks {_listed(missing)}. The file is of another model, or incomplete.")
+        if unknown := sorted(tensors.keys() - shapes.keys()):
+            raise CheckpointError(f"{file} holds what GLM-130B does not have: {_listed(unknown)}.")
+        for name, shape in shapes.items():
+            _require_part(file, name, tensors[name], _part_shape(file, name, shape, len(files)), ranks[0][name].dtype)
+    return list(shapes)
+
+
+def _part_shape(file: Path, name: str, shape: tuple[int, ...], ranks: int) -> tuple[int, ...]:
+    try:
+        return part_shape(name, shape, ranks)
+    except ValueError as error:
+        raise CheckpointError(f"{file}: {name}: {error}, but there are {ranks} files in {file.parent}.") from None
+
+
+def _require_part(file: Path, name: str, part: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    if part.shape != shape:
+        raise CheckpointError(
+            f"{file}: {name} has shape {list(part.shape)}, but by the other tensors it must be {list(shape)}. The file "
+            "is of another model or of another number of ranks."
+        )
+    if part.dtype != dtype:
+        raise CheckpointError(f"{file}: {name} is {part.dtype}, but in the first rank {dtype}: mixed archives.")
+
+
+def _require_equal_copies(files: list[Path], ranks: list[dict[str, Tensor]], names: list[str]) -> None:
+    for name in names:
+        if cut_of(name) != "whole":
+            continue
+        first = ranks[0][name].float()
+        for file, tensors in zip(files, ranks, strict=True):
+            difference = (tensors[name].float() - first).abs().max()
+            if difference > _TOLERATED_DIFFERENCE * first.abs().max():
+                raise CheckpointError(
+                    f"{file}: {name} should be the same on all ranks, but differs from {files[0].name}. The files are "
+                    "of different checkpoints."
+                )
+
+
+def _joined_header(name: str, parts: list[Tensor]) -> Tensor:
+    """On the meta device, where scales could not be compared."""
+    if cut_of(name) == "scales":
+        return join(parts, "scales").to("meta")
+    return join([part.to("meta") for part in parts], cut_of(name))
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"

@@ -1,0 +1,81 @@
+"""A source written as a folder in the Hugging Face layout: shards in safetensors, their index, config.json."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..checkpoint_files import CONFIG, stored_tensors
+from ..errors import CheckpointError
+from .files import copy_other_files, write_json
+from .sources import Source
+from .unfinished import write_through
+
+INDEX = "model.safetensors.index.json"
+
+
+class HuggingFaceWriter:
+    """Writes shard by shard; memory holds one of them, and one layer of the source.
+
+    Args:
+        source: what to write.
+        shard_size: largest size of a file, such as "5GB". A tensor that is larger has a file of its own.
+
+    Raises:
+        ValueError: ``shard_size`` is no size.
+    """
+
+    def __init__(self, source: Source, shard_size: str) -> None:
+        self._source = source
+        self._split = split_torch_state_dict_into_shards(source.headers, max_shard_size=shard_size)
+
+    def finished_bytes(self, folder: Path) -> int:
+        """Of tensors in the shards that an earlier run has left there whole."""
+        return sum(header.nbytes for file in self._finished(folder) for header in self._headers(file).values())
+
+    def write(self, folder: Path, bar: Any) -> None:
+        """Write what ``folder`` does not hold yet; config.json comes last. ``bar`` counts the bytes of tensors."""
+        finished = self._finished(folder)
+        for file, names in self._split.filename_to_tensors.items():
+            if file not in finished:
+                self._write_shard(folder / file, names, bar)
+        if self._split.is_sharded:
+            index = {"metadata": self._split.metadata, "weight_map": self._split.tensor_to_filename}
+            write_json(folder / INDEX, index)
+        copy_other_files(self._source.folder, folder)
+        self._write_config(folder / CONFIG)
+
+    def _finished(self, folder: Path) -> list[str]:
+        return [file for file in self._split.filename_to_tensors if _is_whole(folder / file, self._headers(file))]
+
+    def _headers(self, file: str) -> dict[str, Tensor]:
+        return {name: self._source.headers[name] for name in self._split.filename_to_tensors[file]}
+
+    def _write_shard(self, path: Path, names: list[str], bar: Any) -> None:
+        shard: dict[str, Tensor] = {}
+        for name, tensor in self._source.read(names):
+            shard[name] = tensor.contiguous()
+            bar.update(tensor.nbytes)
+        with write_through(path) as unfinished:
+            save_file(shard, unfinished, metadata={"format": "pt"})
+
+    def _write_config(self, path: Path) -> None:
+        config = self._source.config
+        config.architectures = ["GLM130BForCausalLM"]
+        write_json(path, config.to_diff_dict())
+
+
+def _is_whole(path: Path, headers: Mapping[str, Tensor]) -> bool:
+    """Whether a file holds just these tensors. It was renamed when its content was on the disk."""
+    if not path.is_file():
+        return False
+    try:
+        stored = stored_tensors([path])
+    except CheckpointError:
+        return False
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in stored.items()} == {
+        name: (tuple(header.shape), header.dtype) for name, header in headers.items()
+    }

@@ -1,0 +1,151 @@
+"""Where a conversion's tensors come from: an archive, a folder, or either of them changed on the way.
+
+A source tells beforehand what it will give, and gives tensors in any order, without keeping them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig
+
+from ..checkpoint_files import StoredTensor, stored_tensors, weight_files
+from ..configuration_glm import GLM130BConfig
+from ..errors import CheckpointError
+from ..lazy_tensors import lazy_tensors
+from ..loading_checks import require_model_type
+from ..quantization.checks import refuse_mixed
+from ..quantization.packing import dequantize
+from .layout import tensor_shapes
+from .packing import is_packable, pack
+from .sat_config import SIZES
+
+SCALE = "_scale"
+"""What the name of a packed weight's scales ends in, after the name of the weight."""
+
+
+class Source(Protocol):
+    """A GLM-130B checkpoint with whole tensors under their published names.
+
+    Attributes:
+        folder: where its files lie.
+        files: those with its weights.
+        config: what it is.
+        headers: every tensor on the meta device, layer by layer.
+    """
+
+    folder: Path
+    files: list[Path]
+    config: GLM130BConfig
+    headers: dict[str, Tensor]
+
+    def read(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+        """Names and tensors, in this order. A tensor may leave memory when the next one is asked for."""
+        ...
+
+
+class HuggingFaceFolder:
+    """A :class:`Source`: config.json and weights, as ``save_pretrained`` and this package's conversions write them.
+
+    Raises:
+        CheckpointError: it is of another model, damaged, or has a head or an embedding that no archive can hold.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        require_model_type(self.folder, {GLM130BConfig.model_type})
+        self.config: GLM130BConfig = AutoConfig.from_pretrained(self.folder)
+        self.files = weight_files(self.folder)
+        stored = stored_tensors(self.files)
+        refuse_mixed(stored, self.config.quantization_bit, self.config.quantization_embeddings)
+        self._require_sat_can_hold_it()
+        self._tensors = lazy_tensors(self.files, kept=lambda name: False)
+        self.headers = _headers(self.folder, stored, self.config)
+
+    def read(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+        for name in names:
+            yield name, self._tensors[name][...]
+
+    def _require_sat_can_hold_it(self) -> None:
+        if self.config.quantization_embeddings or not self.config.tie_word_embeddings:
+            raise CheckpointError(
+                f"{self.folder} has {'a packed embedding' if self.config.quantization_embeddings else 'a head'} of its "
+                "own, for which an archive of SwissArmyTransformer has no place."
+            )
+
+
+def _headers(folder: Path, stored: Mapping[str, StoredTensor], config: GLM130BConfig) -> dict[str, Tensor]:
+    sizes = {name: getattr(config, name) for name in SIZES}
+    headers: dict[str, Tensor] = {}
+    for name, shape in tensor_shapes(sizes, config.quantization_bit or 0):
+        if name not in stored:
+            raise CheckpointError(f"{folder} lacks {name}. The download may be incomplete.")
+        if stored[name].shape != shape:
+            raise CheckpointError(
+                f"{stored[name].file}: {name} has shape {list(stored[name].shape)}, but config.json asks for "
+                f"{list(shape)}."
+            )
+        headers[name] = torch.empty(shape, dtype=stored[name].dtype, device="meta")
+    return headers
+
+
+class Packed:
+    """A :class:`Source`: a float one with its linear layers quantized, each row of a whole weight with one scale."""
+
+    def __init__(self, source: Source, bits: int) -> None:
+        self._source, self._bits = source, bits
+        self.folder, self.files = source.folder, source.files
+        self.config = source.config.__class__(**{**source.config.to_dict(), "quantization_bit": bits})
+        self.headers: dict[str, Tensor] = {}
+        for name, header in source.headers.items():
+            self.headers |= self._packed(name, header) if is_packable(name) else {name: header}
+
+    def read(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+        wanted = set(names)
+        weights = list(dict.fromkeys(name.removesuffix(SCALE) for name in names))
+        for name, tensor in self._source.read(weights):
+            made = self._packed(name, tensor) if is_packable(name) else {name: tensor}
+            yield from ((part, value) for part, value in made.items() if part in wanted)
+
+    def _packed(self, name: str, weight: Tensor) -> dict[str, Tensor]:
+        return pack(self.folder, name, weight, self._bits)
+
+
+class Dequantized:
+    """A :class:`Source`: a packed one with the float32 weights that its integers and scales stand for, exactly."""
+
+    def __init__(self, source: Source) -> None:
+        self._source, self._bits = source, source.config.quantization_bit or 0
+        self.folder, self.files = source.folder, source.files
+        changed = {"quantization_bit": 0, "dtype": torch.float32}
+        self.config = source.config.__class__(**{**source.config.to_dict(), **changed})
+        self.headers = {
+            name: self._float_header(header) if name + SCALE in source.headers else header
+            for name, header in source.headers.items()
+            if not name.endswith(SCALE)
+        }
+
+    def read(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+        scales = self._source.headers.keys()
+        needed = [part for name in names for part in (name, name + SCALE) if part in scales]
+        tensors = self._source.read(needed)
+        for name, tensor in tensors:
+            if name + SCALE in scales:
+                _, scale = next(tensors)
+                tensor = self._float(tensor, scale)
+            yield name, tensor
+
+    def _float_header(self, packed: Tensor) -> Tensor:
+        rows, width = packed.shape
+        return torch.empty(rows, width * 8 // self._bits, device="meta")
+
+    def _float(self, packed: Tensor, scale: Tensor) -> Tensor:
+        """Each column of scales is for an equal share of the weight's columns."""
+        columns = scale.unbind(1) if scale.ndim == 2 else [scale]
+        parts = packed.chunk(len(columns), dim=1)
+        floats = [
+            dequantize(part, column, self._bits, torch.float32) for part, column in zip(parts, columns, strict=True)
+        ]
+        return torch.cat(floats, dim=1)

@@ -1,0 +1,80 @@
+"""``DST.partial``: the folder in which a conversion grows until it is whole. Imports nothing of ours.
+
+::
+
+    DST.partial/conversion.json   what is being converted, and how
+    DST.partial/lock              held by the process at work; the system frees it if that one dies
+    DST.partial/model/            becomes DST in one step
+
+So DST is whole or not there, and whoever finds a part of it can tell that it is one.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+_JOURNAL = "conversion.json"
+_MODEL = "model"
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Whether a folder is, or lies in, what a conversion has not finished."""
+    return any((place / _JOURNAL).is_file() and (place / _MODEL).is_dir() for place in (folder, folder.parent))
+
+
+@contextmanager
+def growing_folder(target: Path, plan: dict[str, Any] | None) -> Iterator[Path]:
+    """The folder to write into, which becomes ``target`` at the end.
+
+    It still holds what an earlier run of the same plan has written there, and is empty after one of another plan.
+
+    Args:
+        target: must not exist, or be empty.
+        plan: what is converted, and how: whatever the files depend on, as JSON. None: start over in any case.
+
+    Raises:
+        ValueError: another process is writing the same folder.
+    """
+    partial = target.with_name(f"{target.name}.partial")
+    model, journal = partial / _MODEL, partial / _JOURNAL
+    partial.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(partial / "lock", timeout=0):
+            if plan is None or _read(journal) != plan:
+                shutil.rmtree(model, ignore_errors=True)
+                with write_through(journal) as unfinished:
+                    unfinished.write_text(json.dumps(plan), encoding="utf-8")
+            model.mkdir(exist_ok=True)
+            yield model
+            if target.exists():
+                target.rmdir()
+            model.rename(target)
+    except Timeout:
+        raise ValueError(f"another process is writing {partial}: wait for it, or name another folder") from None
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def _read(journal: Path) -> Any:
+    try:
+        return json.loads(journal.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+@contextmanager
+def write_through(path: Path) -> Iterator[Path]:
+    """Gives the name to write a file under; ``path`` is there with all of it or not at all, even if power is lost."""
+    unfinished = path.with_name(f"{path.name}.tmp")
+    unfinished.touch()
+    mode = unfinished.stat().st_mode
+    yield unfinished
+    unfinished.chmod(mode)  # safetensors makes a file of its own that others may not read
+    with unfinished.open("rb+") as file:
+        os.fsync(file.fileno())
+    unfinished.replace(path)
