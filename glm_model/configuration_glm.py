@@ -127,6 +127,10 @@ class GLMConfig(PreTrainedConfig):
         """How transformers and :mod:`glm_model.parallel` cut the decoder for tensor parallel ranks."""
         return tensor_parallel_plan(self)
 
+    @base_model_tp_plan.setter
+    def base_model_tp_plan(self, plan: dict[str, str]) -> None:
+        """Ignored: transformers 5.17 puts a style on a tied embedding that takes no packed one."""
+
     @property
     def mask_token_priority(self) -> tuple[int, ...]:
         """Which mask token is being answered when a text holds several kinds: the first present one of these."""

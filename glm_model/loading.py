@@ -79,11 +79,15 @@ def load(
     config = _config(folder)
     tokenizer = ChatGLMTokenizer.from_pretrained(folder)
     _require_same_vocabulary(folder, config, tokenizer)
-    placed = _placed(where, device_map, max_memory, offload_folder)
+    offload: Any = offload_folder
+    if device_map is not None and offload is None:
+        offload = tempfile.TemporaryDirectory(prefix="glm-offload-")
+    placed = _placed(where, device_map, max_memory, getattr(offload, "name", offload))
     with shared_over(world):
         model, info = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=working_dtype, output_loading_info=True, **quantization, **placed
         )
+    model.offload_folder = offload  # a temporary one lives as long as the model
     _round_layer_norms(model, working_dtype)
     if prefix is not None:
         load_prefix(model, prefix)
@@ -108,16 +112,13 @@ def _world(tensor: int, pipeline: int, device: str, device_map: Any) -> World | 
     return join_world(tensor, pipeline, device)
 
 
-def _placed(
-    where: torch.device, device_map: Any, max_memory: Any, offload_folder: str | Path | None
-) -> dict[str, Any]:
+def _placed(where: torch.device, device_map: Any, max_memory: Any, offload_folder: str | Path | None) -> dict[str, Any]:
     """Arguments of ``from_pretrained`` that say where the model goes."""
     if device_map is None:
         return {} if where.type == "cpu" else {"device_map": {"": where}}
     if isinstance(device_map, str) and device_map not in DEVICE_MAPS:
         raise ValueError(f"device_map must be one of {', '.join(DEVICE_MAPS)}, or a dictionary; not {device_map!r}")
-    folder = offload_folder or tempfile.mkdtemp(prefix="glm-offload-")
-    return {"device_map": device_map, "max_memory": max_memory, "offload_folder": str(folder)}
+    return {"device_map": device_map, "max_memory": max_memory, "offload_folder": str(offload_folder)}
 
 
 def _quantization(name: str | None) -> dict[str, GLMQuantizationConfig]:

@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
@@ -56,9 +57,13 @@ class ShareableModel(QuantizableModel):
             model.share_out(world)
             if state_dict is None and checkpoint_files is not None and not packs:
                 state_dict = _read_one_by_one(model, checkpoint_files)
-        return QuantizableModel._load_pretrained_model(
+        info, offloaded = QuantizableModel._load_pretrained_model(
             model, state_dict, checkpoint_files, load_config, *args, **kwargs
         )
+        for tied, source in model.all_tied_weights_keys.items():
+            if offloaded and source in offloaded:
+                offloaded.setdefault(tied, offloaded[source])
+        return info, offloaded
 
     def share_out(self, world: World) -> None:
         """Leave of a model on the meta device the part of this rank; its weights are to be loaded next.
@@ -74,6 +79,15 @@ class ShareableModel(QuantizableModel):
             apply_plan(self, world.tensor)
         if world.pipeline.size() > 1:
             become_stage(self, world.pipeline)
+
+    @property
+    def device(self) -> torch.device:
+        """Where ids go and scores come from; of a model that a device map has spread, also where that is offloaded."""
+        device: torch.device = super().device
+        if device.type != "meta" or not hasattr(self, "hf_device_map"):
+            return device
+        used = [place for place in self.hf_device_map.values() if place not in ("cpu", "disk")]
+        return torch.device(used[0] if used else "cpu")
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """As in transformers; of the whole model where this rank holds a part."""

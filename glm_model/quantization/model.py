@@ -88,6 +88,7 @@ class QuantizableModel(PreTrainedModel):
                 )
                 for tied in model.all_tied_weights_keys:
                     state_dict.pop(tied, None)
+                checkpoint_files = None  # what goes to the disk is not what these hold
         return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, load_config, *args, **kwargs)
 
     @property
