@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from glm_model import ChatGLMConfig, ChatGLMForCausalLM
 from glm_model.attention import GLMAttention
-from glm_model.generation import generate_steps
+from glm_model.decoding import generate_steps
 
 LIMIT = 0.03  # the wanted share of a step outside linear layers and attention
 LINEAR, ATTENTION, KERNEL = "linear layers", "attention", "attention kernel"

@@ -13,6 +13,7 @@ import re
 from collections.abc import Sequence
 
 History = Sequence[Sequence[str]]
+"""(question, answer) rounds, the oldest first."""
 
 
 def build_prompt(query: str, history: History | None = None) -> str:
@@ -27,7 +28,7 @@ def build_prompt(query: str, history: History | None = None) -> str:
 _HANZI = "[\u4e00-\u9fff]"
 _PUNCTUATION = ",!:;?"
 _FULL_WIDTH = [
-    (re.compile(rf"(?<={_HANZI})\{ascii_}|\{ascii_}(?={_HANZI})"), full_width)
+    (ascii_, re.compile(rf"(?<={_HANZI})\{ascii_}|\{ascii_}(?={_HANZI})"), full_width)
     for ascii_, full_width in zip(_PUNCTUATION, "，！：；？", strict=True)
 ]
 
@@ -43,8 +44,9 @@ def process_response(response: str) -> str:
 
 
 def _with_full_width(text: str) -> str:
-    for punctuation, full_width in _FULL_WIDTH:
-        text = punctuation.sub(full_width, text)
+    for ascii_, beside_hanzi, full_width in _FULL_WIDTH:
+        if ascii_ in text:  # a hundred times as fast as the search
+            text = beside_hanzi.sub(full_width, text)
     return text
 
 

@@ -4,29 +4,23 @@ The published methods keep every habit of the original (its sampling defaults, i
 that is never streamed). :func:`stream_text` is the better path: nothing lost, no space eaten, stopped within a token.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from transformers import GenerationConfig
-from transformers.generation import (
-    GenerationMixin,
-    LogitsProcessor,
-    LogitsProcessorList,
-    StoppingCriteriaList,
-)
+from transformers.generation import GenerationMixin, LogitsProcessor, LogitsProcessorList
 
-from .chat_format import ResponseStream, process_response
+from .chat_format import History, ResponseStream, process_response
+from .decode_stream import DecodeStream
+from .decoding import generate_steps
 from .parallel.following import on_every_rank
 from .text_stream import IncrementalDecoder
 
 # What transformers 4.27 added silently to the published sampling settings.
 PUBLISHED_TOP_K = 50
-History = list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -95,7 +89,8 @@ class InvalidScoreLogitsProcessor(LogitsProcessor):
         self.token_id = token_id
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        if not torch.isfinite(scores).all():
+        # A sum is finite only if all are, and costs a fraction; if it is not, it may have overflowed.
+        if not math.isfinite(float(scores.sum())) and not torch.isfinite(scores).all():
             scores = torch.zeros_like(scores)
             scores[..., self.token_id] = 5e4
         return scores
@@ -129,7 +124,6 @@ class ChatMixin(GenerationMixin):
         Returns:
             The answer, and the history with this round added.
         """
-        history = list(history or [])
         inputs = self._chat_inputs(tokenizer, query, history)
         prompt_length = inputs["input_ids"].shape[1]
         settings = {
@@ -140,7 +134,7 @@ class ChatMixin(GenerationMixin):
         }
         output = self.generate(**inputs, **{**settings, **kwargs})
         response = process_response(tokenizer.decode(output[0, prompt_length:].tolist()))
-        return response, [*history, (query, response)]
+        return response, [*(history or ()), (query, response)]
 
     def stream_chat(
         self,
@@ -155,17 +149,16 @@ class ChatMixin(GenerationMixin):
         **kwargs: Any,
     ) -> Iterator[tuple[str, History]]:
         """As :meth:`chat`, yielding the whole answer so far after every token but the last; see the module."""
-        history = list(history or [])
         inputs = self._chat_inputs(tokenizer, query, history)
-        prompt_length = inputs["input_ids"].shape[1]
         settings = {
             "max_length": max_length,
             **_sampling(do_sample, temperature, top_p),
             "logits_processor": _guarded(logits_processor),
         }
+        answer = DecodeStream(tokenizer)
         for output in self.stream_generate(**inputs, **{**settings, **kwargs}):
-            response = process_response(tokenizer.decode(output[0, prompt_length:].tolist()))
-            yield response, [*history, (query, response)]
+            response = process_response(answer.push(int(output[0, -1])))
+            yield response, [*(history or ()), (query, response)]
 
     def stream_generate(self, input_ids: Tensor, **kwargs: Any) -> Iterator[Tensor]:
         """All ids so far after every step but the last, LongTensor [batch, length]; as the original.
@@ -178,7 +171,7 @@ class ChatMixin(GenerationMixin):
             if not finished:
                 yield all_ids
 
-    def _chat_inputs(self, tokenizer: SupportsChat, query: str, history: History) -> dict[str, Tensor]:
+    def _chat_inputs(self, tokenizer: SupportsChat, query: str, history: History | None) -> dict[str, Tensor]:
         prompt = tokenizer.build_prompt(query, history)
         inputs: dict[str, Tensor] = tokenizer([prompt], return_tensors="pt").to(self.device)
         return inputs
@@ -230,99 +223,7 @@ def stream_text(
         yield TextChunk(text, count)
 
 
-def generate_steps(
-    model: Any, input_ids: Tensor, generator: torch.Generator | None = None, **kwargs: Any
-) -> Iterator[tuple[Tensor, bool]]:
-    """The ids so far ([batch, length]) after every token, and whether that token was the last.
-
-    A prompt that is already ``max_length`` long yields nothing. Everything ``generate`` prepares (processors,
-    stopping criteria, cache, padding) is prepared by it.
-
-    Args:
-        generator: source of randomness for sampling; None is torch's own.
-        kwargs: what ``generate`` takes, except beams.
-    """
-    max_length = kwargs.get("max_length")
-    if max_length is not None and input_ids.shape[1] >= max_length:
-        return iter(())
-    steps: Iterator[tuple[Tensor, bool]] = model.generate(
-        input_ids, custom_generate=_sample_steps, generator=generator, **kwargs
-    )
-    return steps
-
-
-@torch.no_grad()
-def _sample_steps(
-    model: Any,
-    input_ids: Tensor,
-    logits_processor: LogitsProcessorList,
-    stopping_criteria: StoppingCriteriaList,
-    generation_config: GenerationConfig,
-    generator: torch.Generator | None = None,
-    **model_kwargs: Any,
-) -> Iterator[tuple[Tensor, bool]]:
-    """The decoding loop of ``generate`` as an iterator; transformers' ``custom_generate`` interface."""
-    pad_token: Tensor | None = generation_config._pad_token_tensor
-    unfinished = torch.ones_like(input_ids[:, 0])
-    outputs = model._prefill(input_ids, generation_config, model_kwargs)
-    next_inputs = _next_inputs(model, input_ids, generation_config, model_kwargs)
-    while True:
-        scores = outputs.logits[:, -1].to(copy=True, dtype=torch.float32)
-        for processor in logits_processor:  # the list's own call inspects every signature at every token
-            scores = processor(input_ids, scores)
-        if generation_config.do_sample:
-            next_tokens = torch.multinomial(F.softmax(scores, dim=-1), 1, generator=generator).squeeze(1)
-        else:
-            next_tokens = scores.argmax(dim=-1)
-        if len(input_ids) > 1 and pad_token is not None:
-            next_tokens = torch.where(unfinished.bool(), next_tokens, pad_token)
-        input_ids = torch.cat([input_ids, next_tokens[:, None]], dim=-1)
-        unfinished = unfinished & ~stopping_criteria(input_ids, scores)
-        finished = not bool(unfinished.any())
-        yield input_ids, finished
-        if finished:
-            return
-        outputs = model(**next_inputs(input_ids, outputs))
-
-
-def _next_inputs(
-    model: Any, prompt_ids: Tensor, generation_config: GenerationConfig, model_kwargs: dict[str, Any]
-) -> Callable[[Tensor, Any], dict[str, Any]]:
-    """What gives a step's inputs, from all ids so far and the outputs of the step before.
-
-    An unpadded prompt in a growing cache, the usual case, takes a short cut: a step of a small model costs about as
-    much as preparing it the general way.
-    """
-    cache = model_kwargs.get("past_key_values")
-    given = (model_kwargs.get(name) for name in ("attention_mask", "position_ids", "prompt_mask"))
-    if cache is None or cache.is_compileable or any(value is not None for value in given):
-        return partial(_prepared_inputs, model, model_kwargs)
-
-    mask_tokens = torch.tensor(model.config.mask_token_priority, device=prompt_ids.device)
-    length = generation_config.max_length
-    position_ids = model.derive_position_ids(prompt_ids, length=length)
-
-    def short_cut(input_ids: Tensor, outputs: Any) -> dict[str, Any]:
-        nonlocal position_ids
-        newest = input_ids[:, -1:]
-        if bool((newest == mask_tokens).any()):  # may have moved the blank
-            position_ids = model.derive_position_ids(input_ids, length=length)
-        position = position_ids[..., input_ids.shape[1] - 1 : input_ids.shape[1]]
-        return {"input_ids": newest, "position_ids": position, "past_key_values": cache, "use_cache": True}
-
-    return short_cut
-
-
-def _prepared_inputs(model: Any, model_kwargs: dict[str, Any], input_ids: Tensor, outputs: Any) -> dict[str, Any]:
-    model_kwargs.update(model._update_model_kwargs_for_generation(outputs, dict(model_kwargs)))
-    step = 1 if model_kwargs["use_cache"] else None
-    inputs: dict[str, Any] = model.prepare_inputs_for_generation(input_ids, next_sequence_length=step, **model_kwargs)
-    return inputs
-
-
-def _sampling(
-    do_sample: bool, temperature: float, top_p: float, top_k: int = PUBLISHED_TOP_K
-) -> dict[str, Any]:
+def _sampling(do_sample: bool, temperature: float, top_p: float, top_k: int = PUBLISHED_TOP_K) -> dict[str, Any]:
     if not do_sample or temperature == 0:
         return {"do_sample": False}
     return {"do_sample": True, "temperature": temperature, "top_k": top_k, "top_p": top_p}

@@ -17,11 +17,15 @@ class TokenSurfaces(Protocol):
     """The part of a tokenizer that a decoder needs."""
 
     @property
+    def pad_token_id(self) -> int | None:
+        """The id that shows nothing, wherever it stands."""
+
+    @property
     def dropped_leading_spaces(self) -> float:
         """How many space symbols vanish at the start of a text: `inf` where SentencePiece strips them all."""
 
-    def surface(self, token_id: int) -> str | bytes | None:
-        """What an id shows: text with `▁` for a space, one byte of a UTF-8 character, or None for padding."""
+    def surface(self, token_id: int) -> str | bytes:
+        """What any other id shows: text with `▁` for a space, or one byte of a UTF-8 character."""
 
 
 def _one_mark_per_byte(error: UnicodeError) -> tuple[str, int]:
@@ -41,7 +45,7 @@ class IncrementalDecoder:
     """
 
     def __init__(self, tokenizer: TokenSurfaces) -> None:
-        self._surface = tokenizer.surface
+        self._surface, self._pad = tokenizer.surface, tokenizer.pad_token_id
         self._droppable_spaces = tokenizer.dropped_leading_spaces
         self._characters = codecs.getincrementaldecoder("utf-8")(_ONE_MARK_PER_BYTE)
 
@@ -53,10 +57,16 @@ class IncrementalDecoder:
         """The rest: a U+FFFD for each byte of a character that was never completed."""
         return self._characters.decode(b"", final=True)
 
+    @property
+    def unfinished(self) -> str:
+        """What `finish` would give now."""
+        pending, _ = self._characters.getstate()
+        return "\N{REPLACEMENT CHARACTER}" * len(pending)
+
     def _push_one(self, token_id: int) -> str:
-        surface = self._surface(token_id)
-        if surface is None:
+        if token_id == self._pad:
             return ""
+        surface = self._surface(token_id)
         if isinstance(surface, bytes):
             self._droppable_spaces = 0
             return self._characters.decode(surface)

@@ -360,10 +360,8 @@ class ChatGLMTokenizer(ChatTemplateMixin, PreTrainedTokenizer):
         """See `text_stream.TokenSurfaces`."""
         return self.sp_tokenizer.dropped_leading_spaces
 
-    def surface(self, token_id: int) -> str | bytes | None:
+    def surface(self, token_id: int) -> str | bytes:
         """See `text_stream.TokenSurfaces`."""
-        if token_id == self.pad_token_id:
-            return None
         if token_id in self._added_tokens_decoder:
             return str(self._added_tokens_decoder[token_id])
         return self.sp_tokenizer.surface(token_id)
