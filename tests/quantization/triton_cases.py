@@ -4,6 +4,7 @@ It needs TRITON_INTERPRET=1 before Triton is imported: what is imported with it 
 nothing can be interpreted.
 """
 
+import json
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle, _convert_float
 
+from benchmarks import gpu_quantized_matmul
 from glm_model.quantization.kernels import gpu, reference, triton_backend, triton_dequantize, triton_fused
 from glm_model.quantization.packing import dequantize, quantize
 from tests.quantization.rounding import dequantized
@@ -160,3 +162,20 @@ def test_blocks_of_a_large_weight(bits: int, block: int, monkeypatch: pytest.Mon
 
 def test_the_trial_finds_it_right() -> None:
     assert gpu.failure("Triton", triton_backend.matmul, torch.device("cpu"), torch.float16) is None
+
+
+def test_the_benchmark_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    options = "--device cpu --shapes 24x64 --rows 1 3 17 --rounds 2 --pool 1e-6 --tiles"
+    assert gpu_quantized_matmul.main(options.split()) == 0
+    *table, line = capsys.readouterr().out.splitlines()
+    report = json.loads(line)
+    ways = {(result["rows"], name) for result in report["results"] for name in result if isinstance(result[name], dict)}
+    tiled = {(rows, f"triton {tuple(tile)}") for rows in (1, 3) for tile in triton_fused.tiles(rows)}
+    plain = {(rows, name) for rows in (1, 3, 17) for name in ("triton", "reference", gpu_quantized_matmul.FLOAT)}
+    assert ways == tiled | plain
+    assert len(table) == 2 + len(ways)
+    for result in report["results"]:
+        stored = {"triton": 24 * 32, gpu_quantized_matmul.FLOAT: 24 * 64 * 2}
+        for name, size in stored.items():
+            figures = result[name]
+            assert figures["GB/s"] == pytest.approx(size / figures["ms"] / 1e6, rel=0.05, abs=0.06)
