@@ -3,7 +3,8 @@
 Events pass from the engine's worker to one consumer through a `SimpleQueue`: handing one over costs the
 worker well under a microsecond, takes no lock that a signal handler could meet, and text that came while the
 consumer was away is joined into one event. A fast model must not wake its consumer at every token, which
-would cost it a tenth of its speed, so texts are given out at most every SECONDS_BETWEEN_TEXTS. No torch here.
+would cost it a tenth of its speed, so texts are given out at most every SECONDS_BETWEEN_TEXTS, the
+last one at once. No torch here.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from types import TracebackType
@@ -104,6 +106,9 @@ class Reply:
         self._ended = False
         self._next_text = 0.0  # when, by the monotonic clock, the consumer may be woken again
         self._wake: Callable[[], None] | None = None
+        self._all_sent = False
+        self._over: SimpleQueue[None] = SimpleQueue()  # for a consumer that lets text gather: no more will come
+        self._wake_at_end: Callable[[], None] | None = None
 
     def cancel(self) -> None:
         """Stop the answer: at once if it waits, within one token if it runs; harmless if it has ended."""
@@ -126,6 +131,11 @@ class Reply:
         wake, self._wake = self._wake, None
         if wake is not None:
             wake()
+        if isinstance(event, Finished | Failed):
+            self._all_sent = True
+            self._over.put(None)
+            if self._wake_at_end is not None:
+                self._wake_at_end()
 
     # The consumer's side.
 
@@ -135,8 +145,9 @@ class Reply:
     def __next__(self) -> Event:
         if self._ended:
             raise StopIteration
-        if (early := self._next_text - time.monotonic()) > 0:
-            time.sleep(early)
+        if (early := self._next_text - time.monotonic()) > 0 and not self._all_sent:
+            with suppress(Empty):
+                self._over.get(timeout=early)
         return self._joined(self._read_ahead.popleft() if self._read_ahead else self._events.get())
 
     def __aiter__(self) -> AsyncIterator[Event]:
@@ -146,30 +157,17 @@ class Reply:
         if self._ended:
             raise StopAsyncIteration
         if (early := self._next_text - time.monotonic()) > 0:
-            await asyncio.sleep(early)
+            over, self._wake_at_end = _future_and_waker()
+            if not self._all_sent:
+                await asyncio.wait([over], timeout=early)
         while not self._read_ahead:
-            arrived = self._arrival()
+            # Made before looking, so that no event slips between.
+            arrived, self._wake = _future_and_waker()
             try:
                 self._read_ahead.append(self._events.get_nowait())
             except Empty:
                 await arrived
         return self._joined(self._read_ahead.popleft())
-
-    def _arrival(self) -> asyncio.Future[None]:
-        """A future that the next `send` completes. Made before looking, so that no event slips between."""
-        loop = asyncio.get_running_loop()
-        arrived: asyncio.Future[None] = loop.create_future()
-
-        def complete() -> None:
-            if not arrived.done():
-                arrived.set_result(None)
-
-        def wake() -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(complete)
-
-        self._wake = wake
-        return arrived
 
     def _joined(self, event: Event) -> Event:
         """`event` with what has arrived since: texts joined, an outdated position or filling skipped."""
@@ -190,3 +188,19 @@ class Reply:
             return event
         self._next_text = time.monotonic() + SECONDS_BETWEEN_TEXTS
         return Text("".join(pieces))
+
+
+def _future_and_waker() -> tuple[asyncio.Future[None], Callable[[], None]]:
+    """A future of the running loop, and what completes it from any thread."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+
+    def complete() -> None:
+        if not future.done():
+            future.set_result(None)
+
+    def wake() -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(complete)
+
+    return future, wake
