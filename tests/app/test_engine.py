@@ -464,3 +464,26 @@ def test_async_reading_does_not_block_the_loop(held: Held) -> None:
         return ticks
 
     assert asyncio.run(visit()) == 20
+
+
+def test_the_end_is_not_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that lets text gather for an hour hears at once that no more comes."""
+    monkeypatch.setattr("app.reply.SECONDS_BETWEEN_TEXTS", 3600)
+    reply = Reply(lambda _: None)
+    reply.send(Text("a"))
+    assert next(reply) == Text("a")
+    threading.Timer(0.05, reply.send, [Finished("stop", 1, 1)]).start()
+    assert list(reply) == [Finished("stop", 1, 1)]
+
+
+def test_the_end_is_not_held_back_from_an_async_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.reply.SECONDS_BETWEEN_TEXTS", 3600)
+    reply = Reply(lambda _: None)
+
+    async def read() -> list[Event]:
+        reply.send(Text("a"))
+        events = [await anext(reply)]
+        threading.Timer(0.05, reply.send, [Finished("stop", 1, 1)]).start()
+        return events + [event async for event in reply]
+
+    assert asyncio.run(asyncio.wait_for(read(), timeout=60)) == [Text("a"), Finished("stop", 1, 1)]
