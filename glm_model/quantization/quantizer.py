@@ -48,6 +48,7 @@ class GLMQuantizer(HfQuantizer):
         quantization_config: what was asked for, or what the checkpoint is.
         pre_quantized: whether the checkpoint is packed already.
         float_weights: names of the parameters that are packed while they load.
+        float_types: dtypes that the parameters which stay float should have once loaded.
     """
 
     quantization_config: GLMQuantizationConfig
@@ -55,9 +56,15 @@ class GLMQuantizer(HfQuantizer):
     def __init__(self, quantization_config: GLMQuantizationConfig, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
         self.float_weights: set[str] = set()
+        self.float_types: dict[str, torch.dtype] = {}
         self._model_config: Any = None
 
     def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
+        self.float_types = {
+            name: torch.float32 if _stays_float32(model, name) else parameter.dtype
+            for name, parameter in model.named_parameters()
+            if parameter.is_floating_point() and not name.endswith(".weight_scale")
+        }
         if not self.pre_quantized:
             packed = {name for name, module in model.named_modules() if isinstance(module, QuantizedWeight)}
             self.float_weights = {f"{name}.weight" for name in packed}
@@ -79,6 +86,11 @@ class GLMQuantizer(HfQuantizer):
         for module in model.modules():
             if isinstance(module, QuantizedWeight):
                 module.requires_grad_(False)  # loading makes whatever is floating trainable
+        # transformers 5.17 leaves what it renamed in the dtype of a packed file.
+        for name, parameter in model.named_parameters():
+            dtype = self.float_types.get(name, parameter.dtype)
+            if parameter.dtype != dtype and parameter.is_floating_point():
+                parameter.data = parameter.data.to(dtype)
         self._model_config = model.config
 
     def get_state_dict_and_metadata(self, model: Any) -> tuple[dict[str, Tensor] | None, dict[str, str]]:
@@ -103,6 +115,10 @@ class GLMQuantizer(HfQuantizer):
     @property
     def is_compileable(self) -> bool:
         return True
+
+
+def _stays_float32(model: Any, name: str) -> bool:
+    return any(part in model._keep_in_fp32_modules_strict for part in name.split("."))
 
 
 class _Pack(ConversionOps):
