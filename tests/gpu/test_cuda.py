@@ -1,0 +1,215 @@
+"""On a GPU: the published snippet, packed models, the kernels themselves. Skipped where there is none.
+
+python -m pytest tests/gpu
+"""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, AutoTokenizer
+
+from glm_model import ChatGLMForCausalLM
+from glm_model.loading import load
+from glm_model.prefix_tuning import load_prefix
+from glm_model.quantization import kernels
+from glm_model.quantization.kernels import choose, quantized_matmul, reference, triton_backend
+from glm_model.quantization.linear import QuantizedLinear
+from glm_model.quantization.packing import dequantize, quantize
+from tests.checkpoints import write_checkpoint
+from tests.golden.data import FP32, GOLDEN, TUNED, expected
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU"),
+]
+
+# Of a product or a logit, by norm.
+BOUND = {torch.float16: 2e-3, torch.bfloat16: 1e-2}
+
+
+def assert_near(result: Tensor, exact: Tensor, bound: float) -> None:
+    assert result.shape == exact.shape
+    assert (result.double().cpu() - exact.double().cpu()).norm() <= bound * exact.double().cpu().norm()
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("chatglm-6b")
+    write_checkpoint(folder, hidden=64, heads=2)
+    return folder
+
+
+def prompt(tokenizer: Any, device: str) -> Tensor:
+    return torch.tensor([tokenizer("你好")["input_ids"]], device=device)
+
+
+# ---- the models
+
+
+def test_the_published_snippet(published: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(published, trust_remote_code=True)
+    model = AutoModel.from_pretrained(published, trust_remote_code=True).half().cuda()
+    model = model.eval()
+    response, history = model.chat(tokenizer, "你好", history=[], max_length=16)
+    assert history == [("你好", response)]
+    response, history = model.chat(tokenizer, "晚上睡不着应该怎么办", history=history, max_length=64)
+    assert len(history) == 2
+    *_, (streamed, rounds) = model.stream_chat(tokenizer, "你好", history=[], max_length=16)
+    assert rounds == [("你好", streamed)]
+
+
+@pytest.mark.parametrize("dtype", BOUND, ids=str)
+@pytest.mark.parametrize("bits", [0, 4, 8])
+def test_logits_are_those_of_the_cpu(published: Path, bits: int, dtype: torch.dtype) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(published)
+    model = ChatGLMForCausalLM.from_pretrained(published).quantize(bits).float().eval()
+    with torch.no_grad():
+        exact = model(prompt(tokenizer, "cpu")).logits
+        logits = model.to(dtype).cuda()(prompt(tokenizer, "cuda")).logits
+    assert logits.dtype == dtype
+    assert_near(logits, exact, 10 * BOUND[dtype])
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_the_published_snippet_quantized(published: Path, bits: int) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(published, trust_remote_code=True)
+    model = AutoModel.from_pretrained(published, trust_remote_code=True).half().quantize(bits).cuda().eval()
+    response, _ = model.chat(tokenizer, "你好", history=[], max_length=24, do_sample=False)
+    again, _ = model.chat(tokenizer, "你好", history=[], max_length=24, do_sample=False)
+    assert response == again
+
+
+def test_load_packs_and_moves(published: Path) -> None:
+    model, _ = load(str(published), quantize="int4", device="cuda")
+    layers = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
+    assert layers
+    assert {layer.weight.device.type for layer in layers} == {"cuda"}
+    assert model.dtype == torch.float16
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_gradients_of_a_prefix(bits: int) -> None:
+    """The published script's setting: the base in half, the prefix in float32."""
+    values = expected(TUNED[0])
+    model = ChatGLMForCausalLM.from_pretrained(GOLDEN / FP32).quantize(bits)
+    load_prefix(model, GOLDEN / TUNED[0])
+    found = []
+    for device, dtype in (("cpu", torch.float32), ("cuda", torch.float16)):
+        moved = copy.deepcopy(model).eval().to(dtype).to(device)
+        moved.model.prefix_encoder.float()
+        ids, labels = values["loss.input_ids"].to(device), values["loss.labels"].to(device)
+        moved(ids, labels=labels).loss.backward()
+        found.append(moved.model.prefix_encoder.embedding.weight.grad)
+    assert_near(found[1], found[0], 0.05)
+
+
+# ---- the kernels
+
+
+def drawn(
+    rows: int, columns: int, outputs: int, bits: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Activations, packed weight, scales, bias, on the GPU."""
+    generator = torch.Generator().manual_seed(rows + columns + outputs + bits)
+    weight, scale = quantize(torch.randn(outputs, columns, generator=generator), bits)
+    x = torch.randn(rows, columns, generator=generator).to(dtype)
+    bias = torch.randn(outputs, generator=generator).to(dtype)
+    return x.cuda(), weight.cuda(), scale.cuda(), bias.cuda()
+
+
+def exact_product(x: Tensor, weight: Tensor, scale: Tensor, bits: int, bias: Tensor) -> Tensor:
+    return x.double() @ dequantize(weight, scale, bits, torch.float64).T + bias.double()
+
+
+needs_triton = pytest.mark.skipif(
+    not torch.cuda.is_available() or triton_backend.problem(torch.device("cuda", 0)) is not None,
+    reason="Triton does not work on this GPU",
+)
+SHAPES = [(264, 37), (4096, 4100), (16384, 130), (262, 70), (5001, 33)]
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("dtype", BOUND, ids=str)
+@pytest.mark.parametrize("rows", [1, 2, 7, 16, 17, 300])
+def test_product(rows: int, dtype: torch.dtype, bits: int) -> None:
+    for columns, outputs in SHAPES:
+        if columns * bits % 8:
+            continue
+        x, weight, scale, bias = drawn(rows, columns, outputs, bits, dtype)
+        result = quantized_matmul(x, weight, scale, bits, bias=bias)
+        assert result.dtype == dtype
+        assert_near(result, exact_product(x, weight, scale, bits, bias), BOUND[dtype])
+
+
+@needs_triton
+def test_triton_is_used_and_said() -> None:
+    x, weight, scale, _ = drawn(1, 264, 37, 4, torch.float16)
+    assert choose(x, weight, scale, 4).name == "triton"
+    assert kernels.describe(device="cuda") == f"triton kernels on {torch.cuda.get_device_name()}"
+
+
+@needs_triton
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("dtype", BOUND, ids=str)
+@pytest.mark.parametrize("rows", [1, 16])
+def test_every_tile(rows: int, dtype: torch.dtype, bits: int) -> None:
+    from glm_model.quantization.kernels import triton_fused
+
+    x, weight, scale, bias = drawn(rows, 4104, 1030, bits, dtype)
+    exact = exact_product(x, weight, scale, bits, bias)
+    for tile in triton_fused.tiles(rows):
+        assert_near(triton_fused.multiply(x, weight, scale, bits, bias, tile), exact, BOUND[dtype])
+
+
+@needs_triton
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("dtype", BOUND, ids=str)
+def test_dequantized(dtype: torch.dtype, bits: int) -> None:
+    from glm_model.quantization.kernels import triton_dequantize
+
+    _, weight, scale, _ = drawn(1, 4102, 70, bits, dtype)
+    assert torch.equal(triton_dequantize.dequantize(weight, scale, bits, dtype), dequantize(weight, scale, bits, dtype))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("dtype", BOUND, ids=str)
+def test_gradient_of_the_input(dtype: torch.dtype, bits: int) -> None:
+    x, weight, scale, bias = drawn(20, 264, 70, bits, dtype)
+    x.requires_grad_()
+    gradient = torch.randn(20, 70, device="cuda").to(dtype)
+    quantized_matmul(x, weight, scale, bits, bias=bias).backward(gradient)
+    assert_near(x.grad, reference.input_gradient(gradient.double(), weight, scale, bits), BOUND[dtype])
+
+
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+@pytest.mark.parametrize("rows", [1, 16, 40])
+def test_torch_compile(rows: int, mode: str) -> None:
+    layer = QuantizedLinear.from_float(nn.Linear(264, 70), 4).half().cuda()
+    compiled = torch.compile(layer, mode=mode, fullgraph=True)
+    with torch.inference_mode():
+        for seed in range(3):
+            x = torch.randn(rows, 264, generator=torch.Generator().manual_seed(seed)).half().cuda()
+            assert_near(compiled(x).clone(), layer(x), BOUND[torch.float16])
+
+
+def test_a_graph_of_products_that_were_never_made_before() -> None:
+    """Nothing may be tuned while a graph is captured."""
+    x, weight, scale, bias = drawn(3, 328, 45, 4, torch.float16)
+    quantized_matmul(x[:, :264].contiguous(), *drawn(3, 264, 45, 4, torch.float16)[1:3], 4)  # the trial
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = quantized_matmul(x, weight, scale, 4, bias=bias)
+    graph.replay()
+    assert_near(result, exact_product(x, weight, scale, 4, bias), BOUND[torch.float16])
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one GPU at most")
+def test_on_a_gpu_that_is_not_the_current_one() -> None:
+    x, weight, scale, bias = (value.to("cuda:1") for value in drawn(3, 264, 45, 4, torch.float16))
+    result = quantized_matmul(x, weight, scale, 4, bias=bias)
+    assert result.device == x.device
+    assert_near(result, exact_product(x, weight, scale, 4, bias), BOUND[torch.float16])
