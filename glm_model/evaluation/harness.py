@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
-import torch
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs
@@ -148,8 +147,8 @@ class GLMHarness(LM):
 
 
 def _device(given: str) -> str:
-    # What lm-eval's command says where --device was not given, GPU or not.
-    return "auto" if given == "cuda:0" and not torch.cuda.is_available() else given
+    # What lm-eval's command says where --device was not given, also without a GPU and to each of several ranks.
+    return "auto" if given == "cuda:0" else given
 
 
 def _batch_size(given: int | str) -> int:

@@ -52,6 +52,21 @@ def test_an_answer_ends_before_a_stop_text(glm130b: Any, prompts: Any) -> None:
     assert cut[0] != whole[0]
 
 
+def test_nothing_is_written_behind_a_stop_text(glm130b: Any, prompts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = glm130b
+    (whole,) = write(model, tokenizer, prompts[:1], 12)
+    passes = []
+    forward = model.forward
+
+    def counting(input_ids: Any, **kwargs: Any) -> Any:
+        passes.append(len(input_ids))
+        return forward(input_ids, **kwargs)
+
+    monkeypatch.setattr(model, "forward", counting)
+    write(model, tokenizer, prompts[:1], 12, [f" {whole.split()[2]}"])
+    assert len(passes) == 3
+
+
 def test_a_blank_is_filled_as_by_fill_blanks(demo: tuple[Any, Any]) -> None:
     model, tokenizer = demo
     text = "The capital of France is [MASK]."
