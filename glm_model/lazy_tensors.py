@@ -33,22 +33,26 @@ class LazyTensor:
     """A tensor in a file; see :func:`lazy_tensors`."""
 
     def __init__(self, pickles: "_Pickles", stored: StoredTensor, name: str, kept: bool) -> None:
-        self._pickles, self._file, self._shape = pickles, stored.file, stored.shape
-        self._name, self._kept = name, kept
+        self._pickles, self._stored, self._name, self._kept = pickles, stored, name, kept
 
     def get_shape(self) -> list[int]:
         """Of the whole tensor; transformers asks before it cuts."""
-        return list(self._shape)
+        return list(self._stored.shape)
+
+    def is_floating_point(self) -> bool:
+        """As of a tensor; transformers asks before it casts."""
+        return self._stored.dtype.is_floating_point
 
     def __getitem__(self, index: Any) -> Tensor:
         part = self._view(index)
         return part.clone() if self._kept else part
 
     def _view(self, index: Any) -> Tensor:
-        if self._file.suffix != ".safetensors":
-            return self._pickles.open(self._file)[self._name][index]
+        file = self._stored.file
+        if file.suffix != ".safetensors":
+            return self._pickles.open(file)[self._name][index]
         # Opened anew for each tensor, the file is mapped as long as this one is in use.
-        with safe_open(self._file, framework="pt") as content:
+        with safe_open(file, framework="pt") as content:
             view: Tensor = content.get_slice(self._name)[index]
             return view
 

@@ -79,15 +79,16 @@ def load(
     config = _config(folder)
     tokenizer = ChatGLMTokenizer.from_pretrained(folder)
     _require_same_vocabulary(folder, config, tokenizer)
-    offload: Any = offload_folder
-    if device_map is not None and offload is None:
-        offload = tempfile.TemporaryDirectory(prefix="glm-offload-")
-    placed = _placed(where, device_map, max_memory, getattr(offload, "name", offload))
+    scratch = None
+    if device_map is not None and offload_folder is None:
+        scratch = tempfile.TemporaryDirectory(prefix="glm-offload-")
+        offload_folder = scratch.name
+    placed = _placed(where, device_map, max_memory, offload_folder)
     with shared_over(world):
         model, info = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=working_dtype, output_loading_info=True, **quantization, **placed
         )
-    model.offload_folder = offload  # a temporary one lives as long as the model
+    model.offload_scratch = scratch  # lives as long as the model
     _round_layer_norms(model, working_dtype)
     if prefix is not None:
         load_prefix(model, prefix)

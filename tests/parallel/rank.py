@@ -1,0 +1,57 @@
+"""One of the processes of a test: loads its part of every model in every layout, asks it, and writes the answers down.
+
+python -m tests.parallel.rank FOLDER RESULTS MODEL,... TENSORxPIPELINE ...     (with torchrun's environment variables)
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from glm_model.errors import UnsupportedError
+from glm_model.parallel.distribute import finish_part, shared_over, weight_bytes
+from glm_model.parallel.world import World, join_world
+from tests.parallel.models import PROMPTS, ask
+
+
+def main(models: list[Path], results: Path, layouts: list[str]) -> None:
+    torch.set_num_threads(1)
+    for layout in layouts:
+        tensor, pipeline = map(int, layout.split("x"))
+        world = join_world(tensor, pipeline, "cpu")
+        answers = {folder.name: _answers(folder, world) for folder in models}
+        torch.save(answers, results / f"{layout}-{world.rank}.pt")
+        if layout == "2x1":
+            torch.save(dict(_by_transformers(models)), results / f"native-{world.rank}.pt")
+
+
+def _answers(folder: Path, world: World) -> dict[str, Any]:
+    with shared_over(world):
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    finish_part(model)
+    return {**ask(model), "bytes": weight_bytes(model), "saving": _refusal(model)}
+
+
+def _refusal(model: Any) -> str:
+    try:
+        model.save_pretrained("nowhere")
+    except UnsupportedError as error:
+        return str(error)
+    return ""
+
+
+def _by_transformers(models: list[Path]) -> Iterator[tuple[str, Any]]:
+    """The same plan as transformers itself applies it."""
+    from transformers.distributed import DistributedConfig
+
+    for folder in models:
+        config = DistributedConfig(tp_size=2)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, distributed_config=config).eval()
+        yield folder.name, model.generate(torch.tensor(PROMPTS[:1]), max_new_tokens=3, do_sample=False).tolist()
+
+
+if __name__ == "__main__":
+    main([Path(sys.argv[1], name) for name in sys.argv[3].split(",")], Path(sys.argv[2]), sys.argv[4:])
