@@ -97,9 +97,7 @@ def words(*ids: int) -> str:
         ({"unidirectional": True}, words(*range(10, 17)), (GMASK, SOP, 11, 12, 13, 14, 15, 16, 30), 1),
     ],
 )
-def test_too_long_a_context_loses_its_beginning(
-    options: Any, context: str, ids: tuple[int, ...], dropped: int
-) -> None:
+def test_too_long_a_context_loses_its_beginning(options: Any, context: str, ids: tuple[int, ...], dropped: int) -> None:
     made = encoder(max_length=9, **options).option(context, " 30 31")
     assert (made.input_ids, made.dropped) == (ids, dropped)
 
