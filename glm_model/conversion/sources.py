@@ -3,6 +3,7 @@
 A source tells beforehand what it will give, and gives tensors in any order, without keeping them.
 """
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -97,7 +98,8 @@ class Packed:
     def __init__(self, source: Source, bits: int) -> None:
         self._source, self._bits = source, bits
         self.folder, self.files = source.folder, source.files
-        self.config = source.config.__class__(**{**source.config.to_dict(), "quantization_bit": bits})
+        self.config = copy.deepcopy(source.config)
+        self.config.update({"quantization_bit": bits})
         self.headers: dict[str, Tensor] = {}
         for name, header in source.headers.items():
             self.headers |= self._packed(name, header) if is_packable(name) else {name: header}
@@ -119,8 +121,8 @@ class Dequantized:
     def __init__(self, source: Source) -> None:
         self._source, self._bits = source, source.config.quantization_bit or 0
         self.folder, self.files = source.folder, source.files
-        changed = {"quantization_bit": 0, "dtype": torch.float32}
-        self.config = source.config.__class__(**{**source.config.to_dict(), **changed})
+        self.config = copy.deepcopy(source.config)
+        self.config.update({"quantization_bit": 0, "dtype": torch.float32})
         self.headers = {
             name: self._float_header(header) if name + SCALE in source.headers else header
             for name, header in source.headers.items()

@@ -9,6 +9,7 @@ import pickle
 import sys
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -48,13 +49,16 @@ class TorchArchive:
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        if error is None:
+        with self._file:
+            if error is not None:
+                with suppress(OSError):
+                    self._zip.close()  # what there is of it is thrown away
+                return
             assert next(self._expected, None) is None, "a tensor was not written"
             self._add("version", _FORMAT_VERSION)
             self._zip.close()
             self._file.flush()
             os.fsync(self._file.fileno())
-        self._file.close()
 
     def write(self, name: str, tensor: Tensor) -> None:
         number, (expected, header) = next(self._expected)

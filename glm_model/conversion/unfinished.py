@@ -51,13 +51,18 @@ def growing_folder(target: Path, plan: dict[str, Any] | None) -> Iterator[Path]:
                 with write_through(journal) as unfinished:
                     unfinished.write_text(json.dumps(plan), encoding="utf-8")
             model.mkdir(exist_ok=True)
-            yield model
+            try:
+                yield model
+            except BaseException:
+                if plan is None:  # nobody would go on with it
+                    shutil.rmtree(partial, ignore_errors=True)
+                raise
             if target.exists():
                 target.rmdir()
             model.rename(target)
+            shutil.rmtree(partial, ignore_errors=True)
     except Timeout:
         raise ValueError(f"another process is writing {partial}: wait for it, or name another folder") from None
-    shutil.rmtree(partial, ignore_errors=True)
 
 
 def _read(journal: Path) -> Any:
