@@ -1,7 +1,7 @@
-"""The page of the web chat: what is on it, and what its parts do. app/web_server.py serves it.
+"""The page: what is on it, and what its parts do. app/web_server.py serves it.
 
-The page is Gradio's Chatbot with the events of app/web_chat.py. Gradio's own queue lets everybody in at once; the
-waiting is done, and told, by the engine.
+One tab is Gradio's Chatbot with the events of app/web_chat.py, the other is app/web_fill_page.py. Gradio's own queue
+lets everybody in at once; the waiting is done, and told, by the engine.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from app import web_text
 from app.engine import Engine
 from app.options import Options
 from app.web_chat import Chat, Visitors
+from app.web_fill import Fill
+from app.web_fill_page import FillPage
 
 LATEX: list[dict[str, str | bool]] = [
     {"left": "$$", "right": "$$", "display": True},
@@ -41,16 +43,17 @@ Listener = Callable[[], dict[str, Any]]
 def build(engine: Engine, options: Options, visitors: Visitors | None = None) -> gr.Blocks:
     """The page, to be launched with `launch_arguments`."""
     os.environ.setdefault(*NO_FIGURES)
-    chat = Chat(engine, options, visitors or Visitors())
+    visitors = visitors or Visitors()
+    chat, fill = Chat(engine, options, visitors), Fill(engine, options, visitors)
     with gr.Blocks(title="GLM", analytics_enabled=False, fill_height=True, fill_width=True) as page:
-        _ChatPage(chat, engine, options).wire(page)
+        _Page(chat, fill, engine, options).wire(page)
     return page.queue(max_size=None, default_concurrency_limit=None, api_open=False)
 
 
-class _ChatPage:
+class _Page:
     """The parts of the page, top to bottom, and what they do."""
 
-    def __init__(self, chat: Chat, engine: Engine, options: Options) -> None:
+    def __init__(self, chat: Chat, fill: Fill, engine: Engine, options: Options) -> None:
         self._chat = chat
         say = gr.I18n()
         with gr.Sidebar(width=280, open=False) as self.side:
@@ -64,20 +67,27 @@ class _ChatPage:
                 self.export_markdown = gr.Button(say("page_export_markdown"), size="sm")
                 self.load_file = gr.Button(say("page_import"), size="sm", elem_id="import")
             self.theme = gr.Button(say("page_theme"), size="sm", elem_id="theme")
-        with gr.Column(elem_id="chat"):
+        with gr.Column(elem_id="main"):
             with gr.Column(elem_id="model"):
                 gr.Markdown(f"**GLM** {web_text.describe(engine.model_info)}")
                 if engine.model_info.is_demo:
                     gr.Markdown(say("page_demo"))
-            self.transcript = _transcript(say)
-            self.line = gr.HTML("", elem_id="line", js_on_load=None)
-            self.box = gr.Textbox(
-                label=say("page_label"), placeholder=say("page_message"), show_label=False, container=False,
-                lines=1, max_lines=8, submit_btn=True, stop_btn=False, autofocus=True, elem_id="message",
-            )  # fmt: skip
-            gr.Markdown(say("page_mistakes"), elem_id="mistakes")
+            with gr.Tabs(elem_id="tabs") as self.tabs:
+                with gr.Tab(say("page_tab_chat"), id="chat", elem_id="chat-tab"), gr.Column(elem_id="chat"):
+                    self._conversation(say)
+                with gr.Tab(say("page_tab_fill"), id="fill", elem_id="fill-tab"):
+                    self.fill = FillPage(fill, engine, options)
         # Carries a conversation between the page's script and the server.
         self.carrier = gr.Textbox(visible=False)
+
+    def _conversation(self, say: gr.I18n) -> None:
+        self.transcript = _transcript(say)
+        self.line = gr.HTML("", elem_id="line", elem_classes="glm-line", js_on_load=None)
+        self.box = gr.Textbox(
+            label=say("page_label"), placeholder=say("page_message"), show_label=False, container=False,
+            lines=1, max_lines=8, submit_btn=True, stop_btn=False, autofocus=True, elem_id="message",
+        )  # fmt: skip
+        gr.Markdown(say("page_mistakes"), elem_id="mistakes")
 
     def wire(self, page: gr.Blocks) -> None:
         """Connect the events. What shows another conversation has its script wait for the end of an answer."""
@@ -92,12 +102,15 @@ class _ChatPage:
         page.load(chat.open, self.carrier, view, js="() => [glm.shown()]", **now())
         for listen in (page.load, new.then, opened.then):  # on a phone it would cover what was asked for
             listen(None, None, self.side, js="() => glm.sideBar()", **now())
+        for shown in (new, opened):
+            shown.then(None, None, self.tabs, js="() => glm.showChat()", **now())
         page.load(None, None, None, js="() => glm.showTheme()", **now())
         self.theme.click(None, None, None, js="() => glm.toggleTheme()", **now())
         page.load(chat.greet, None, self.transcript, **now())
         self.transcript.undo(chat.undo, self.carrier, view, js=WITH_HISTORY, **now())
         self.transcript.change(None, self.transcript, None, js="(transcript) => glm.save(transcript)", **now())
         self._wire_files(now)
+        self.fill.wire(page, now())
 
     def _wire_answers(self, view: list[Any]) -> None:
         """The events that the model answers. All go past Gradio's queue at once: the engine has its own."""

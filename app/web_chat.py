@@ -24,6 +24,7 @@ from app.web_security import inert, plain
 from app.web_text import Words
 from glm_model.generation import SamplingOptions
 
+CHAT = "chat"  # the room of a visitor's answers in the conversation
 PAUSE = 0.04  # seconds between two updates of the page: quick to the eye, and the model's thread can breathe
 LONGEST_QUESTION = 200_000  # characters: more than any model of this family takes, and not worth encoding
 
@@ -40,23 +41,24 @@ class Visitors:
     """
 
     def __init__(self) -> None:
-        self._stops: dict[str, asyncio.Event] = {}
+        self._stops: dict[tuple[str, str], asyncio.Event] = {}  # by session and room
 
     @contextmanager
-    def answering(self, session: str) -> Iterator[asyncio.Event]:
-        """While the block runs, `stop` of this session sets the event. A session has one answer at a time."""
-        self.stop(session)
-        stop = self._stops[session] = asyncio.Event()
+    def answering(self, session: str, room: str = CHAT) -> Iterator[asyncio.Event]:
+        """While the block runs, `stop` sets the event. A session has one answer at a time in each room (tab)."""
+        self.stop(session, room)
+        stop = self._stops[session, room] = asyncio.Event()
         try:
             yield stop
         finally:
-            if self._stops.get(session) is stop:
-                del self._stops[session]
+            if self._stops.get((session, room)) is stop:
+                del self._stops[session, room]
 
-    def stop(self, session: str) -> None:
-        """Stop the session's answer, if there is one."""
-        if session in self._stops:
-            self._stops[session].set()
+    def stop(self, session: str, room: str | None = None) -> None:
+        """Stop the session's answer in a room, if there is one; without a room all its answers."""
+        for (whose, where), event in self._stops.items():
+            if whose == session and room in (where, None):
+                event.set()
 
 
 async def events_until(stop: asyncio.Event, reply: Reply) -> AsyncIterator[Event]:
@@ -144,7 +146,7 @@ class Chat:
 
     async def stop(self, request: gr.Request) -> None:
         """End the answer; what there is of it stays."""
-        self._visitors.stop(str(request.session_hash))
+        self._visitors.stop(str(request.session_hash), CHAT)
 
     def reset(self) -> Update:
         """Show an empty conversation."""
@@ -240,10 +242,10 @@ class Chat:
         max_length, top_p, temperature, seed = settings
         return replace(
             self._options.sampling(),
-            max_length=_number(max_length, int),
-            top_p=_number(top_p, float),
-            temperature=_number(temperature, float),
-            seed=_seed("" if seed is None else str(seed).strip()),
+            max_length=read_number(max_length, int),
+            top_p=read_number(top_p, float),
+            temperature=read_number(temperature, float),
+            seed=read_seed("" if seed is None else str(seed).strip()),
         )
 
     def _language(self, request: gr.Request) -> web_text.Language:
@@ -324,13 +326,15 @@ def _index_of_user(messages: list[Message], index: Any) -> int:
     raise gr.Error("There is no such question.", print_exception=False)
 
 
-def _number(value: Any, kind: type[int] | type[float]) -> Any:
+def read_number(value: Any, kind: type[int] | type[float]) -> Any:
+    """A number that the page sent. Raises ValueError for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"a setting must be a number, not {json.dumps(value)[:50]}")
     return kind(value)
 
 
-def _seed(text: str) -> int | None:
+def read_seed(text: str) -> int | None:
+    """A seed that the page sent, None for an empty text. Raises ValueError for no number."""
     try:
         return int(read_value("seed", text)) if text else None
     except ValueError as error:

@@ -6,6 +6,7 @@ server in the language that the browser asks for (`Words`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
@@ -43,6 +44,33 @@ class Words:
     page_import: str
     page_demo: str
     page_mistakes: str
+    # The tabs, and the one that fills blanks
+    page_tab_chat: str
+    page_tab_fill: str
+    page_fill_intro: str
+    page_fill_text: str
+    page_fill_placeholder: str
+    page_fill_insert: str
+    page_fill_button: str
+    page_fill_stop: str
+    page_fill_result: str
+    page_fill_examples: str
+    page_fill_settings: str
+    page_strategy: str
+    page_strategy_beams: str
+    page_strategy_sampling: str
+    page_strategy_greedy: str
+    page_num_beams: str
+    page_num_beams_info: str
+    page_length_penalty: str
+    page_length_penalty_info: str
+    page_min_length: str
+    page_min_length_info: str
+    page_no_repeat: str
+    page_no_repeat_info: str
+    page_top_k: str
+    page_top_k_info: str
+    page_fill_length_info: str
     # The list of saved chats
     list_empty: str
     list_delete: str
@@ -69,6 +97,17 @@ class Words:
     failed: str
     refused: str
     import_failed: str
+    # What the tab that fills blanks says
+    filling: str
+    alternatives: str
+    blank: str
+    fill_nothing: str
+    fill_no_blank: str
+    fill_no_text: str
+    fill_too_many: str
+    fill_too_long: str
+    fill_unknown_mask: str
+    fill_length: str
 
 
 EN = Words(
@@ -95,6 +134,33 @@ EN = Words(
     page_demo="This is the small demo model that comes with the program. "
     "For ChatGLM-6B start it with `python web_demo.py --model FOLDER`",
     page_mistakes="The model makes mistakes. Check what matters.",
+    page_tab_chat="Chat",
+    page_tab_fill="Fill in the blanks",
+    page_fill_intro="Write `[MASK]` where words are missing: the model reads the text on both sides and fills them in. "
+    "A text without a blank is continued.",
+    page_fill_text="Text with blanks",
+    page_fill_placeholder="The capital of [MASK] is Paris.",
+    page_fill_insert="Insert a [MASK]",
+    page_fill_button="Fill in",
+    page_fill_stop="Stop",
+    page_fill_result="Filled text",
+    page_fill_examples="Examples",
+    page_fill_settings="How it fills",
+    page_strategy="Choice of words",
+    page_strategy_beams="Beam search",
+    page_strategy_sampling="Sampling",
+    page_strategy_greedy="Greedy",
+    page_num_beams="Beams",
+    page_num_beams_info="Answers that are followed side by side; all are shown",
+    page_length_penalty="Length penalty",
+    page_length_penalty_info="Above 0 favours long answers, below 0 short ones",
+    page_min_length="Minimum length",
+    page_min_length_info="Tokens that an answer has at least",
+    page_no_repeat="No repeated runs",
+    page_no_repeat_info="So many tokens in a row never come twice; 0: off",
+    page_top_k="Top-k",
+    page_top_k_info="Choose among so many of the likeliest tokens; 0: all",
+    page_fill_length_info="Tokens of the whole text, blanks filled",
     list_empty="Chats are kept here, in your browser alone.",
     list_delete="Delete this chat",
     list_confirm="Delete this chat? This cannot be undone.",
@@ -120,6 +186,16 @@ EN = Words(
     failed="The model failed while answering. Whoever runs it finds the reason in the log.",
     refused="This cannot be answered: {reason}.",
     import_failed="This file could not be imported: {reason}.",
+    filling="Filling blank {blank} of {count}",
+    alternatives="Alternatives with their scores (higher: likelier)",
+    blank="Blank {number}",
+    fill_nothing="(nothing)",
+    fill_no_blank="There was no blank, so the text was continued.",
+    fill_no_text="There is no text yet. Write one with a [MASK] in it, or choose an example.",
+    fill_too_many="The text has {count} blanks; at most {limit} can be filled. Split it.",
+    fill_too_long="This text is too long for the model. Shorten it.",
+    fill_unknown_mask="This model knows no [sMASK]. Write [MASK] instead.",
+    fill_length="Cut off: the maximum length is reached. See “How it fills”.",
 )
 
 ZH = Words(
@@ -145,6 +221,32 @@ ZH = Words(
     page_import="导入对话",
     page_demo="这是随程序附带的小型演示模型。要使用 ChatGLM-6B，请这样启动：`python web_demo.py --model 模型文件夹`",
     page_mistakes="模型会出错，重要内容请核实。",
+    page_tab_chat="聊天",
+    page_tab_fill="填空",
+    page_fill_intro="在缺少词语的地方写上 `[MASK]`：模型会读取前后两侧的文字，把空填上。没有空的文本会被续写。",
+    page_fill_text="带空的文本",
+    page_fill_placeholder="[MASK]的首都是巴黎。",
+    page_fill_insert="插入 [MASK]",
+    page_fill_button="填空",
+    page_fill_stop="停止",
+    page_fill_result="填好的文本",
+    page_fill_examples="示例",
+    page_fill_settings="填空方式",
+    page_strategy="选词方法",
+    page_strategy_beams="束搜索",
+    page_strategy_sampling="采样",
+    page_strategy_greedy="贪心",
+    page_num_beams="束数",
+    page_num_beams_info="同时保留的答案数，全部列出",
+    page_length_penalty="长度惩罚",
+    page_length_penalty_info="大于 0 偏好长答案，小于 0 偏好短答案",
+    page_min_length="最小长度",
+    page_min_length_info="每个答案至少的词元数",
+    page_no_repeat="禁止重复片段",
+    page_no_repeat_info="连续这么多词元不会出现两次；0：不限制",
+    page_top_k="Top-k",
+    page_top_k_info="只在这么多个最可能的词元中选取；0：不限制",
+    page_fill_length_info="整段文本（填好后）的词元数",
     list_empty="对话保存在这里，只存于你的浏览器。",
     list_delete="删除此对话",
     list_confirm="删除此对话？删除后无法恢复。",
@@ -169,6 +271,16 @@ ZH = Words(
     failed="模型回答时出错，原因记录在运行者的日志里。",
     refused="无法回答：{reason}。",
     import_failed="无法导入此文件：{reason}。",
+    filling="正在填第 {blank} 个空，共 {count} 个",
+    alternatives="候选答案及得分（越高越可能）",
+    blank="第 {number} 个空",
+    fill_nothing="（空）",
+    fill_no_blank="文本中没有空，因此作了续写。",
+    fill_no_text="还没有文本。请写一段带 [MASK] 的文字，或选择一个示例。",
+    fill_too_many="文本中有 {count} 个空，最多能填 {limit} 个，请拆分。",
+    fill_too_long="这段文本太长，模型放不下，请缩短它。",
+    fill_unknown_mask="此模型没有 [sMASK]，请改用 [MASK]。",
+    fill_length="已达到最大长度，文本被截断，请见“填空方式”。",
 )
 
 WORDS: Mapping[Language, Words] = {"en": EN, "zh": ZH}
@@ -191,6 +303,41 @@ EXAMPLES: Mapping[Language, tuple[str, ...]] = {
         "写一首关于秋天的小诗。",
     ),
 }
+
+DEMO_BLANKS: Mapping[Language, tuple[str, ...]] = {
+    "en": (
+        "The capital of [MASK] is Paris.",
+        "After Monday comes [MASK].",
+        "The opposite of hot is [MASK].",
+        "5, 6, [MASK], 8, 9.",
+    ),
+    "zh": (
+        "[MASK]的首都是巴黎。",
+        "星期一的后面是[MASK]。",
+        "“热”的反义词是“[MASK]”。",
+        "“苹果”的英语是“[MASK]”。",
+    ),
+}
+# The first ones are those of GLM-130B's README.
+BLANKS: Mapping[Language, tuple[str, ...]] = {
+    "en": (
+        "Ng is an adjunct professor at [MASK] (formerly associate professor and Director of its Stanford AI Lab or "
+        "SAIL). Also a pioneer in online education, Ng co-founded Coursera and deeplearning.ai.",
+        "The capital of [MASK] is Paris, and the capital of [MASK] is Rome.",
+        "Once upon a time there was a small robot who",
+    ),
+    "zh": (
+        "凯旋门位于意大利米兰市古城堡旁。1807年为纪念[MASK]而建，门高25米，顶上矗立两武士青铜古兵车铸像。",
+        "李白是[MASK]代著名诗人，杜甫也生活在[MASK]代。",
+        "从前有一个小机器人，",
+    ),
+}
+_MASK = re.compile(r"\[[sg]?MASK\]")
+
+
+def has_blank(text: str) -> bool:
+    """Whether a text holds a mask of any kind."""
+    return _MASK.search(text) is not None
 
 
 def pick_language(setting: str, accepted: str | None) -> Language:
@@ -228,6 +375,11 @@ def _fields(language: Language, prefix: str) -> dict[str, str]:
 def examples(model: ModelInfo, language: Language) -> tuple[str, ...]:
     """Questions to start with; for the demo model such as it can answer."""
     return (DEMO_EXAMPLES if model.is_demo else EXAMPLES)[language]
+
+
+def fill_examples(model: ModelInfo, language: Language) -> tuple[str, ...]:
+    """Texts with blanks to start with; for the demo model such as it can fill."""
+    return (DEMO_BLANKS if model.is_demo else BLANKS)[language]
 
 
 def describe(model: ModelInfo) -> str:
@@ -269,3 +421,19 @@ def failure_line(words: Words, failed: Failed, length: int, model: ModelInfo) ->
         by = words.too_long_by.format(tokens=failed.tokens, limit=failed.limit)
         return too_long_line(words, length, model) + by
     return {"memory": words.memory, "closed": words.closed}.get(failed.kind, words.failed)
+
+
+def fill_failure_line(words: Words, failed: Failed) -> str:
+    """Why a text was not filled; as `failure_line`."""
+    match failed.kind:
+        case "no_text":
+            return words.fill_no_text
+        case "too_many_blanks":
+            return words.fill_too_many.format(count=failed.tokens, limit=failed.limit)
+        case "too_long":
+            return words.fill_too_long + words.too_long_by.format(tokens=failed.tokens, limit=failed.limit)
+        case "unknown_mask":
+            return words.fill_unknown_mask
+        case "memory" | "closed" as known:
+            return {"memory": words.memory, "closed": words.closed}[known]
+    return words.failed

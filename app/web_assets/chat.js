@@ -250,6 +250,21 @@ const glm = (() => {
 
   const sideBar = () => ({ open: window.innerWidth > 900, __type__: "update" });
 
+  const showChat = () => ({ selected: "chat", __type__: "update" });
+
+  // --- blanks: a [MASK] in place of what is selected in the text, or where the cursor is
+
+  function insertBlank(text) {
+    const field = document.querySelector("#fill-text textarea");
+    const [start, end] = [field.selectionStart, field.selectionEnd];
+    const blank = "[MASK]";
+    setTimeout(() => {
+      field.focus();
+      field.setSelectionRange(start + blank.length, start + blank.length);
+    }, 50); // when Gradio has written the text
+    return text.slice(0, start) + blank + text.slice(end);
+  }
+
   // --- light and dark: the system's choice, or the visitor's
 
   const THEME = "glm-theme";
@@ -264,14 +279,18 @@ const glm = (() => {
     showTheme();
   }
 
-  // --- the keyboard: Escape stops the answer
+  // --- the keyboard: Escape stops what the tab in front is doing
 
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && !event.isComposing) stop();
+    if (event.key !== "Escape" || event.isComposing) return;
+    for (const name of ["#message .stop-button", "#fill-stop"]) {
+      const button = document.querySelector(name);
+      if (button?.offsetParent) button.click();
+    }
   });
 
   return {
     withHistory, ask, answered, save, startNew, forgetShown, shown, attach,
-    download, pickFile, imported, sideBar, showTheme, toggleTheme,
+    download, pickFile, imported, sideBar, showChat, insertBlank, showTheme, toggleTheme,
   };
 })();

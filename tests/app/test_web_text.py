@@ -9,7 +9,7 @@ import pytest
 
 from app import web_text
 from app.engine import Failed, ModelInfo
-from app.web_text import DEMO_EXAMPLES, EN, EXAMPLES, ZH, Words, pick_language
+from app.web_text import BLANKS, DEMO_BLANKS, DEMO_EXAMPLES, EN, EXAMPLES, ZH, Words, pick_language
 
 DEMO = ModelInfo("demo", True, "cpu", 3_100_000, None, 2048)
 LARGE = ModelInfo("chatglm-6b", False, "cuda:0", 6_173_286_400, "int4", 2048)
@@ -27,8 +27,8 @@ def test_each_language_is_itself() -> None:
     chinese = re.compile("[\u4e00-\u9fff]")
     assert not [each.name for each in fields(Words) if chinese.search(getattr(EN, each.name))]
     same = {each.name for each in fields(Words) if not chinese.search(getattr(ZH, each.name))}
-    assert same == {"page_top_p"}
-    for examples in (DEMO_EXAMPLES, EXAMPLES):
+    assert same == {"page_top_p", "page_top_k"}
+    for examples in (DEMO_EXAMPLES, EXAMPLES, DEMO_BLANKS, BLANKS):
         assert all(chinese.search(example) for example in examples["zh"])
         assert not any(chinese.search(example) for example in examples["en"])
 
@@ -84,6 +84,23 @@ def test_every_failure_has_a_sentence_of_ours(kind: str) -> None:
     told = {web_text.failure_line(words, failed, 512, DEMO) for words in (EN, ZH)}
     assert len(told) == 2
     assert not [line for line in told if "/a/path" in line]
+
+
+@pytest.mark.parametrize(
+    "kind", ["no_text", "too_many_blanks", "too_long", "unknown_mask", "memory", "closed", "error"]
+)
+def test_every_failure_to_fill_has_a_sentence_of_ours(kind: str) -> None:
+    failed = Failed("The engine's own sentence with /a/path", kind, 100, 64)  # type: ignore[arg-type]
+    told = {web_text.fill_failure_line(words, failed) for words in (EN, ZH)}
+    assert len(told) == 2
+    assert not [line for line in told if "/a/path" in line]
+    if kind.startswith("too"):
+        assert all("100" in line and "64" in line for line in told)
+
+
+def test_blanks_of_all_kinds_are_seen() -> None:
+    assert all(map(web_text.has_blank, ("a [MASK]", "[gMASK]", "b[sMASK]c")))
+    assert not any(map(web_text.has_blank, ("", "a", "[mask]", "MASK", "[xMASK]")))
 
 
 def test_a_message_that_is_too_long_is_counted() -> None:
