@@ -1,0 +1,61 @@
+"""The model that is planned for: a preset by its name, or the config.json of a folder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig
+
+from ..checkpoint_files import CONFIG
+from ..configuration_glm import ChatGLMConfig, GLM130BConfig, GLMConfig
+from ..errors import CheckpointError
+from ..loading_checks import require_model_type
+
+_ARCHITECTURES: tuple[type[GLMConfig], ...] = (ChatGLMConfig, GLM130BConfig)
+PRESETS = sorted(name for architecture in _ARCHITECTURES for name in architecture.presets)
+
+
+def preset(name: str, **overrides: Any) -> GLMConfig:
+    """The configuration of a published model; raises ValueError for another name."""
+    for architecture in _ARCHITECTURES:
+        if name in architecture.presets:
+            return architecture.preset(name, **overrides)
+    raise ValueError(f"there is no preset {name!r}; choose one of {', '.join(PRESETS)}")
+
+
+def find_config(name: str) -> GLMConfig:
+    """That of a preset, or of a folder with a config.json; weights need not be there.
+
+    Raises:
+        ValueError: neither a preset nor a folder.
+        CheckpointError: a config.json that is missing, damaged or of another model.
+    """
+    if name in PRESETS:
+        return preset(name)
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"{name!r} is no folder and none of the presets {', '.join(PRESETS)}")
+    require_model_type(folder, {architecture.model_type for architecture in _ARCHITECTURES})
+    try:
+        config: GLMConfig = AutoConfig.from_pretrained(folder)
+    except StrictDataclassError as error:
+        raise CheckpointError(f"{folder / CONFIG}: {' '.join(str(error).split())}") from None
+    return config
+
+
+def with_fields(config: GLMConfig, **fields: Any) -> GLMConfig:
+    """The same configuration but for some fields."""
+    return type(config).from_dict({**config.to_dict(), **fields})
+
+
+def to_key(config: GLMConfig) -> str:
+    """What tells two configurations apart, to remember what was found out for one."""
+    return json.dumps(config.to_dict(), sort_keys=True)
+
+
+def from_key(key: str) -> GLMConfig:
+    """The inverse of :func:`to_key`."""
+    fields = json.loads(key)
+    (architecture,) = (known for known in _ARCHITECTURES if known.model_type == fields["model_type"])
+    return architecture.from_dict(fields)
