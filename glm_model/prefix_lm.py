@@ -16,6 +16,7 @@ from . import masking
 from .beam_scores import PublishedBeamScoresMixin
 from .configuration_glm import GLMConfig
 from .errors import UnsupportedError
+from .kv_cache import RoomyCache
 
 
 def count_padding(config: GLMConfig, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
@@ -68,7 +69,13 @@ def extend_position_ids(config: GLMConfig, position_ids: Tensor, input_ids: Tens
 
 
 class PrefixLMGenerationMixin(PublishedBeamScoresMixin):
-    """The hooks of ``generate`` for a model whose prompt is bidirectional."""
+    """The hooks of ``generate`` for a model whose prompt is bidirectional.
+
+    Attributes:
+        cache_dtype: to store keys and values in where no cache is given; None is that of the activations.
+    """
+
+    cache_dtype: torch.dtype | None = None
 
     def derive_position_ids(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, length: int | None = None
@@ -138,6 +145,17 @@ class PrefixLMGenerationMixin(PublishedBeamScoresMixin):
                 f"past_key_values holds {cached} tokens of a context of {context}: GLM's context is bidirectional, so "
                 "its first part cannot be computed without the rest. Start from an empty cache."
             )
+
+    def _prepare_cache_for_generation(
+        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> None:
+        # GPUs copy a cache in no time, and reserve memory in ways of their own.
+        roomy = self.device.type == "cpu" or self.cache_dtype is not None
+        usual = generation_config.cache_implementation in (None, "dynamic") and generation_config.use_cache
+        if roomy and usual and model_kwargs.get("past_key_values") is None:
+            model_kwargs["past_key_values"] = RoomyCache(self.cache_dtype)
+            return
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
 
     def _prepare_position_ids_for_generation(self, *args: Any, **kwargs: Any) -> None:
         # Derived from all ids at every step instead.
