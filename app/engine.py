@@ -90,7 +90,10 @@ class _Refused(Exception):  # noqa: N818
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a front-end tells about the model. `context_length`: tokens that the model was trained for."""
+    """What a front-end tells about the model.
+
+    `context_length`: tokens that the model was trained for. `kernel`: what computes with packed weights, a line.
+    """
 
     name: str
     is_demo: bool
@@ -98,6 +101,7 @@ class ModelInfo:
     parameters: int
     quantization: str | None
     context_length: int
+    kernel: str | None = None
 
 
 _LimitedOptions = TypeVar("_LimitedOptions", "SamplingOptions", "FillOptions")
@@ -165,8 +169,12 @@ class Engine:
         model, tokenizer = load(
             folder,
             quantize=options.quantize,
+            quantize_head=options.quantize_head,
+            precision=options.precision,
             device=options.device,
             dtype=options.dtype,
+            cache_dtype=options.cache_dtype,
+            prefix=options.prefix,
             device_map=options.device_map,
             tensor_parallel=options.tensor_parallel,
             pipeline_parallel=options.pipeline_parallel,
@@ -418,4 +426,11 @@ def describe(model: Any) -> ModelInfo:
         parameters=model.num_parameters(),
         quantization=f"int{bits}" if bits else None,
         context_length=int(getattr(config, "max_sequence_length", 2048)),
+        kernel=_kernel(model) if bits else None,
     )
+
+
+def _kernel(model: Any) -> str | None:
+    from glm_model.loading import kernel_in_use
+
+    return kernel_in_use(model)

@@ -145,6 +145,27 @@ class Options:
         read=_choice("int4", "int8"),
         metavar="BITS",
     )
+    quantize_head: bool = _setting(False, "shrink the embedding and the head, too", group="model", read=_switch)
+    precision: str = _setting(
+        "exact",
+        "of shrunk weights on a CPU: exact, or fast, which also rounds what they are multiplied with to 8 bits",
+        group="model",
+        read=_choice("exact", "fast"),
+        metavar="NAME",
+    )
+    cache_dtype: str | None = _setting(
+        None,
+        "numbers to remember the conversation in, float16 or bfloat16 for half the memory; as --dtype if not given",
+        group="model",
+        read=_choice("float32", "float16", "bfloat16"),
+        metavar="TYPE",
+    )
+    prefix: str | None = _setting(
+        None,
+        "file or folder of a P-Tuning prefix to put on the model",
+        group="model",
+        metavar="PATH",
+    )
     device_map: str | None = _setting(
         None,
         "spread the model over the GPUs, then the CPU and the disk: auto, balanced, balanced_low_0, sequential",
@@ -207,6 +228,13 @@ class Options:
         "makes the same question get the same answer",
         group="answers",
         read=_whole(0, 2**63 - 1),
+        metavar="N",
+    )
+    prompt_lookup: int = _setting(
+        0,
+        "tokens of the text so far to try as its continuation in each step: faster where an answer quotes; 0 for none",
+        group="answers",
+        read=_whole(0, 1000),
         metavar="N",
     )
     language: str = _setting(
@@ -281,6 +309,7 @@ class Options:
             top_p=self.top_p,
             top_k=self.top_k,
             seed=self.seed,
+            prompt_lookup=self.prompt_lookup,
         )
 
 

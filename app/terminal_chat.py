@@ -148,6 +148,8 @@ class Chat:
         info = self._engine.model_info
         device = f"{info.device}, {info.quantization}" if info.quantization else info.device
         self.say(self.words.banner.format(name=info.name, size=count_in_words(info.parameters), device=device), "bold")
+        if info.kernel:
+            self.say(info.kernel, "dim")
         if info.is_demo:
             self.say(self.words.demo, "yellow")
         self.say(self.words.keys, "dim")

@@ -60,6 +60,8 @@ def serve(engine: Engine, options: Options) -> int:
         start(page, options, visitors)
     except Exception as error:  # whatever Gradio raises when its server does not come up
         return _fail(f"the page could not be started: {error}")
+    if engine.model_info.kernel:
+        print(f"INT4/INT8: {engine.model_info.kernel}")
     print(_addresses(page, options), flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         _sleep_for_good()

@@ -33,7 +33,7 @@ def generate_steps(
     model: Any,
     input_ids: Tensor,
     generator: torch.Generator | None = None,
-    prompt_lookup_num_tokens: int | None = None,
+    prompt_lookup_num_tokens: int = 0,
     **kwargs: Any,
 ) -> Iterator[Step]:
     """A :data:`Step` after every token. A prompt that is already ``max_length`` long yields nothing.
@@ -41,7 +41,7 @@ def generate_steps(
     Args:
         generator: source of randomness for sampling; None is torch's own.
         prompt_lookup_num_tokens: how many tokens of the text so far to try as its continuation in each step, as in
-            ``generate``; the tokens that come out are the same.
+            ``generate``; the tokens that come out are the same. 0 for none.
         kwargs: what ``generate`` takes, except beams.
 
     Raises:

@@ -2,7 +2,7 @@
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import torch
 from huggingface_hub import snapshot_download
@@ -17,10 +17,12 @@ from .parallel.distribute import finish_part, shared_over
 from .parallel.following import lead_or_follow
 from .parallel.world import World, join_world
 from .prefix_tuning import load_prefix
+from .quantization.kernels import Precision, describe
+from .quantization.linear import QuantizedLinear
 from .quantization.quantizer import GLMQuantizationConfig
 from .tokenization_glm import ChatGLMTokenizer
 
-__all__ = ["DEMO_MODEL", "DEVICE_MAPS", "DTYPES", "lead_or_follow", "load"]
+__all__ = ["DEMO_MODEL", "DEVICE_MAPS", "DTYPES", "kernel_in_use", "lead_or_follow", "load", "set_precision"]
 
 DEMO_MODEL = Path(__file__).resolve().parent.parent / "models" / "demo"
 """The small model embedded in this repository."""
@@ -34,8 +36,11 @@ def load(
     path: str | Path = DEMO_MODEL,
     *,
     quantize: str | None = None,
+    quantize_head: bool = False,
+    precision: str = "exact",
     device: str = "auto",
     dtype: str = "auto",
+    cache_dtype: str | None = None,
     prefix: str | Path | None = None,
     device_map: str | dict[str, Any] | None = None,
     max_memory: dict[int | str, int | str] | None = None,
@@ -51,9 +56,14 @@ def load(
             downloaded.
         quantize: None, "int8" or "int4": a float checkpoint is packed while it loads, which takes little more memory
             than the packed model. A checkpoint that is packed already needs no such word, and takes no other one.
+        quantize_head: pack the embedding and the head too, as chatglm-6b-int4-qe has them; also those of a checkpoint
+            whose other layers are packed already.
+        precision: "exact" or "fast", of the products with packed weights on a CPU; see
+            :data:`glm_model.quantization.kernels.Precision`.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
         dtype: "auto" (float32 on the CPU, float16 elsewhere), "float32", "float16" or "bfloat16". In half precision
             LayerNorm is rounded too, as by the published ``.half()``.
+        cache_dtype: to store the keys and values of past tokens in, one of those three; None is ``dtype``.
         prefix: a P-Tuning prefix to put on the model; see :func:`glm_model.prefix_tuning.load_prefix`.
         device_map: one process, several devices: "auto", "balanced", "balanced_low_0", "sequential", or a dictionary of
             modules and devices, as accelerate takes it; what the GPUs cannot hold goes to the CPU, then to the disk.
@@ -71,12 +81,14 @@ def load(
         UnsupportedError: ChatGLM2 or later.
         ValueError: an unknown device or dtype, or a device that this machine lacks.
     """
-    quantization = _quantization(quantize)
+    precisely = _precision(precision)
     world = _world(tensor_parallel, pipeline_parallel, device, device_map)
     where = _device(device) if world is None else world.device
-    working_dtype = _dtype(dtype, where)
+    working_dtype = _dtype("dtype", dtype, where)
+    stored_dtype = None if cache_dtype is None else _dtype("cache_dtype", cache_dtype, where)
     folder = _folder(path)
     config = _config(folder)
+    quantization = _quantization(quantize, quantize_head and not config.quantization_bit)
     tokenizer = ChatGLMTokenizer.from_pretrained(folder)
     _require_same_vocabulary(folder, config, tokenizer)
     scratch = None
@@ -97,8 +109,12 @@ def load(
             f"{folder / CONFIG} asks for a P-Tuning prefix (pre_seq_len), but the weights have none: name the folder "
             "that the fine-tuning script has written as the prefix, or remove pre_seq_len."
         )
+    if quantize_head:
+        _pack_head(model)
     if world is not None:
         finish_part(model)
+    model.cache_dtype = stored_dtype
+    set_precision(model, precisely)
     return model.eval(), tokenizer
 
 
@@ -122,12 +138,32 @@ def _placed(where: torch.device, device_map: Any, max_memory: Any, offload_folde
     return {"device_map": device_map, "max_memory": max_memory, "offload_folder": str(offload_folder)}
 
 
-def _quantization(name: str | None) -> dict[str, GLMQuantizationConfig]:
+def _quantization(name: str | None, head: bool) -> dict[str, GLMQuantizationConfig]:
     if name is None:
         return {}
     if name not in _QUANTIZATION_BITS:
         raise ValueError(f"quantize must be one of {', '.join(_QUANTIZATION_BITS)}, or None; not {name!r}")
-    return {"quantization_config": GLMQuantizationConfig(_QUANTIZATION_BITS[name])}
+    return {"quantization_config": GLMQuantizationConfig(_QUANTIZATION_BITS[name], embeddings=head)}
+
+
+def _pack_head(model: Any) -> None:
+    """Embedding and head of a checkpoint that has the other layers packed."""
+    if not model.config.quantization_bit:
+        raise ValueError("quantize_head goes with quantize: say how many bits, int4 or int8")
+    model.quantize(model.config.quantization_bit, quantize_embeddings=True)
+
+
+def _precision(name: str) -> Precision:
+    if name not in get_args(Precision):
+        raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}; not {name!r}")
+    return cast(Precision, name)
+
+
+def set_precision(model: nn.Module, precision: Precision) -> None:
+    """Let all packed layers of a model compute so; see :data:`glm_model.quantization.kernels.Precision`."""
+    for module in model.modules():
+        if isinstance(module, QuantizedLinear):
+            module.precision = precision
 
 
 def _folder(path: str | Path) -> Path:
@@ -177,11 +213,17 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
+def kernel_in_use(model: nn.Module) -> str | None:
+    """One line that says what computes the products with packed weights; None for a model without any."""
+    packed = next((module for module in model.modules() if isinstance(module, QuantizedLinear)), None)
+    return None if packed is None else describe(packed.precision, packed.weight.device)
+
+
+def _dtype(argument: str, name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.float32 if device.type == "cpu" else torch.float16
     if name not in DTYPES:
-        raise ValueError(f"dtype must be one of auto, {', '.join(DTYPES)}; not {name!r}")
+        raise ValueError(f"{argument} must be one of auto, {', '.join(DTYPES)}; not {name!r}")
     return DTYPES[name]
 
 

@@ -128,6 +128,8 @@ def _is_packed_already(config: Any, bits: int, embeddings: bool) -> bool:
     packed_bits, packed_embeddings = config.quantization_bit, config.quantization_embeddings
     if not packed_bits:
         return False
+    if packed_bits == bits and embeddings and not packed_embeddings:
+        return False  # these two are float yet
     if (packed_bits, packed_embeddings) != (bits, embeddings):
         raise UnsupportedError(
             f"the model is quantized already (quantization_bit {packed_bits}, quantization_embeddings "

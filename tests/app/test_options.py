@@ -22,6 +22,11 @@ EXAMPLES: dict[str, tuple[str, Any, str, Any]] = {
     "device": ("cpu", "cpu", "cuda:1", "cuda:1"),
     "dtype": ("bfloat16", "bfloat16", "float16", "float16"),
     "quantize": ("int4", "int4", "int8", "int8"),
+    "quantize_head": ("1", True, "0", False),
+    "precision": ("fast", "fast", "exact", "exact"),
+    "cache_dtype": ("bfloat16", "bfloat16", "float16", "float16"),
+    "prefix": ("/a/prefix", "/a/prefix", "other", "other"),
+    "prompt_lookup": ("10", 10, "0", 0),
     "device_map": ("auto", "auto", "sequential", "sequential"),
     "tensor_parallel": ("4", 4, "1", 1),
     "pipeline_parallel": ("2", 2, "1", 1),
@@ -45,6 +50,10 @@ WRONG = {
     "model": [" "],
     "dtype": ["half"],
     "quantize": ["int3", "4"],
+    "precision": ["best"],
+    "cache_dtype": ["int8"],
+    "prefix": [" "],
+    "prompt_lookup": ["-1", "x"],
     "device_map": ["cpu"],
     "tensor_parallel": ["0", "x"],
     "pipeline_parallel": ["0", "x"],
@@ -194,10 +203,10 @@ def test_the_defaults_of_answers_are_the_model_packages() -> None:
 
 
 def test_sampling_carries_every_setting() -> None:
-    argv = ["--max-length=99", "--top-p=0.5", "--top-k=3", "--temperature=0", "--seed=7"]
+    argv = ["--max-length=99", "--top-p=0.5", "--top-k=3", "--temperature=0", "--seed=7", "--prompt-lookup=5"]
     sampling = parse_terminal(argv).sampling()
     assert dataclasses.asdict(sampling) == {
-        "max_length": 99, "top_p": 0.5, "top_k": 3, "temperature": 0.0, "seed": 7,
+        "max_length": 99, "top_p": 0.5, "top_k": 3, "temperature": 0.0, "seed": 7, "prompt_lookup": 5,
     }  # fmt: skip
 
 
