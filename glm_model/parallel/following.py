@@ -79,11 +79,11 @@ class _Leader:
         should_stop = arguments.pop("should_stop", lambda: False)
         own = {"model": arguments.pop("model"), "tokenizer": arguments.pop("tokenizer")}
         seed, reader_left = secrets.randbits(63), False
-        dist.broadcast_object_list([(name, seed, arguments)], src=0, group=self.world.control)
-        torch.manual_seed(seed)
         stops = lambda: _agree(self.world, reader_left or should_stop())  # noqa: E731
-        steps = _FUNCTIONS[name](**own, **arguments, should_stop=stops)
         with _together():
+            dist.broadcast_object_list([(name, seed, arguments)], src=0, group=self.world.control)
+            torch.manual_seed(seed)
+            steps = _FUNCTIONS[name](**own, **arguments, should_stop=stops)
             try:
                 for step in steps:  # noqa: UP028 - `yield from` would close them when the reader leaves
                     yield step

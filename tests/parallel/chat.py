@@ -1,0 +1,56 @@
+"""One of the processes of a job that serves the demo model: rank 0 takes orders from standard input, the rest follow.
+
+    python -m tests.parallel.chat TENSOR PIPELINE
+
+An order is a line of JSON, and so is each answer; "ready" comes first.
+"""
+
+import json
+import sys
+from typing import Any
+
+import torch
+
+from glm_model import DEMO_MODEL
+from glm_model.blank_filling import FillOptions, fill_blanks
+from glm_model.generation import SamplingOptions, stream_text
+from glm_model.loading import lead_or_follow, load
+
+
+def main(tensor: int, pipeline: int) -> None:
+    torch.set_num_threads(1)
+    model, tokenizer = load(DEMO_MODEL, device="cpu", tensor_parallel=tensor, pipeline_parallel=pipeline)
+    if not lead_or_follow(model, tokenizer):
+        print("followed to the end", flush=True)
+        return
+    print(json.dumps("ready"), flush=True)
+    for line in sys.stdin:
+        print(json.dumps(obey(model, tokenizer, json.loads(line))), flush=True)
+
+
+def obey(model: Any, tokenizer: Any, order: dict[str, Any]) -> Any:
+    """Do what an order says; a refusal is an answer too."""
+    try:
+        return _obey(model, tokenizer, **order)
+    except ValueError as error:
+        return {"refused": str(error)}
+
+
+def _obey(model: Any, tokenizer: Any, kind: str, text: str = "", leave_after: int = 0, **options: Any) -> Any:
+    if kind == "fill":
+        return fill_blanks(model, tokenizer, text, FillOptions(**options)).texts[0].text
+    messages = [{"role": "user", "content": text}]
+    prompt = tokenizer.apply_chat_template(messages, tokenize=True, add_generation_prompt=True, return_dict=False)
+    should_stop = iter([False] * 3 + [True] * 99).__next__ if kind == "cancel" else lambda: False
+    chunks = stream_text(model, tokenizer, prompt, SamplingOptions(**options), should_stop)
+    answer = ""
+    for count, chunk in enumerate(chunks, start=1):
+        answer += chunk.text
+        if count == leave_after:
+            break
+    chunks.close()  # type: ignore[attr-defined]
+    return answer
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

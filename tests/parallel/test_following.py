@@ -1,0 +1,88 @@
+"""Rank 0 serves, the others follow; and when one of them dies, all end with a sentence."""
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from glm_model import DEMO_MODEL, load
+from tests.parallel.chat import obey
+from tests.parallel.processes import finish, start
+
+# Sampling, a reader that leaves early, refusals, a stop: after each, the next answer shows that all ranks agree.
+ORDERS = [
+    {"kind": "chat", "text": "hello", "temperature": 0},
+    {"kind": "chat", "text": "hello", "temperature": 1.5, "seed": 3},
+    {"kind": "chat", "text": "Who are you?", "temperature": 0, "leave_after": 2},
+    {"kind": "chat", "text": "hello", "max_length": 3},
+    {"kind": "cancel", "text": "Who are you?", "temperature": 0},
+    {"kind": "fill", "text": ""},
+    {"kind": "fill", "text": "The capital of [MASK] is Paris.", "strategy": "beam_search", "num_beams": 2},
+    {"kind": "fill", "text": "The capital of [MASK] is Paris.", "seed": 5},
+]
+
+
+@pytest.fixture(scope="module")
+def answers() -> list[Any]:
+    """What one process does."""
+    model, tokenizer = load(DEMO_MODEL, device="cpu")
+    return [obey(model, tokenizer, order) for order in ORDERS]
+
+
+def tell(rank: subprocess.Popen[str], order: dict[str, Any]) -> None:
+    assert rank.stdin is not None
+    rank.stdin.write(json.dumps(order) + "\n")
+    rank.stdin.flush()
+
+
+def hear(rank: subprocess.Popen[str]) -> Any:
+    assert rank.stdout is not None
+    return json.loads(rank.stdout.readline())
+
+
+@pytest.fixture
+def ranks() -> Iterator[list[subprocess.Popen[str]]]:
+    """Two processes that share the layers, ready to be asked."""
+    started = start(2, "-m", "tests.parallel.chat", 2, 1)
+    try:
+        assert hear(started[0]) == "ready"
+        yield started
+    finally:
+        for rank in started:
+            rank.kill()
+
+
+def test_the_others_follow(answers: list[Any]) -> None:
+    ranks = start(2, "-m", "tests.parallel.chat", 1, 2)
+    unseeded = {"kind": "chat", "text": "hello", "temperature": 1.5}
+    for order in [*ORDERS, unseeded, ORDERS[0]]:
+        tell(ranks[0], order)
+    (code, output, errors), *others = finish(ranks)
+    assert code == 0, errors
+    heard = [json.loads(line) for line in output.splitlines()]
+    assert heard[1 : 1 + len(ORDERS)] == answers
+    assert heard[-1] == answers[0]
+    assert [other[:2] for other in others] == [(0, "followed to the end\n")]
+
+
+@pytest.mark.parametrize("dead", [0, 1])
+def test_a_rank_that_dies_while_nobody_asks(dead: int, ranks: list[subprocess.Popen[str]]) -> None:
+    ranks[dead].send_signal(signal.SIGKILL)
+    other = ranks[1 - dead]
+    code = other.wait(timeout=60)
+    _, errors = other.communicate()
+    assert code == 1
+    assert f"rank {1 - dead} of 2 lost the others, so the whole job ends" in errors
+
+
+def test_a_rank_that_dies_in_the_middle_of_an_answer(ranks: list[subprocess.Popen[str]]) -> None:
+    tell(ranks[0], {"kind": "chat", "text": "hello", "temperature": 0})
+    hear(ranks[0])
+    ranks[1].send_signal(signal.SIGKILL)
+    tell(ranks[0], {"kind": "chat", "text": "hello", "temperature": 0})
+    code, _, errors = finish(ranks, timeout=60)[0]
+    assert code == 1
+    assert "rank 0 of 2 lost the others, so the whole job ends" in errors
