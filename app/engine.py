@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,7 +25,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from app.conversation import ConversationError, Message, check_messages, trim
 from app.reply import (
-    SECONDS_BETWEEN_TEXTS,
     Event,
     Failed,
     Filled,
@@ -126,7 +124,8 @@ class Engine:
     """Runs one model for any number of visitors.
 
     Args:
-        model, tokenizer: as `glm_model.loading.load` gives them; used by the worker thread alone from now on.
+        model, tokenizer: as `glm_model.loading.load` gives them; used by the worker thread alone from now on, except
+            that whoever reads `Filling` decodes with the tokenizer.
         queue_size: answers that may wait behind the running one.
         stream: how text is generated; by default `glm_model.generation.stream_text`.
         fill_stream: how blanks are filled; by default `glm_model.blank_filling.stream_blanks`.
@@ -325,14 +324,10 @@ class Engine:
         return _finished(result)
 
     def _filled(self, job: _Job, text: str, options: FillOptions) -> FillResult:
-        """Fill a text and tell of it, but not oftener than anybody reads."""
-        next_told = 0.0
         for step in self._fill_stream(self._model, self._tokenizer, text, options, should_stop=job.is_cancelled):
             if step.result is not None:
                 return step.result
-            if time.monotonic() >= next_told:
-                job.reply.send(Filling(step.blank + 1, step.count, step.show()))
-                next_told = time.monotonic() + SECONDS_BETWEEN_TEXTS
+            job.reply.send(Filling(step))
         raise AssertionError("the last step has the result")
 
     def _prompt(self, job: _Job, messages: list[Message], max_length: int) -> list[int]:

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from glm_model.blank_filling import FilledText, FillResult
+    from glm_model.blank_filling import FillResult, FillStep
 
 SECONDS_BETWEEN_TEXTS = 0.02
 
@@ -50,11 +50,9 @@ class Text:
 
 @dataclass(frozen=True)
 class Filling:
-    """A text as far as its blanks are filled; `blank` of `count`, from 1, is being filled now."""
+    """Where the filling of a text stands; only the newest is kept for a consumer that was away."""
 
-    blank: int
-    count: int
-    text: FilledText
+    step: FillStep
 
 
 @dataclass(frozen=True)

@@ -72,24 +72,32 @@ class Fill:
 
 
 async def _updates(text: str, events: AsyncIterator[Event], words: Words) -> AsyncIterator[Update]:
-    """The events of a reply as updates of the page."""
+    """The events of a reply as updates of the page.
+
+    Each says everything: of two that arrive together, Gradio's page may drop the first.
+    """
+    view: tuple[Any, Any] = (gr.skip(), gr.skip())
+    doing = words.thinking
     async for event in events:
         match event:
             case Queued(position):
-                yield gr.skip(), gr.skip(), line(web_text.queue_line(words, position), "busy"), gr.skip(), gr.skip()
-            case Text():  # the waiting is over: what is there from an earlier text gives way
-                yield gr.skip(), HIDDEN, line(words.thinking, "busy"), gr.skip(), gr.skip()
-            case Filling(blank, count, filled):
-                doing = words.filling.format(blank=blank, count=count)
-                yield highlighted(filled, words), gr.skip(), line(doing, "busy"), gr.skip(), gr.skip()
+                doing = web_text.queue_line(words, position)
+            case Text():  # the waiting is over
+                doing = words.thinking
+            case Filling(step):
+                view = highlighted(step.show(), words), HIDDEN
+                doing = words.filling.format(blank=step.blank + 1, count=step.count)
             case Filled(result):
-                shown = highlighted(result.texts[0], words), show_alternatives(result, words)
-                yield *shown, gr.skip(), gr.skip(), gr.skip()
+                view = highlighted(result.texts[0], words), show_alternatives(result, words)
+                continue
             case Failed():
                 why = line(web_text.fill_failure_line(words, event), "failed")
                 yield HIDDEN, HIDDEN, why, *buttons(filling=False)
+                return
             case Finished():
-                yield gr.skip(), gr.skip(), ending(text, event, words), *buttons(filling=False)
+                yield *view, ending(text, event, words), *buttons(filling=False)
+                return
+        yield *view, line(doing, "busy"), *buttons(filling=True)
         await asyncio.sleep(PAUSE)  # meanwhile the reply keeps only the newest of what arrives
 
 

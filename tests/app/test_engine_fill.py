@@ -66,10 +66,10 @@ def test_fillings_are_seen_as_they_grow(make: Callable[..., Engine], fill: FakeF
     fill.gate.release(1)
     event = next(reply)
     assert isinstance(event, Filling)
-    assert (event.blank, event.count, event.text.text) == (1, 2, "a f b [MASK] c")
+    assert (event.step.blank, event.step.count, event.step.show().text) == (0, 2, "a f b [MASK] c")
     fill.gate.release(1_000)
     seen = [event for event in reply if isinstance(event, Filling)]
-    assert [event.blank for event in seen] == sorted(event.blank for event in seen)
+    assert [event.step.blank for event in seen] == sorted(event.step.blank for event in seen)
 
 
 def test_a_filling_waits_behind_a_conversation_and_tells_its_place(make: Callable[..., Engine], fill: FakeFill) -> None:

@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, Page, expect, sync_playwright
 
 from app.options import Options
-from tests.app.fakes import echo
+from tests.app.fakes import echo, shout
 from tests.app.sites import Site, close_site, open_site
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -50,6 +50,9 @@ def site(server: Site) -> Iterator[Site]:
     server.stream.answer, server.stream.delay, server.stream.gate = echo, 0.0, None
     server.stream.prompts.clear()
     server.stream.seen_options.clear()
+    server.fill.answer, server.fill.gate = shout, None
+    server.fill.texts.clear()
+    server.fill.seen_options.clear()
     yield server
     server.let_go()
 
