@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
+from transformers import DynamicCache
 
 from glm_model.configuration_glm import GLMConfig
 from glm_model.loading import DTYPES
@@ -157,6 +158,7 @@ def prompt(workload: Workload, device: torch.device) -> Tensor:
 def step(model: Any, ids: Tensor, cache: Any) -> tuple[Tensor, Any]:
     """One forward pass over what the cache lacks; the last token's most likely successor, and the cache."""
     new = ids.shape[1] if cache is None else 1
+    cache = DynamicCache() if cache is None else cache  # as on a GPU; a CPU has another one
     inputs = model.prepare_inputs_for_generation(ids, next_sequence_length=new, past_key_values=cache, use_cache=True)
     output = model(**{**inputs, "logits_to_keep": 1})
     return output.logits[:, -1:].argmax(-1), output.past_key_values

@@ -11,7 +11,7 @@ from .gpus import GPU, write_gpus
 from .layout import default_split
 from .models import with_fields
 
-_MOST_GPUS = 128
+_MOST_GPUS = 64
 
 
 @dataclass(frozen=True)

@@ -139,10 +139,15 @@ def _leaves(plan: Plan) -> str:
 
 
 def _warnings(plan: Plan) -> list[str]:
-    trained_for = plan.workload.config.max_sequence_length
-    if plan.workload.context <= trained_for:
-        return []
-    return ["", f"The model was trained for {trained_for} tokens; a context of {plan.workload.context} is beyond that."]
+    workload, lines = plan.workload, []
+    trained_for = workload.config.max_sequence_length
+    if workload.context > trained_for:
+        lines.append(f"The model was trained for {trained_for} tokens; {workload.context} are beyond that.")
+    if plan.split.tensor > 1 and workload.config.quantization_bit and not workload.stored_packed:
+        lines.append(
+            "Ranks that share layers load a checkpoint that is packed already: python -m glm_model.conversion."
+        )
+    return ["", *lines] if lines else []
 
 
 def _fullest(plan: Plan) -> tuple[int, int]:
@@ -157,7 +162,8 @@ def _remark(judged: Judged) -> str:
     if not judged.agrees:
         return f"{subject}: said to {'run' if claim.fits else 'need offloading'}; {lacking} GiB are lacking"
     if not claim.fits:
-        return f"{subject}: {lacking} GiB are lacking, and it is said to need offloading"
+        short = f" (up to {judged.longest} tokens would fit)" * (judged.longest > 0)
+        return f"{subject}: {lacking} GiB are lacking{short}, and it is said to need offloading"
     if whole.fits:
         return ""
     return f"{subject}: up to {judged.longest} tokens; {whole.workload.context} would lack {_gib(whole.lacking)} GiB"

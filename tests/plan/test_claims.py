@@ -65,5 +65,8 @@ def test_the_text_says_what_the_table_leaves_out(capsys: Any) -> None:
     text = capsys.readouterr().out
     assert "10 of 10 claims hold." in text
     assert "chatglm-6b, float16, a card of 13 GB: up to" in text
-    assert re.search(r"8 x V100 of 32 GB: 0\.\d+ GiB are lacking, and it is said to need offloading", text)
+    assert re.search(
+        r"8 x V100 of 32 GB: 0\.\d+ GiB are lacking \(up to \d+ tokens would fit\), and it is said to need offloading",
+        text,
+    )
     assert "https://github.com/THUDM/GLM-130B" in text
