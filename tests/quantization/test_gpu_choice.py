@@ -47,9 +47,7 @@ def chosen(dtype: torch.dtype = torch.float16, scale_dtype: torch.dtype = torch.
 def working(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The backends that work on the GPU; a test takes out what shall not."""
     names = {"triton", "cpm_kernels"}
-    monkeypatch.setattr(
-        triton_backend, "problem", lambda device, dtype=None: None if "triton" in names else "Triton is ill"
-    )
+    monkeypatch.setattr(triton_backend, "problem", lambda device, dtype: None if "triton" in names else "Triton is ill")
     monkeypatch.setattr(cpm, "problem", lambda device: None if "cpm_kernels" in names else "cpm-kernels is ill")
     return names
 
@@ -151,7 +149,7 @@ def test_what_is_not_is_refused_and_said(
 def test_without_triton_nothing_is_tried(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert triton_backend.problem(GPU) == "Triton is not installed"
+    assert triton_backend.problem(GPU, torch.float16) == "Triton is not installed"
     assert not caplog.records, "most machines have none, and need none"
 
 
@@ -161,6 +159,7 @@ def test_a_triton_that_fails_is_said_once(monkeypatch: pytest.MonkeyPatch, caplo
     monkeypatch.setattr(cpm, "problem", lambda device: "cpm-kernels is ill")
     assert chosen() == "reference"
     assert chosen() == "reference"
+    assert "Failed to find C compiler" in kernels.describe(device=GPU)
     assert len([record for record in caplog.records if "Failed to find C compiler" in record.getMessage()]) == 1
 
 

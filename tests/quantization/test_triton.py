@@ -4,11 +4,13 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from packaging.version import Version
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
@@ -78,3 +80,36 @@ def test_it_compiles(triton_here: Any, bits: int, dtype: str, capability: int) -
         assert ("mma.sync" in code["ptx"]) == (rows > 1)
     code = compiled(triton_here, triton_dequantize._dequantize, capability, dtype, 4, 1, bits=bits, tile=1024).asm
     assert code["cubin"]
+
+
+def test_the_fastest_tile(triton_here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from glm_model.quantization.kernels import triton_tuning
+
+    gpu, times, timed = torch.device("cuda", 0), {"a": 3.0, "b": 1.0, "c": 2.0}, []
+    state = {"capturing": False, "free": 1 << 40}
+
+    def do_bench(run: Callable[[], str], *durations: int, return_mode: str) -> float:
+        timed.append(run())
+        return times[timed[-1]]
+
+    monkeypatch.setattr(triton_tuning, "do_bench", do_bench)
+    monkeypatch.setattr(triton_tuning, "_found", {})
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: state["capturing"])
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (state["free"], 1 << 40))
+
+    def fastest(shape: str, device: torch.device = gpu) -> str:
+        return triton_tuning.fastest(shape, "abc", lambda tile: tile, device)
+
+    state["capturing"] = True
+    assert fastest("shape") == "a"
+    state.update(capturing=False, free=1 << 20)
+    assert fastest("shape") == "a"
+    assert fastest("shape", torch.device("cpu")) == "a"
+    assert not timed
+    state["free"] = 1 << 40
+    assert fastest("shape") == "b"
+    assert timed == ["a", "b", "c"]
+    times["b"] = 9.0
+    assert fastest("shape") == "b"
+    assert timed == ["a", "b", "c"], "remembered"
+    assert fastest("another") == "c"

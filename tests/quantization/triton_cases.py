@@ -114,6 +114,8 @@ def test_shapes_and_strides() -> None:
         result = triton_backend.matmul(states, weight, scale, 4, bias)
         assert_right(result, expected.view(*states.shape[:-1], 9), torch.float16)
     assert_right(triton_backend.matmul(x[0], weight, scale, 4, bias), expected[0], torch.float16)
+    strided = bias.repeat_interleave(2)[::2]
+    assert_right(triton_backend.matmul(x, weight, scale, 4, strided), expected, torch.float16)
     assert triton_backend.matmul(x[:0], weight, scale, 4, bias).shape == (0, 9)
 
 

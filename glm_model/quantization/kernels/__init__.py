@@ -49,8 +49,8 @@ class Kernel(NamedTuple):
 
 REFERENCE = Kernel("reference", "exact", reference.supports, reference.matmul)
 _KERNELS = [
-    Kernel("native", "fast", native.supports, native.fast_matmul),
-    Kernel("native", "exact", native.supports, native.exact_matmul),
+    Kernel("native", "fast", native.supports, native.fast_matmul, True),
+    Kernel("native", "exact", native.supports, native.exact_matmul, True),
     Kernel("onnxruntime", "fast", onnx.supports, onnx.matmul),
     Kernel("triton", "exact", triton_backend.supports, triton_backend.matmul, True, triton_backend.input_gradient),
     Kernel("cpm_kernels", "exact", cpm.supports, cpm.matmul, True),
@@ -85,11 +85,14 @@ def describe(precision: Precision = "exact", device: torch.device | str = "cpu")
 def _describe_gpu(device: torch.device) -> str:
     if device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
-    backends = {"triton": triton_backend.problem, "cpm_kernels": cpm.problem}
+    backends = {
+        "triton": lambda: triton_backend.problem(device, torch.float16),
+        "cpm_kernels": lambda: cpm.problem(device),
+    }
     reasons = []
     for name, problem in backends.items():
         if allowed(name):
-            reason = problem(device)
+            reason = problem()
             if reason is None:
                 return f"{name} kernels on {torch.cuda.get_device_name(device)}"
             reasons.append(reason)

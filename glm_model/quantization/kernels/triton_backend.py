@@ -32,7 +32,7 @@ def supports(x: Tensor, weight: Tensor, scale: Tensor, bits: int) -> bool:
 
 
 @functools.cache
-def problem(device: torch.device, dtype: torch.dtype = torch.float16) -> str | None:
+def problem(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why Triton does not multiply on this GPU, or None if it does. Found out once."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"

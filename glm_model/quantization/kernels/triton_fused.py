@@ -67,7 +67,7 @@ def multiply(
         weight: int8 [out, in * bits / 8], contiguous; see :func:`takes`.
         scale: floating [out], contiguous.
         bits: 4 or 8.
-        bias: floating [out], contiguous, or None.
+        bias: floating [out], or None.
         tile: one of :func:`tiles`; None for the fastest.
     """
     x = x.contiguous()
@@ -75,6 +75,7 @@ def multiply(
         x = x.clone()
     words = weight.view(torch.int32)
     out = x.new_empty(len(x), len(weight))
+    bias = None if bias is None else bias.contiguous()
     run = partial(_launch, x.view(torch.int32), words, scale, bias, out, bits)
     if tile is None:
         shape = (x.device, x.dtype, bits, len(x) == 1, words.shape)
