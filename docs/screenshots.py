@@ -1,4 +1,4 @@
-"""Takes the README's two screenshots from a real conversation: `python docs/screenshots.py [ADDRESS]`.
+"""Takes the README's screenshots, of a real conversation and of blanks filled: `python docs/screenshots.py [ADDRESS]`.
 
 Start the web chat first, with `python web_demo.py --temperature 0`. Needs Chromium and Playwright, as the browser tests
 do; the pictures land beside this file.
@@ -23,6 +23,10 @@ TALKS = {
         ["苹果用英语怎么说？"],
         ["你是谁？", "17 + 25 等于多少？", "法国的首都是哪里？", "GLM-130B 是什么？"],
     ),
+}
+BLANKS = {
+    "en": "The capital of [MASK] is Paris. After Monday comes [MASK].",
+    "zh": "[MASK]的首都是巴黎。星期一的后面是[MASK]。",
 }
 
 
@@ -49,13 +53,31 @@ def talk(page: Page, talks: tuple[list[str], ...]) -> None:
     page.mouse.move(700, 830)
 
 
+def fill(page: Page, text: str) -> None:
+    """Fill the blanks of a text in the other tab and wait for the end."""
+    page.locator("#fill-tab-button").click()
+    page.locator("#fill-text textarea").fill(text)
+    page.locator("#fill-start").click()
+    expect(page.locator("#alternatives")).to_be_visible()
+    page.wait_for_timeout(500)
+    page.evaluate("document.activeElement.blur()")
+    print(page.locator("#filled").inner_text())
+
+
+def take(page: Page, name: str) -> None:
+    """Write a picture of the page beside this file."""
+    path = HERE / name
+    page.screenshot(path=path)
+    shrink(path)
+
+
 def shrink(path: Path) -> None:
     """Keep 96 colours: the page has few, and the file a third of its size."""
     Image.open(path).convert("RGB").quantize(96, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def main() -> None:
-    """Both languages, one picture each."""
+    """Both languages, a picture of each tab."""
     address = sys.argv[1] if len(sys.argv) > 1 else "http://localhost:7860/"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
@@ -63,9 +85,9 @@ def main() -> None:
             page = browser.new_page(locale=language, viewport={"width": 1200, "height": 840}, device_scale_factor=2)
             page.goto(address)
             talk(page, talks)
-            path = HERE / f"screenshot-{language}.png"
-            page.screenshot(path=path)
-            shrink(path)
+            take(page, f"screenshot-{language}.png")
+            fill(page, BLANKS[language])
+            take(page, f"screenshot-fill-{language}.png")
 
 
 if __name__ == "__main__":
