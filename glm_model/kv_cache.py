@@ -89,3 +89,13 @@ class RoomyCache(DynamicCache):
     def __init__(self, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         self.layer_class_to_replicate = partial(RoomyLayer, dtype)
+
+
+def new_cache(device: torch.device, dtype: torch.dtype | None = None) -> DynamicCache:
+    """The better cache to begin with on this device, to store keys and values in ``dtype``."""
+    if dtype is None:
+        # GPUs copy a cache in no time and reserve memory in ways of their own; autograd wants nothing overwritten.
+        in_place = device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if not in_place:
+            return DynamicCache()
+    return RoomyCache(dtype)

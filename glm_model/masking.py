@@ -103,6 +103,18 @@ def context_block_ids(padding: Tensor, context: Tensor, length: int) -> Tensor:
     return torch.where(in_context, 0, -1)
 
 
+def prefix_mask(padding: Tensor, context: Tensor, length: int) -> Tensor:
+    """The mask of whole sequences, bool [batch, 1, length, length], True = masked.
+
+    Everybody sees the context, and of the rest what is not behind; nobody sees padding, and padding sees nobody.
+    """
+    index = torch.arange(length, device=context.device)
+    in_context = context_block_ids(padding, context, length) == 0
+    is_real = index >= padding[:, None]
+    visible = (index[:, None] >= index) | in_context[:, None, :]
+    return ~(visible & is_real[:, None, :] & is_real[:, :, None])[:, None]
+
+
 def extend_mask(attention_mask: Tensor, length: int) -> Tensor:
     """A mask of a prompt (bool [batch, 1, prompt, prompt], True = masked) grown to ``length`` rows and columns.
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
@@ -27,6 +27,7 @@ from .configuration_glm import ChatGLMConfig, GLM130BConfig, GLMConfig
 from .conversion.keys import IGNORED_KEYS
 from .errors import UnsupportedError
 from .generation import ChatMixin
+from .kv_cache import new_cache
 from .loading_checks import CheckedLoadingMixin
 from .parallel.distribute import ShareableModel
 from .prefix_lm import PrefixLMGenerationMixin, count_padding, derive_position_ids
@@ -171,7 +172,7 @@ class GLMModel(GLMPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         if use_cache and past_key_values is None:
-            past_key_values = DynamicCache()
+            past_key_values = new_cache(inputs_embeds.device)
         is_prompt = past_key_values is None or past_key_values.get_seq_length() == 0
         if position_ids is None:
             position_ids = self._prompt_positions(input_ids, attention_mask, is_prompt)

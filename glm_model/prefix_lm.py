@@ -16,7 +16,7 @@ from . import masking
 from .beam_scores import PublishedBeamScoresMixin
 from .configuration_glm import GLMConfig
 from .errors import UnsupportedError
-from .kv_cache import RoomyCache
+from .kv_cache import new_cache
 
 
 def count_padding(config: GLMConfig, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
@@ -124,16 +124,10 @@ class PrefixLMGenerationMixin(PublishedBeamScoresMixin):
         )
 
     def _mask_for_static_cache(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """bool [batch, 1, length, length], True = masked: a compiled step cannot look at the ids."""
-        length = input_ids.shape[1]
+        """Given from outside, as a compiled step cannot look at the ids."""
         padding = count_padding(self.config, input_ids, attention_mask)
         context = masking.context_length(input_ids, self.config.bos_token_id)
-        index = torch.arange(length, device=input_ids.device)
-        in_context = index < context[:, None]
-        is_padding = index < padding[:, None]
-        visible = (index[:, None] >= index)[None] | in_context[:, None, :]
-        visible = visible & ~is_padding[:, None, :] & ~is_padding[:, :, None]
-        return ~visible[:, None]
+        return masking.prefix_mask(padding, context, input_ids.shape[1])
 
     def _refuse_partial_context(self, input_ids: Tensor, past_key_values: Cache | None) -> None:
         cached = 0 if past_key_values is None else int(past_key_values.get_seq_length())
@@ -149,11 +143,9 @@ class PrefixLMGenerationMixin(PublishedBeamScoresMixin):
     def _prepare_cache_for_generation(
         self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> None:
-        # GPUs copy a cache in no time, and reserve memory in ways of their own.
-        roomy = self.device.type == "cpu" or self.cache_dtype is not None
         usual = generation_config.cache_implementation in (None, "dynamic") and generation_config.use_cache
-        if roomy and usual and model_kwargs.get("past_key_values") is None:
-            model_kwargs["past_key_values"] = RoomyCache(self.cache_dtype)
+        if usual and model_kwargs.get("past_key_values") is None:
+            model_kwargs["past_key_values"] = new_cache(self.device, self.cache_dtype)
             return
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
 
