@@ -1,4 +1,4 @@
-"""Which kernels the user lets run: the environment variable GLM_KERNEL. Imports nothing of ours."""
+"""Which kernels the user lets run: environment variables GLM_KERNEL, GLM_INSTRUCTIONS. Imports nothing of ours."""
 
 import functools
 import os
@@ -22,3 +22,17 @@ def wanted() -> str:
 def allowed(name: str) -> bool:
     """Whether the kernel of this name may be used."""
     return wanted() in ("auto", name)
+
+
+def wanted_instructions(available: list[str]) -> list[str]:
+    """Instruction sets that the native kernel may be built for: the value of GLM_INSTRUCTIONS, or all that are there.
+
+    Raises:
+        ValueError: one that this CPU does not have.
+    """
+    name = os.environ.get("GLM_INSTRUCTIONS", "auto")
+    if name == "auto":
+        return available
+    if name not in available:
+        raise ValueError(f"GLM_INSTRUCTIONS is {name!r}; on this CPU it can be auto or one of {', '.join(available)}")
+    return [name]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from . import reference
 from .build import BuildError, build, instruction_sets
-from .choice import allowed
+from .choice import allowed, wanted_instructions
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def find() -> Library | BuildError:
 
 
 def _best_instructions() -> str:
-    found = instruction_sets()
+    found = wanted_instructions(instruction_sets())
     if not found:
         raise BuildError("this CPU has neither AVX2 nor NEON with the dot product extension")
     return found[0]

@@ -135,14 +135,11 @@ void tile(const uint8_t* const* w, int64_t ahead, const ExactSpan* x, int64_t x_
             for (int c = 0; c < kChains; c++) sums[n * kTile + r] += total(acc[r][n][c]);
 }
 
-// As above with the number of activation rows, 1..4, known only at run time.
-template <class Weights, int R, class Span>
+// As above with the number of activation rows, 1..N, known only at run time.
+template <class Weights, int R, int N, class Span>
 void tile_of(int n, const uint8_t* const* w, int64_t ahead, const Span* x, int64_t x_stride, int64_t spans,
              float* sums) {
-    switch (n) {
-        case 1: return tile<Weights, R, 1>(w, ahead, x, x_stride, spans, sums);
-        case 2: return tile<Weights, R, 2>(w, ahead, x, x_stride, spans, sums);
-        case 3: return tile<Weights, R, 3>(w, ahead, x, x_stride, spans, sums);
-        default: return tile<Weights, R, 4>(w, ahead, x, x_stride, spans, sums);
-    }
+    if constexpr (N > 1)
+        if (n < N) return tile_of<Weights, R, N - 1>(n, w, ahead, x, x_stride, spans, sums);
+    tile<Weights, R, N>(w, ahead, x, x_stride, spans, sums);
 }
