@@ -4,14 +4,18 @@
 dropped. Whoever looks at every tensor once, and keeps something smaller, reads them from here.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from safetensors import safe_open
 from torch import Tensor
 
 from .checkpoint_files import StoredTensor, read_pickle, stored_tensors
+
+_BLOCK_BYTES = 8 << 20
 
 
 def lazy_tensors(files: Iterable[Path], kept: Callable[[str], bool] = lambda name: True) -> dict[str, "LazyTensor"]:
@@ -44,17 +48,32 @@ class LazyTensor:
         return self._stored.dtype.is_floating_point
 
     def __getitem__(self, index: Any) -> Tensor:
-        part = self._view(index)
-        return part.clone() if self._kept else part
-
-    def _view(self, index: Any) -> Tensor:
         file = self._stored.file
         if file.suffix != ".safetensors":
-            return self._pickles.open(file)[self._name][index]
+            part = self._pickles.open(file)[self._name][index]
+            return part.clone() if self._kept else part
+        return self._copy(index) if self._kept and self._stored.shape else self._view(index)
+
+    def _view(self, index: Any) -> Tensor:
         # Opened anew for each tensor, the file is mapped as long as this one is in use.
-        with safe_open(file, framework="pt") as content:
+        with safe_open(self._stored.file, framework="pt") as content:
             view: Tensor = content.get_slice(self._name)[index]
             return view
+
+    def _copy(self, index: Any) -> Tensor:
+        """Block by block, so that little more is in memory than what is asked for."""
+        rows, *others = index if isinstance(index, tuple) else (index,)
+        start, stop, _ = (rows if isinstance(rows, slice) else slice(None)).indices(self._stored.shape[0])
+        row_bytes = self._stored.dtype.itemsize * math.prod(self._stored.shape[1:])
+        step = max(1, _BLOCK_BYTES // max(1, row_bytes))
+        whole: Tensor | None = None
+        for first in range(start, stop, step):
+            last = min(first + step, stop)
+            block = self._view((slice(first, last), *others))
+            if whole is None:
+                whole = block.new_empty(stop - start, *block.shape[1:])
+            whole[first - start : last - start] = block
+        return self._view(index).clone() if whole is None else whole
 
 
 class _Pickles:
@@ -63,10 +82,12 @@ class _Pickles:
     def __init__(self) -> None:
         self._file: Path | None = None
         self._tensors: dict[str, Tensor] = {}
+        self._lock = Lock()  # transformers reads in several threads
 
     def open(self, file: Path) -> dict[str, Tensor]:
-        if file != self._file:
-            self._file, self._tensors = None, {}  # gone before the next one comes
-            self._tensors = read_pickle(file)
-            self._file = file
-        return self._tensors
+        with self._lock:
+            if file != self._file:
+                self._file, self._tensors = None, {}  # gone before the next one comes
+                self._tensors = read_pickle(file)
+                self._file = file
+            return self._tensors
