@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..quantization.packing import quantize
+from ..quantization.packing import packed_columns, quantize
 from ..quantization.rules import is_packed
 
 
@@ -24,9 +25,16 @@ def pack(place: Path, name: str, weight: Tensor, bits: int) -> dict[str, Tensor]
         CheckpointError: the weight cannot be packed, or holds values without a scale.
     """
     try:
-        packed, scale = quantize(weight, bits)
+        packed, scale = _headers(weight, bits) if weight.is_meta else quantize(weight, bits)
     except ValueError as error:
         raise CheckpointError(f"{place}: {name}: {error}") from None
     if not (scale.is_meta or bool(scale.isfinite().all())):
         raise CheckpointError(f"{place}: {name} holds values that are NaN, infinite or too large for a scale in half.")
     return {name: packed, f"{name}_scale": scale}
+
+
+def _headers(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """What :func:`quantize` would make, at once for a weight of any size."""
+    rows, columns = weight.shape
+    packed = torch.empty(rows, packed_columns(columns, bits), dtype=torch.int8, device="meta")
+    return packed, torch.empty(rows, dtype=torch.float16, device="meta")

@@ -51,8 +51,9 @@ def read_configuration(
             f"{' and '.join(map(str, files))} {'do' if len(files) > 1 else 'does'} not say num_attention_heads, which "
             "the tensors cannot tell: name a config.json that does (--config)."
         )
+    told = {**_fallbacks(sizes["vocab_size"]), **described, **overrides}
     try:
-        config = GLM130BConfig(**{**sizes, "quantization_bit": bits, **described, **overrides})
+        config = GLM130BConfig(**{**sizes, "quantization_bit": bits, **told})
     except StrictDataclassError as error:
         raise CheckpointError(f"{' or '.join(map(str, files))}: {' '.join(str(error).split())}") from None
     _require_special_tokens(config, folder)
@@ -78,6 +79,13 @@ def _description(file: Path, sizes: dict[str, int], folder: Path) -> dict[str, A
         if content.get(name, size) != size:
             raise CheckpointError(f"{file} says {name} {content[name]}, but the tensors in {folder} have {size}.")
     return {name: content[name] for name in _DESCRIBED if name in content}
+
+
+def _fallbacks(vocab_size: int) -> dict[str, Any]:
+    """For tokens that a smaller model can do without, where GLM-130B's own ids are outside its vocabulary."""
+    fallbacks = {"pad_token_id": 0, "smask_token_id": None}
+    released = GLM130BConfig()
+    return {name: value for name, value in fallbacks.items() if getattr(released, name) >= vocab_size}
 
 
 def _is_released(sizes: dict[str, int]) -> bool:

@@ -41,6 +41,7 @@ def growing_folder(target: Path, plan: dict[str, Any] | None) -> Iterator[Path]:
     Raises:
         ValueError: another process is writing the same folder.
     """
+    target = target.absolute()  # "." has no name
     partial = target.with_name(f"{target.name}.partial")
     model, journal = partial / _MODEL, partial / _JOURNAL
     partial.mkdir(parents=True, exist_ok=True)

@@ -112,6 +112,12 @@ def test_a_given_configuration_has_the_last_word(archive: Path, tmp_path: Path) 
     assert (config.pad_token_id, config.max_sequence_length, config.mask_token_id) == (7, 99, 500)
 
 
+def test_padding_and_sentence_blanks_need_not_be_told(archive: Path) -> None:
+    write_description(archive, pad_token_id=None, smask_token_id=None)
+    config, _ = read_sat_checkpoint(archive)
+    assert (config.pad_token_id, config.smask_token_id) == (0, None)
+
+
 def test_frequencies_under_sats_own_name(archive: Path) -> None:
     frequencies = {name: None for name in rank_tensors(archive) if "inv_freq" in name}
     change_rank(archive, **frequencies, **{"mixins.rotary-embedding.rotary_emb.inv_freq": torch.ones(8)})
