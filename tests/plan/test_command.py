@@ -54,10 +54,10 @@ def test_json_adds_up(capsys: Any) -> None:
 
 
 def test_more_costs_more(capsys: Any) -> None:
-    (few,) = answer(capsys, *GLM_130B, "--gpus", "80GB")["devices"]
-    (many,) = answer(capsys, *GLM_130B, "--gpus", "80GB", "--batch", "2")["devices"]
-    (long,) = answer(capsys, *GLM_130B, "--gpus", "80GB", "--context", "4096")["devices"]
-    (packed,) = answer(capsys, *GLM_130B, "--gpus", "80GB", "--embeddings")["devices"]
+    (few,) = answer(capsys, *GLM_130B, "--gpus", "800GB")["devices"]
+    (many,) = answer(capsys, *GLM_130B, "--gpus", "800GB", "--batch", "2")["devices"]
+    (long,) = answer(capsys, *GLM_130B, "--gpus", "800GB", "--context", "4096")["devices"]
+    (packed,) = answer(capsys, *GLM_130B, "--gpus", "800GB", "--embeddings")["devices"]
     assert many["cache"] == long["cache"] == 2 * few["cache"]
     assert few["activations"] < many["activations"] < long["activations"]  # the mask grows with the square
     assert packed["weights"] == few["weights"] - 150528 * 12288 * 3 // 2 + 150528 * 2

@@ -1,15 +1,17 @@
 """Which tensors lie where: cuts, stages and device maps."""
 
 from collections import Counter
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from glm_model.errors import UnsupportedError
+from glm_model.loading import DEVICE_MAPS
 from glm_model.parallel.split import require_tensor_parallel, stage_layers
 from glm_model.plan.layout import (
+    DeviceMap,
     Split,
     cut,
     cut_dimensions,
@@ -126,6 +128,10 @@ def test_a_device_map_places_everything_once(architecture: str, rule: Any) -> No
     assert all(part.weights <= room for part in parts)
     if rule != "sequential":
         assert sum(1 for part in parts if part.layers) >= 3
+
+
+def test_the_rules_are_those_that_loading_knows() -> None:
+    assert get_args(DeviceMap) == DEVICE_MAPS
 
 
 def test_a_device_map_on_one_large_gpu() -> None:

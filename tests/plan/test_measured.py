@@ -1,6 +1,5 @@
 """Predictions beside what is allocated when the same model is really loaded and run, on a CPU."""
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,10 @@ def cached_bytes(cache: Any) -> int:
     return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
 
 
-@pytest.mark.parametrize(("dtype", "packing"), list(itertools.product(DTYPES, PACKINGS)))
+@pytest.mark.parametrize(
+    ("dtype", "packing"),
+    [("float32", (0, False)), *(("float16", packing) for packing in PACKINGS), ("bfloat16", (4, True))],
+)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_weights_of_a_model_that_is_packed_while_it_loads(
     architecture: str, dtype: str, packing: tuple[int, bool], tmp_path: Path
@@ -80,14 +82,14 @@ def test_weights_and_cache_of_what_load_gives(
     assert device.cache == held
 
 
-@pytest.mark.parametrize(("dtype", "bits"), list(itertools.product(DTYPES, (0, 8, 4))))
+@pytest.mark.parametrize(("dtype", "bits"), [("float32", 0), ("float16", 8), ("float16", 4), ("bfloat16", 4)])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_cache_after_an_answer(architecture: str, dtype: str, bits: int) -> None:
     """The last token of an answer is never looked up, so the cache ends one before it."""
     asked = workload(architecture, (bits, False), dtype, context=33, batch=2)
     model = AutoModelForCausalLM.from_config(asked.config, dtype=asked.dtype).eval()
     model.generation_config.eos_token_id = None
-    start = prompt(asked, CPU)[:, -20:]
+    start = prompt(asked, CPU)[:, -30:]
     cache = DynamicCache()  # as on a GPU; a CPU has another one
     answer = model.generate(start, max_length=34, do_sample=False, past_key_values=cache)
     assert answer.shape == (2, 34)
