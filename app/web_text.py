@@ -315,7 +315,7 @@ DEMO_BLANKS: Mapping[Language, tuple[str, ...]] = {
         "[MASK]的首都是巴黎。",
         "星期一的后面是[MASK]。",
         "“热”的反义词是“[MASK]”。",
-        "“苹果”的英语是“[MASK]”。",
+        "我们知道，5 + 7 = [MASK]。",
     ),
 }
 # The first ones are those of GLM-130B's README.

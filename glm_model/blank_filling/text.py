@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
-from unicodedata import east_asian_width
+from unicodedata import category, east_asian_width
 
 import torch
 
@@ -277,9 +277,14 @@ def _spelling(piece: _Piece, text: str, ids: list[int], tokenizer: BlankTokenize
     if not whole.startswith(known):  # a character whose bytes lie on both sides
         return tokenizer.decode_exact(piece.token_ids)
     shown = whole[len(known) :]
-    if shown.startswith(" ") and (not text or text[-1].isspace() or _is_wide(text[-1]) or _is_wide(shown[1:2])):
+    if shown.startswith(" ") and (not text or _takes_no_space(text[-1]) or _is_wide(shown[1:2])):
         return shown[1:]
     return shown
+
+
+def _takes_no_space(character: str) -> bool:
+    """Whether a word follows it at once: white space, an opening bracket or quotation mark, Chinese."""
+    return character.isspace() or category(character) in ("Ps", "Pi") or _is_wide(character)
 
 
 def _is_wide(character: str) -> bool:

@@ -15,9 +15,10 @@ import pytest
 from app.engine import Engine
 from app.options import Options
 from app.web_chat import Visitors
-from app.web_fill import MOST_BEAMS, Fill, fill_options
+from app.web_fill import MOST_BEAMS, Fill, fill_options, highlighted
 from app.web_text import BLANKS, DEMO_BLANKS, EN, ZH, Words
-from glm_model.blank_filling import FillOptions
+from glm_model.blank_filling import FilledText, FillOptions, Segment, fill_blanks
+from glm_model.loading import load
 from tests.app.fakes import FakeFill, FakeModel, FakeStream, FakeTokenizer
 
 SETTINGS: tuple[Any, ...] = ("beams", 4, 1.0, 0, 3, 1.0, 0.7, 0, 256, "")
@@ -116,11 +117,8 @@ def test_a_single_filling_has_no_number(make: Callable[..., Fill]) -> None:
     assert screen.filled == '<div class="filled">a <mark>filling 1</mark></div>'
 
 
-def test_a_nested_or_mixed_order_keeps_the_numbers_of_the_alternatives(make: Callable[..., Fill]) -> None:
+def test_an_order_of_several_kinds_keeps_the_numbers_of_the_alternatives(make: Callable[..., Fill]) -> None:
     """The numbers are those of filling, as in the list of alternatives, whatever their order in the text."""
-    from app.web_fill import highlighted
-    from glm_model.blank_filling import FilledText, Segment
-
     text = FilledText((Segment("x", True), Segment(" ", False), Segment("y", True)), "x y", None, (1, 0))
     assert highlighted(text, EN)["value"].count('data-blank="2">x') == 1
 
@@ -279,3 +277,15 @@ def test_examples_follow_the_language_and_the_model(make: Callable[..., Fill]) -
     assert make(language="zh").examples(visitor()) == list(DEMO_BLANKS["zh"])
     for texts in (DEMO_BLANKS, BLANKS):
         assert len(texts["en"]) == len(texts["zh"])
+
+
+FILLINGS = {"en": ("France", "Tuesday", "cold", "7"), "zh": ("法国", "星期二", "冷", "12")}
+
+
+def test_the_demo_model_fills_the_examples_that_it_is_offered() -> None:
+    """With the settings that the page opens with, in the order of DEMO_BLANKS."""
+    model, tokenizer = load(device="cpu")
+    for language, answers in FILLINGS.items():
+        for text, answer in zip(DEMO_BLANKS[language], answers, strict=True):  # type: ignore[index]
+            filled = fill_blanks(model, tokenizer, text, fill_options(*SETTINGS))
+            assert filled.texts[0].text == text.replace("[MASK]", answer)

@@ -334,6 +334,8 @@ def test_the_given_text_comes_back_unchanged(text: str) -> None:
         ("今天[MASK]很好", "天气", "今天天气很好"),
         ("今天[MASK]很好", "weather", "今天weather很好"),
         ("The word[MASK]", "天", "The word天"),
+        ("天“[MASK]”", "sky", "天“sky”"),
+        ("the sky ([MASK])", "blue", "the sky (blue)"),
         ("Hello", "world", "Hello world"),
     ],
 )
