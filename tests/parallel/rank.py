@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from glm_model.errors import UnsupportedError
+from glm_model.loading import DEMO_MODEL, load
 from glm_model.parallel.distribute import finish_part, shared_over, weight_bytes
 from glm_model.parallel.world import World, join_world
 from tests.parallel.models import PROMPTS, ask
@@ -26,6 +27,7 @@ def main(models: list[Path], results: Path, layouts: list[str]) -> None:
         torch.save(answers, results / f"{layout}-{world.rank}.pt")
         if layout == "2x1":
             torch.save(dict(_by_transformers(models)), results / f"native-{world.rank}.pt")
+            (results / f"packing-{world.rank}.txt").write_text(_refusal_to_pack(), encoding="utf-8")
 
 
 def _answers(folder: Path, world: World) -> dict[str, Any]:
@@ -38,6 +40,14 @@ def _answers(folder: Path, world: World) -> dict[str, Any]:
 def _refusal(model: Any) -> str:
     try:
         model.save_pretrained("nowhere")
+    except UnsupportedError as error:
+        return str(error)
+    return ""
+
+
+def _refusal_to_pack() -> str:
+    try:
+        load(DEMO_MODEL, device="cpu", quantize="int4", tensor_parallel=2)
     except UnsupportedError as error:
         return str(error)
     return ""

@@ -34,13 +34,19 @@ def whole(models: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def parts(models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
-    """What each rank of each layout answers: ``parts["2x2"][rank][name]``."""
+def results(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the ranks of all layouts have written down."""
     results = tmp_path_factory.mktemp("results")
     for size, (names, layouts) in PROCESSES.items():
         ranks = start(size, "-m", "tests.parallel.rank", models, results, ",".join(names), *layouts)
         for code, _, errors in finish(ranks):
             assert code == 0, errors
+    return results
+
+
+@pytest.fixture(scope="module")
+def parts(results: Path) -> dict[str, list[dict[str, Any]]]:
+    """What each rank of each layout answers: ``parts["2x2"][rank][name]``."""
     return {
         layout: [torch.load(results / f"{layout}-{rank}.pt", weights_only=True) for rank in range(size)]
         for layout, size in [
@@ -79,6 +85,11 @@ def test_no_rank_holds_much_more_than_its_share(layout: str, name: str, whole: A
 
 def test_a_part_is_not_saved_as_if_it_were_the_model(parts: Any) -> None:
     assert all("part of the model" in rank["chatglm"]["saving"] for rank in parts["2x1"])
+
+
+def test_ranks_that_share_rows_do_not_pack_them(results: Path) -> None:
+    for rank in (0, 1):
+        assert "pack the checkpoint first" in (results / f"packing-{rank}.txt").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ALL)
