@@ -7,10 +7,11 @@ from dataclasses import replace
 
 from transformers.utils import logging as transformers_logging
 
-from ..blank_filling import FillResult, stream_blanks
+from ..blank_filling import FillResult, FillStep, stream_blanks
 from ..loading import lead_or_follow, load
 from ..sanitize import harmless
 from .arguments import Arguments
+from .interrupt import noted_interrupts
 from .output import all_beams, as_json, choose_marks, marked
 
 _SECONDS_BETWEEN_NOTES = 0.1
@@ -25,6 +26,7 @@ class Filler:
 
     def __init__(self, arguments: Arguments) -> None:
         self._is_watched = sys.stderr.isatty()
+        self._next_note = 0.0
         if not self._is_watched:
             transformers_logging.disable_progress_bar()
         self._model, self._tokenizer = load(
@@ -44,7 +46,7 @@ class Filler:
         self._marks = choose_marks(arguments.color, sys.stdout.isatty(), os.environ)
 
     def fill(self, text: str) -> str:
-        """What to print for a text. Raises ValueError for one that cannot be filled."""
+        """What to print for a text. Raises ValueError for one that cannot be filled, KeyboardInterrupt after Ctrl-C."""
         result = self._result(text)
         if any(blank.answers[0].finish_reason == "length" for blank in result.blanks):
             complain(f"the text reached {self._options.max_length} tokens and was cut; see --max-length")
@@ -55,17 +57,21 @@ class Filler:
         return marked(result.texts[0], self._marks)
 
     def _result(self, text: str) -> FillResult:
-        next_note = 0.0
-        for step in stream_blanks(self._model, self._tokenizer, text, self._options):
-            if self._is_watched and time.monotonic() >= next_note:
-                print(
-                    f"\r\x1b[Kfilling blank {step.blank + 1} of {step.count} ...", end="", file=sys.stderr, flush=True
-                )
-                next_note = time.monotonic() + _SECONDS_BETWEEN_NOTES
-        if self._is_watched:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        with noted_interrupts() as is_interrupted:
+            for step in stream_blanks(self._model, self._tokenizer, text, self._options, should_stop=is_interrupted):
+                self._note(step)
+            if is_interrupted():
+                raise KeyboardInterrupt
         assert step.result is not None
         return step.result
+
+    def _note(self, step: FillStep) -> None:
+        """Tell somebody who watches how far it is; the last step wipes that away."""
+        if not self._is_watched or (step.result is None and time.monotonic() < self._next_note):
+            return
+        self._next_note = time.monotonic() + _SECONDS_BETWEEN_NOTES
+        doing = f"filling blank {step.blank + 1} of {step.count} ..." if step.result is None else ""
+        print(f"\r\x1b[K{doing}", end="", file=sys.stderr, flush=True)
 
 
 def complain(text: str) -> None:

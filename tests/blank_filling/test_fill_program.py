@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -17,8 +18,10 @@ from typing import Any
 import pytest
 
 from glm_model import FillOptions, fill_blanks, load
+from glm_model.blank_filling import stream_blanks
 from glm_model.fill import __main__ as program
 from glm_model.fill.arguments import parse
+from glm_model.fill.interrupt import noted_interrupts
 from tests.blank_filling.toy import IntegerTokenizer, drawn_model
 from tests.checkpoints import write_checkpoint
 
@@ -144,6 +147,44 @@ def test_ctrl_c_ends_without_a_word(run: Callable[..., Any], monkeypatch: pytest
     assert run(TEXT) == (130, "", "")
 
 
+def test_ctrl_c_while_the_model_works_stops_within_a_token(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = []
+
+    def noted(*arguments: Any, **settings: Any) -> Iterator[Any]:
+        for step in stream_blanks(*arguments, **settings):
+            steps.append(step)
+            if len(steps) == 3:
+                signal.raise_signal(signal.SIGINT)
+            yield step
+
+    monkeypatch.setattr("glm_model.fill.filler.stream_blanks", noted)
+    before = signal.getsignal(signal.SIGINT)
+    assert run("10 [MASK] 20", "--num-beams=2", "--min-gen-length=90", "--max-length=100") == (130, "", "")
+    assert len(steps) <= 5
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_ctrl_c_does_not_wait() -> None:
+    with noted_interrupts() as is_interrupted:
+        assert not is_interrupted()
+        signal.raise_signal(signal.SIGINT)
+        assert is_interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_an_ignored_ctrl_c_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with noted_interrupts() as is_interrupted:
+            signal.raise_signal(signal.SIGINT)
+            assert not is_interrupted()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 # ---- options
 
 
@@ -223,11 +264,15 @@ class Terminal:
     """The program in a pty of its own."""
 
     def __init__(self, *arguments: str) -> None:
-        self.pid, self._keyboard = pty.fork()
-        if self.pid == 0:
-            os.chdir(ROOT)
-            environment = {**os.environ, "TERM": "xterm-256color"}
-            os.execve(sys.executable, [sys.executable, "-m", "glm_model.fill", *arguments], environment)
+        self._keyboard, slave = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "glm_model.fill", *arguments],
+            cwd=ROOT,
+            env={**os.environ, "TERM": "xterm-256color"},
+            preexec_fn=lambda: os.login_tty(slave),
+            pass_fds=[slave],
+        )
+        os.close(slave)
         self.seen = ""
         self._waited_for = 0  # how much of it
 
@@ -245,10 +290,15 @@ class Terminal:
     def leave(self) -> int:
         """Wait for the end; the exit status."""
         deadline = time.monotonic() + SECONDS_TO_START
-        while not (ended := os.waitpid(self.pid, os.WNOHANG))[0]:
+        while self.process.poll() is None:
             assert time.monotonic() < deadline, f"still runs after {self.seen!r}"
             self._read()
-        return os.waitstatus_to_exitcode(ended[1])
+        return self.process.returncode
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._keyboard)
 
     def _read(self) -> None:
         if select.select([self._keyboard], [], [], 0.1)[0]:
@@ -260,7 +310,7 @@ class Terminal:
 def terminal() -> Iterator[Terminal]:
     terminal = Terminal("--num-beams=2", "--min-gen-length=1000", "--max-length=1024", "--no-repeat-ngram-size=0")
     yield terminal
-    os.close(terminal._keyboard)
+    terminal.close()
 
 
 def test_ctrl_c_stops_the_model_and_then_the_program(terminal: Terminal) -> None:
