@@ -1,0 +1,54 @@
+"""A program in a worker process: started, told what to do, and held still while another one is measured."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, Self
+
+
+class Process:
+    """See worker.py for the commands. Runs on the first ``cpus`` CPUs only, and stands still between commands.
+
+    Attributes:
+        started: when the process was asked for, on :func:`time.perf_counter`'s clock.
+    """
+
+    def __init__(self, program: str, python: str, path: Path, cpus: int, threads: int, **environment: str) -> None:
+        worker = Path(__file__).with_name("worker.py")
+        self.started = time.perf_counter()
+        self._process = subprocess.Popen(
+            ["taskset", "-c", f"0-{cpus - 1}", python, str(worker), program, str(path), str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, **environment},
+        )
+        self._answer()
+
+    def ask(self, **command: Any) -> Any:
+        """The answer to a command."""
+        assert self._process.stdin is not None
+        self._process.send_signal(signal.SIGCONT)
+        self._process.stdin.write(json.dumps(command) + "\n")
+        self._process.stdin.flush()
+        answer = self._answer()
+        self._process.send_signal(signal.SIGSTOP)
+        return answer
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self._process.args} ended with status {self._process.wait()}")
+        return json.loads(line)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
