@@ -13,7 +13,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from .checkpoint_files import CONFIG
 from .errors import CheckpointError
 from .loading_checks import require_model_type
-from .mapped_memory import populate
 from .parallel.distribute import finish_part, shared_over
 from .parallel.following import lead_or_follow
 from .parallel.world import World, join_world
@@ -116,8 +115,6 @@ def load(
         finish_part(model)
     model.cache_dtype = stored_dtype
     set_precision(model, precisely)
-    if device_map is None:
-        populate(model.parameters())
     return model.eval(), tokenizer
 
 
