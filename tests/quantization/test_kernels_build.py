@@ -234,3 +234,14 @@ def test_torch_compile_sees_one_node() -> None:
 
     compiled = torch.compile(product, fullgraph=True, backend="eager")
     assert torch.equal(compiled(x), product(x))
+
+
+def test_instruction_set_is_the_users_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    available = ["avx512", "avx2"]
+    monkeypatch.delenv("GLM_INSTRUCTIONS", raising=False)
+    assert choice.wanted_instructions(available) == available
+    monkeypatch.setenv("GLM_INSTRUCTIONS", "avx2")
+    assert choice.wanted_instructions(available) == ["avx2"]
+    monkeypatch.setenv("GLM_INSTRUCTIONS", "neon")
+    with pytest.raises(ValueError, match="'neon'; on this CPU it can be auto or one of avx512, avx2"):
+        choice.wanted_instructions(available)
