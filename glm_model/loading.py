@@ -110,7 +110,7 @@ def load(
             "that the fine-tuning script has written as the prefix, or remove pre_seq_len."
         )
     if quantize_head:
-        _pack_head(model)
+        model.quantize_head()
     if world is not None:
         finish_part(model)
     model.cache_dtype = stored_dtype
@@ -144,13 +144,6 @@ def _quantization(name: str | None, head: bool) -> dict[str, GLMQuantizationConf
     if name not in _QUANTIZATION_BITS:
         raise ValueError(f"quantize must be one of {', '.join(_QUANTIZATION_BITS)}, or None; not {name!r}")
     return {"quantization_config": GLMQuantizationConfig(_QUANTIZATION_BITS[name], embeddings=head)}
-
-
-def _pack_head(model: Any) -> None:
-    """Embedding and head of a checkpoint that has the other layers packed."""
-    if not model.config.quantization_bit:
-        raise ValueError("quantize_head goes with quantize: say how many bits, int4 or int8")
-    model.quantize(model.config.quantization_bit, quantize_embeddings=True)
 
 
 def _precision(name: str) -> Precision:

@@ -61,8 +61,21 @@ class QuantizableModel(PreTrainedModel):
             raise TypeError(f"quantize() got an unexpected keyword argument {min(unknown)!r}")
         if bits == 0 or _is_packed_already(self.config, bits, quantize_embeddings):
             return self
-        quantizer = GLMQuantizer(GLMQuantizationConfig(bits, quantize_embeddings), pre_quantized=False)
-        _pack_layers(self, bits, quantize_embeddings)
+        return self._pack(bits, quantize_embeddings)
+
+    def quantize_head(self) -> Self:
+        """Pack, in place, the embedding and the head of a model that has its other layers packed; with as many bits.
+
+        Raises:
+            ValueError: the model is not quantized, or as :meth:`quantize`.
+        """
+        if not self.config.quantization_bit:
+            raise ValueError("quantize_head goes with quantize: say how many bits, int4 or int8")
+        return self if self.config.quantization_embeddings else self._pack(self.config.quantization_bit, True)
+
+    def _pack(self, bits: int, embeddings: bool) -> Self:
+        quantizer = GLMQuantizer(GLMQuantizationConfig(bits, embeddings), pre_quantized=False)
+        _pack_layers(self, bits, embeddings)
         # As after `from_pretrained` with the same configuration.
         self.hf_quantizer = quantizer
         quantizer.preprocess_model(self)
@@ -128,8 +141,6 @@ def _is_packed_already(config: Any, bits: int, embeddings: bool) -> bool:
     packed_bits, packed_embeddings = config.quantization_bit, config.quantization_embeddings
     if not packed_bits:
         return False
-    if packed_bits == bits and embeddings and not packed_embeddings:
-        return False  # these two are float yet
     if (packed_bits, packed_embeddings) != (bits, embeddings):
         raise UnsupportedError(
             f"the model is quantized already (quantization_bit {packed_bits}, quantization_embeddings "
