@@ -22,7 +22,7 @@ def python_of(program: str, folder: Path) -> str:
     python = environment / "bin" / "python"
     if not (environment / "complete").exists():
         venv.create(environment, with_pip=True, clear=True)
-        # A generator is only named to keep chatglm.cpp's setup.py from looking for the ninja package.
+        # Unless told otherwise, chatglm.cpp's build starts as many compilers as there are files.
         for packages in (_BUILD_TOOLS, PACKAGES[program]):
             command = [str(python), "-m", "pip", "install", "-q", *packages]
             subprocess.run(command, check=True, env={**os.environ, "CMAKE_BUILD_PARALLEL_LEVEL": "2"})
