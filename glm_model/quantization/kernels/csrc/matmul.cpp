@@ -80,8 +80,8 @@ inline float prepare_row(const Product& p, int64_t row, ExactSpan* to) {
 
 template <class Packed, class Span>
 void multiply_few(const Activations<Span>& x, const Rows& rows, int64_t first, int64_t count, float* sums) {
-    // Two rows at a time read memory fastest, one or four were up to a fifth slower. With more than one row of
-    // activations, as many as there are registers for, so that packed weights are taken apart once.
+    // With one row of activations two rows at a time read memory fastest; four were up to a sixth slower. With more
+    // rows, as many as there are registers for, so that packed weights are taken apart once.
     constexpr int kRows = 2, kColumns = kRegisters == 32 ? 8 : 4;
     const int64_t ahead = kRows * rows.row_bytes();
     for (int64_t r = 0; r < count; r += kRows) {
