@@ -1,6 +1,7 @@
 """What every test shares: few threads, no network, and where the golden data lies."""
 
 import os
+import signal
 from pathlib import Path
 
 # Before torch is imported: the tests must leave room on a machine with two cores, and reach for no hub.
@@ -15,6 +16,8 @@ import torch
 GOLDEN = Path(__file__).parent / "data" / "golden"
 
 torch.set_num_threads(min(2, os.cpu_count() or 1))
+# A shell starts its background jobs, and so what these start, with Ctrl-C ignored; it is tested there, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

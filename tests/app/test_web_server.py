@@ -281,17 +281,11 @@ def test_a_proxy_in_the_environment_is_not_in_the_way() -> None:
     assert done.stdout.split() == list(proxies.values()), done.stderr
 
 
-def heed_interrupts() -> None:
-    """A shell starts its background jobs, and so what these start, with SIGINT ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def test_the_program_serves_a_published_checkpoint_until_it_is_interrupted(golden: Path) -> None:
     command = [sys.executable, "web_demo.py", "--host", "127.0.0.1", "--port", "0", "--temperature", "0"]
     program = subprocess.Popen(
-        [*command, "--model", str(golden / "chatglm_tiny_chat")], cwd=ROOT, stdout=subprocess.PIPE, text=True,
-        preexec_fn=heed_interrupts,
-    )  # fmt: skip
+        [*command, "--model", str(golden / "chatglm_tiny_chat")], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
     try:
         assert program.stdout is not None
         address = re.search(r"http://\S+", program.stdout.readline())
