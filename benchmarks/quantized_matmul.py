@@ -119,9 +119,7 @@ def weights_in_turn(pool: Tensor, outputs: int, row_bytes: int, most: int) -> It
     return itertools.cycle([part.view(outputs, row_bytes) for part in pool[: count * size].split(size)])
 
 
-def measure(
-    name: str, rows: int, bits: int, chosen: dict[str, Product], pool: Tensor, rounds: int
-) -> dict[str, Any]:
+def measure(name: str, rows: int, bits: int, chosen: dict[str, Product], pool: Tensor, rounds: int) -> dict[str, Any]:
     """One line of the table: for each path its rate, and for few rows its share of the read bandwidth just before."""
     outputs, columns = SHAPES[name]
     row_bytes = columns * bits // 8

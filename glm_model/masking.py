@@ -77,9 +77,7 @@ def block_position_ids(padding: Tensor, context: Tensor, blank: Tensor, length: 
     return torch.stack([row_0, row_1], dim=1)
 
 
-def sequence_position_ids(
-    padding: Tensor, context: Tensor, blank: Tensor, counts_on: Tensor, length: int
-) -> Tensor:
+def sequence_position_ids(padding: Tensor, context: Tensor, blank: Tensor, counts_on: Tensor, length: int) -> Tensor:
     """GLM-130B's single row of positions, LongTensor [batch, length].
 
     Args:

@@ -108,12 +108,8 @@ class GLMPreTrainedModel(CheckedLoadingMixin, ShareableModel):
         elif isinstance(module, GLMRotaryEmbedding):
             init.copy_(module.inv_freq, module.inverse_frequencies())
 
-    def _check_and_adjust_attn_implementation(
-        self, attn_implementation: str | None, *args: Any, **kwargs: Any
-    ) -> str:
-        if attn_implementation is not None and (
-            "flash" in attn_implementation or "paged" in attn_implementation
-        ):
+    def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args: Any, **kwargs: Any) -> str:
+        if attn_implementation is not None and ("flash" in attn_implementation or "paged" in attn_implementation):
             raise UnsupportedError(
                 f"attn_implementation={attn_implementation!r} cannot hold GLM's mask, whose context is bidirectional; "
                 "use 'sdpa' (the default), 'eager' or 'flex_attention'."
@@ -192,21 +188,13 @@ class GLMModel(GLMPreTrainedModel):
                 prefix=prefix,
                 **kwargs,
             )
-        return BaseModelOutputWithPast(
-            last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values
-        )
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
 
-    def _prompt_positions(
-        self, input_ids: Tensor | None, attention_mask: Tensor | None, is_prompt: bool
-    ) -> Tensor:
+    def _prompt_positions(self, input_ids: Tensor | None, attention_mask: Tensor | None, is_prompt: bool) -> Tensor:
         if input_ids is None or not is_prompt:
             raise ValueError(
                 "position_ids cannot be derived from "
-                + (
-                    "inputs_embeds"
-                    if input_ids is None
-                    else "new tokens alone when the prompt is in the cache"
-                )
+                + ("inputs_embeds" if input_ids is None else "new tokens alone when the prompt is in the cache")
                 + "; pass them (model.derive_position_ids(all ids so far) computes them), or use generate()"
             )
         return derive_position_ids(self.config, input_ids, attention_mask)
@@ -225,9 +213,7 @@ class GLMModel(GLMPreTrainedModel):
         context_blocks = None
         if is_prompt:
             if input_ids is None:
-                raise ValueError(
-                    "with inputs_embeds pass a 4-D attention_mask: the context's end is not known"
-                )
+                raise ValueError("with inputs_embeds pass a 4-D attention_mask: the context's end is not known")
             padding = count_padding(self.config, input_ids, attention_mask)
             if attention_mask is None and bool(padding.any()):
                 attention_mask = torch.arange(input_ids.shape[1], device=input_ids.device) >= padding[:, None]
@@ -247,9 +233,7 @@ class GLMModel(GLMPreTrainedModel):
             mask = masking.additive_mask(mask, inputs_embeds.dtype)
         return mask
 
-    def _given_mask(
-        self, attention_mask: Tensor, inputs_embeds: Tensor, past_key_values: Cache | None
-    ) -> Tensor:
+    def _given_mask(self, attention_mask: Tensor, inputs_embeds: Tensor, past_key_values: Cache | None) -> Tensor:
         if self.config._attn_implementation == "flex_attention":
             raise UnsupportedError("flex_attention takes no ready 4-D attention_mask; use 'sdpa' or 'eager'")
         visible = ~attention_mask if attention_mask.dtype == torch.bool else attention_mask
@@ -336,9 +320,7 @@ class GLMForCausalLM(GLMPreTrainedModel, PrefixLMGenerationMixin):
         logits = self.lm_head(outputs.last_hidden_state[:, kept])
         loss = None
         if labels is not None:
-            loss = self.loss_function(
-                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs
-            )
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,

@@ -169,9 +169,7 @@ class PrefixLMGenerationMixin(PublishedBeamScoresMixin):
         model_kwargs = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
         return {**model_kwargs, "position_ids": position_ids}
 
-    def _prefill(
-        self, input_ids: Tensor, generation_config: GenerationConfig, *args: Any, **kwargs: Any
-    ) -> Any:
+    def _prefill(self, input_ids: Tensor, generation_config: GenerationConfig, *args: Any, **kwargs: Any) -> Any:
         if generation_config.prefill_chunk_size is not None:
             raise UnsupportedError(
                 f"prefill_chunk_size={generation_config.prefill_chunk_size}: a bidirectional context cannot be "

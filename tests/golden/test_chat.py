@@ -58,9 +58,7 @@ def test_stream_chat(case: dict[str, Any]) -> None:
     """Every yield, with the characters that are split over tokens and without the last token."""
     model, tokenizer = load()
     history = [tuple(pair) for pair in case["history"]]
-    yields = list(
-        model.stream_chat(tokenizer, case["query"], history, do_sample=False, max_length=case["max_length"])
-    )
+    yields = list(model.stream_chat(tokenizer, case["query"], history, do_sample=False, max_length=case["max_length"]))
     assert [text for text, _ in yields] == case["yields"]
     if case["last_history"] is not None:
         assert [list(pair) for pair in yields[-1][1]] == case["last_history"]

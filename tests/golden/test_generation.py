@@ -75,9 +75,7 @@ def test_left_padded_batches_from_ids_alone(data: DataSet, case: str) -> None:
 @pytest.mark.parametrize(("data", "case"), cases([AS_IS, TUNED_SETS[0]], ["a", "b", "c", "ea"]))
 @pytest.mark.parametrize("given", [(), GIVEN], ids=["derived", "given"])
 @pytest.mark.parametrize("options", [{"use_cache": False}, {"cache_implementation": "static"}], ids=str)
-def test_every_cache_gives_the_same(
-    data: DataSet, case: str, given: tuple[str, ...], options: dict[str, Any]
-) -> None:
+def test_every_cache_gives_the_same(data: DataSet, case: str, given: tuple[str, ...], options: dict[str, Any]) -> None:
     assert_greedy(data, case, greedy(data, case, *given, **options))
 
 
@@ -136,9 +134,7 @@ def test_streaming_drops_the_last_token_as_published(data: DataSet) -> None:
     index = json.loads((GOLDEN / data.folder / "expected_index.json").read_text())
     for case in ("a", "e"):
         ids, wanted = data.values[f"{case}.input_ids"], data.values[f"{case}.stream_last"]
-        yields = list(
-            data.model().stream_generate(ids, max_length=ids.shape[1] + NEW_TOKENS[case], do_sample=False)
-        )
+        yields = list(data.model().stream_generate(ids, max_length=ids.shape[1] + NEW_TOKENS[case], do_sample=False))
         assert torch.equal(yields[-1], wanted)
         assert [len(ids[0]) for ids in yields] == list(range(ids.shape[1] + 1, wanted.shape[1] + 1))
         assert len(yields) == index["notes"][data.stem].get(f"{case}.stream_yields", len(yields))

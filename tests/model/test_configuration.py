@@ -52,8 +52,7 @@ def test_glm_130b_has_130_billion_parameters() -> None:
 
 def test_an_untied_head_counts_once_more() -> None:
     tied, untied = (
-        on_meta(ChatGLMConfig.preset("chatglm-6b", tie_word_embeddings=tied)).num_parameters()
-        for tied in (True, False)
+        on_meta(ChatGLMConfig.preset("chatglm-6b", tie_word_embeddings=tied)).num_parameters() for tied in (True, False)
     )
     assert untied - tied == 130528 * 4096
 

@@ -65,9 +65,7 @@ def counting_compiler(folder: Path, seconds: float = 0) -> tuple[Path, Path]:
     return fake_compiler(folder, COUNTING.format(log=log, seconds=seconds)), log
 
 
-def test_it_is_made_once_and_only_in_the_cache(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_is_made_once_and_only_in_the_cache(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler, log = counting_compiler(tmp_path)
     monkeypatch.setenv("CXX", str(compiler))
     before = {path: path.stat().st_mtime_ns for path in PACKAGE.rglob("*") if "__pycache__" not in path.parts}
