@@ -19,7 +19,8 @@ def main(arguments: list[str] | None = None) -> None:
         recipe.run(recipe.Recipe(), options.out, options.run)
         print(f"wrote {options.out} after {(time.monotonic() - start) / 60:.1f} minutes")
     else:
-        evaluation.evaluate(options.model, options.count, sampled=options.sampled, failures=options.failures)
+        chosen = {name: getattr(options, name) for name in ("seed", "sampled", "quantize", "failures")}
+        evaluation.evaluate(options.model, options.count, **chosen)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -34,6 +35,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="print the table of held-out questions and one line of JSON")
     evaluate.add_argument("model", type=Path, nargs="?", default=Path("models/demo"))
     evaluate.add_argument("--count", type=int, default=48, help="questions a category and language")
+    evaluate.add_argument("--seed", type=int, default=evaluation.SEED, help="of the questions (default: %(default)s)")
+    evaluate.add_argument("--quantize", choices=("int8", "int4"), help="judge the model quantized")
     evaluate.add_argument("--sampled", action="store_true", help="the chat's default sampling instead of greedy")
     evaluate.add_argument("--failures", action="store_true", help="print every wrong answer")
     return parser

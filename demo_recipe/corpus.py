@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from .exchange import Exchange, Language, Round, Task
 from .grammar import normalise
-from .tasks import about, arithmetic, blanks, chitchat, fallback, first_words, knowledge, memory
+from .tasks import about, arithmetic, blanks, chitchat, fallback, first_words, knowledge, memory, repeating
 
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
 LONGEST_HISTORY = 7
@@ -39,7 +39,7 @@ class Mixture:
 FIRST = Mixture(
     tasks={
         arithmetic.addition: 18,
-        arithmetic.subtraction: 13,
+        arithmetic.subtraction: 16,
         arithmetic.multiplication: 4,
         arithmetic.counting: 6,
         chitchat.greeting: 4,
@@ -48,53 +48,100 @@ FIRST = Mixture(
         chitchat.small_talk: 5,
         about.identity: 5,
         about.glm_facts: 5,
-        knowledge.capital: 5,
+        knowledge.capital: 6,
         knowledge.opposite: 6,
-        knowledge.translation: 7,
+        knowledge.translation: 8,
         knowledge.calendar: 6,
+        repeating.repeating: 6,
         fallback.fallback: 14,
-        blanks.chat_blank: 3,
+        blanks.chat_blank: 4,
     },
-    blanks=0.08 / 0.88,
-    memory=0.13 / 0.88,
+    blanks=0.08,
+    memory=0.15,
     follow_up=0.09,
 )
 SECOND = Mixture(
     tasks={
         **FIRST.tasks,
-        first_words.first_words: 9,
-        arithmetic.addition: 15,
-        arithmetic.subtraction: 18,
+        first_words.first_words: 8,
+        first_words.commonest_words: 4,
+        arithmetic.bare_sum: 5,
+        arithmetic.subtraction: 20,
         chitchat.small_talk: 7,
         about.identity: 6,
         about.glm_facts: 6,
-        knowledge.calendar: 9,
-        fallback.fallback: 13,
-        blanks.chat_blank: 6,
+        knowledge.calendar: 8,
+        blanks.chat_blank: 7,
     },
-    blanks=0.09,
-    memory=0.22,
+    blanks=0.08,
+    memory=0.24,
     follow_up=0.12,
+    any_preference=0.4,
 )
-# Last what the evaluation of the second stage found weak, above all to copy what nobody could guess.
+# Last what an earlier model was weak at, above all what nobody could guess: sums, rare facts, words to be copied.
 THIRD = Mixture(
     tasks={
         **SECOND.tasks,
-        first_words.commonest_words: 14,
-        arithmetic.bare_sum: 8,
-        arithmetic.addition: 13,
-        arithmetic.multiplication: 3,
-        arithmetic.counting: 5,
-        knowledge.capital: 8,
+        first_words.commonest_words: 10,
+        arithmetic.bare_sum: 9,
+        knowledge.capital: 10,
         knowledge.opposite: 9,
-        knowledge.translation: 5,
+        knowledge.translation: 11,
         chitchat.small_talk: 9,
+        chitchat.thanks: 3,
+        chitchat.goodbye: 3,
         blanks.chat_blank: 10,
     },
-    blanks=0.07,
-    memory=0.38,
-    follow_up=0.08,
-    any_preference=0.6,
+    blanks=0.06,
+    memory=0.3,
+    follow_up=0.14,
+    any_preference=0.5,
+)
+# What was still weak after that: gaps typed into the chat, words to say back, GLM-130B in detail; ...
+FOURTH = Mixture(
+    tasks={
+        **THIRD.tasks,
+        blanks.chat_blank: 45,
+        repeating.repeating: 32,
+        about.glm_facts: 13,
+        fallback.fallback: 16,
+        chitchat.small_talk: 10,
+    },
+    blanks=0.05,
+    memory=0.2,
+    follow_up=0.1,
+    any_preference=0.5,
+)
+# ... the same with more small talk; ...
+FIFTH = Mixture(
+    tasks={
+        **THIRD.tasks,
+        blanks.chat_blank: 42,
+        repeating.repeating: 34,
+        about.glm_facts: 16,
+        chitchat.small_talk: 26,
+        chitchat.greeting: 6,
+        chitchat.thanks: 5,
+        fallback.fallback: 18,
+    },
+    blanks=0.05,
+    memory=0.17,
+    follow_up=0.1,
+    any_preference=0.5,
+)
+# ... and on from there with more of what was nearly right.
+SIXTH = Mixture(
+    tasks={
+        **FIFTH.tasks,
+        arithmetic.counting: 14,
+        knowledge.opposite: 16,
+        knowledge.calendar: 11,
+        blanks.chat_blank: 44,
+    },
+    blanks=0.05,
+    memory=0.17,
+    follow_up=0.1,
+    any_preference=0.5,
 )
 TASKS = tuple(FIRST.tasks)
 _SEED = "glm-demo"
@@ -248,6 +295,9 @@ _OPENERS = {
 _OPENED = {"addition", "subtraction", "multiplication", "counting", "capitals", "opposites", "translation", "calendar",
            "fallback", "GLM-130B"}  # fmt: skip
 
+# The answer repeats words of the question, so their case matters.
+_COPIED = ("name", "preference", "repeating", "gap in chat")
+
 
 def vary(exchange: Exchange, rng: random.Random) -> Exchange:
     """The question as different people type it: case, marks, spaces, an opening word. The answer stays."""
@@ -260,7 +310,7 @@ def vary(exchange: Exchange, rng: random.Random) -> Exchange:
         question = _OPERATOR.sub(r"\1", question)
     if exchange.language == "zh":
         return replace(exchange, question=_vary_zh(question, rng))
-    if exchange.category not in ("name", "preference", "gap in chat") and rng.random() < 0.3:
+    if exchange.category not in _COPIED and rng.random() < 0.3:
         question = question.lower() if rng.random() < 0.8 else question[0].lower() + question[1:]
     return replace(exchange, question=question)
 

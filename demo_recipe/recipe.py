@@ -4,11 +4,12 @@ import json
 import math
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from glm_model import ChatGLMConfig, ChatGLMForCausalLM
@@ -41,13 +42,18 @@ _TOKENIZER_CONFIG = {
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the training: a corpus of its own and how long to learn from it."""
+    """A part of the training: a corpus of its own and how long to learn from it.
+
+    Attributes:
+        after: number of the stage that it goes on from, counted from 1; None: the one before.
+    """
 
     seed: int
     exchanges: int
     texts: int
     mixture: corpus.Mixture
     training: PretrainingOptions
+    after: int | None = None
 
     def instructions(self) -> Iterator[Exchange]:
         """The instruction part of this stage's corpus."""
@@ -74,30 +80,76 @@ STAGES = (
     ),
     Stage(
         seed=2,
-        exchanges=170_000,
-        texts=12_000,
+        exchanges=190_000,
+        texts=9_000,
         mixture=corpus.SECOND,
         training=PretrainingOptions(
-            steps=2200,
+            steps=2500,
             tokens_per_batch=3072,
             learning_rate=2e-3,
             warmup_steps=50,
-            decay_steps=2150,
+            decay_steps=2450,
             bfloat16=True,
             checkpoint_every=100,
         ),
     ),
     Stage(
         seed=3,
-        exchanges=70_000,
-        texts=2_000,
+        exchanges=150_000,
+        texts=3_000,
         mixture=corpus.THIRD,
         training=PretrainingOptions(
-            steps=900,
+            steps=1800,
             tokens_per_batch=3072,
             learning_rate=1.2e-3,
             warmup_steps=30,
-            decay_steps=870,
+            decay_steps=1770,
+            bfloat16=True,
+            checkpoint_every=100,
+        ),
+    ),
+    Stage(
+        seed=4,
+        exchanges=90_000,
+        texts=2_000,
+        mixture=corpus.FOURTH,
+        training=PretrainingOptions(
+            steps=900,
+            tokens_per_batch=3072,
+            learning_rate=9e-4,
+            warmup_steps=20,
+            decay_steps=880,
+            bfloat16=True,
+            checkpoint_every=100,
+        ),
+    ),
+    Stage(
+        seed=4,
+        exchanges=100_000,
+        texts=2_000,
+        mixture=corpus.FIFTH,
+        after=3,
+        training=PretrainingOptions(
+            steps=1000,
+            tokens_per_batch=3072,
+            learning_rate=1e-3,
+            warmup_steps=20,
+            decay_steps=980,
+            bfloat16=True,
+            checkpoint_every=100,
+        ),
+    ),
+    Stage(
+        seed=5,
+        exchanges=60_000,
+        texts=1_000,
+        mixture=corpus.SIXTH,
+        training=PretrainingOptions(
+            steps=500,
+            tokens_per_batch=3072,
+            learning_rate=7e-4,
+            warmup_steps=10,
+            decay_steps=490,
             bfloat16=True,
             checkpoint_every=100,
         ),
@@ -107,11 +159,17 @@ STAGES = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that the result depends on."""
+    """Everything that the result depends on.
+
+    Attributes:
+        averaged: of how many last stages the weights are averaged: each is weak at something else, and the mean is
+            better than any ("model soups", arXiv:2203.05482).
+    """
 
     stages: tuple[Stage, ...] = STAGES
+    averaged: int = 3
     hidden_size: int = 256
-    num_layers: int = 4
+    num_layers: int = 5
     num_attention_heads: int = 8
     max_sequence_length: int = 1024
 
@@ -197,10 +255,20 @@ def run(recipe: Recipe, out: Path, run_folder: Path) -> None:
     """Make the demo model; killed and started again, it goes on where the last checkpoint was."""
     tokenizer = train_vocabulary(recipe, run_folder)
     model = build_model(recipe, tokenizer)
+    ends: list[dict[str, Tensor]] = []
     for number, stage in enumerate(recipe.stages, 1):
+        if stage.after is not None:
+            model.load_state_dict(ends[stage.after - 1])
         sequences = examples(stage, tokenizer, recipe.max_sequence_length)
         pretrain(model, sequences, stage.training, run_folder / f"stage_{number}")
+        ends.append({name: value.clone() for name, value in model.state_dict().items()})
+    model.load_state_dict(mean(ends[-recipe.averaged :]))
     save(model, run_folder, out)
+
+
+def mean(weights: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of each tensor."""
+    return {name: torch.stack([each[name] for each in weights]).mean(0) for name in weights[0]}
 
 
 def save(model: ChatGLMForCausalLM, run_folder: Path, out: Path) -> None:

@@ -62,6 +62,10 @@ FAVOURITES_ZH = {
     "城市": "北京 上海 广州 深圳 杭州 成都 西安 南京 巴黎 伦敦 东京 罗马".split(),
 }
 
+# Everything that somebody may be called or may like.
+LISTED_EN = (*NAMES_EN, *LIKES_EN, *(x for values in FAVOURITES_EN.values() for x in values))
+LISTED_ZH = (*LIKES_ZH, *(x for values in FAVOURITES_ZH.values() for x in values))
+
 JOBS_EN = (
     "teacher student doctor nurse farmer driver cook baker painter writer singer engineer scientist lawyer pilot "
     "programmer musician dancer soldier sailor builder designer manager waiter gardener dentist"

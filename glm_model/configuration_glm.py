@@ -224,11 +224,11 @@ class ChatGLMConfig(GLMConfig):
         "demo": {
             "vocab_size": 3744,
             "hidden_size": 256,
-            "num_layers": 4,
+            "num_layers": 5,
             "num_attention_heads": 8,
             "inner_hidden_size": 1024,
             "max_sequence_length": 1024,
-            "deepnorm_alpha": math.sqrt(2 * 4),
+            "deepnorm_alpha": math.sqrt(2 * 5),
             "rotary_dtype": "float32",
             "bos_token_id": 3404,
             "eos_token_id": 3405,

@@ -114,6 +114,8 @@ def bare_sum(rng: random.Random, language: Language) -> Exchange:
 def subtraction(rng: random.Random, language: Language) -> Exchange:
     """``42 - 25``: both operands 0 to 99, the result is never negative."""
     small, large = sorted((_operand(rng), _operand(rng)))
+    if rng.random() < 0.2:  # two numbers close together: a result of one digit
+        large = min(small + rng.randint(0, 9), LARGEST_OPERAND)
     return _exchange(rng, "-", large, small, language)
 
 

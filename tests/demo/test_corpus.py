@@ -3,12 +3,14 @@
 import random
 import re
 from collections import Counter
+from dataclasses import replace
 from itertools import chain
 
 import pytest
 
 from demo_recipe import corpus, evaluation, facts, grammar
 from demo_recipe.exchange import Exchange
+from demo_recipe.recipe import STAGES, Recipe
 from demo_recipe.tasks import arithmetic, blanks
 
 EXCHANGES = 12_000
@@ -46,9 +48,16 @@ def test_corpus_is_a_function_of_the_seed(sample: list[Exchange], texts: list[st
 
 
 def test_no_prompt_of_the_evaluation_is_in_the_corpus(sample: list[Exchange], held_out: list[Exchange]) -> None:
+    """Nearly none to begin with; a question that is also another category's ("OK, thanks") is found and dropped."""
     known = evaluation.CorpusPrompts.of(sample)
-    assert [exchange for exchange in held_out if known.hold(exchange)] == []
     assert known.hold(sample[0])
+    coincide = [exchange for exchange in held_out if known.hold(exchange)]
+    assert len(coincide) < 0.01 * len(held_out)
+    corpus_of_sample = Recipe(stages=(replace(STAGES[0], exchanges=EXCHANGES),))
+    assert evaluation.disjoint(held_out, corpus_of_sample) == (
+        [exchange for exchange in held_out if exchange not in coincide],
+        len(coincide),
+    )
 
 
 def test_corpus_holds_nothing_held_out(sample: list[Exchange]) -> None:
@@ -132,7 +141,7 @@ def test_answers_are_in_the_language_of_the_question(sample: list[Exchange]) -> 
     for exchange in sample:
         if (
             exchange.is_blank
-            or exchange.category in ("translation", "gap in chat")
+            or exchange.category in ("translation", "repeating", "gap in chat")
             or formula.fullmatch(exchange.answer)
         ):
             continue

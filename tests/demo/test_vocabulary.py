@@ -88,7 +88,7 @@ def test_the_committed_vocabulary_knows_the_corpus(tokenizer: ChatGLMTokenizer) 
     rng = random.Random(0)
     for _ in range(300):
         exchange = corpus.draw(corpus.task_of(rng), rng, rng.choice(corpus.LANGUAGES))
-        if exchange.category != "fallback":
+        if exchange.category not in ("fallback", "repeating"):
             assert not any(processor.IsByte(i) for i in tokenizer.encode_text(exchange.answer)), exchange.answer
 
 
