@@ -17,7 +17,12 @@ PLACES = {
     "embedding": {"model.embed_tokens": "disk", "lm_head": "disk", "model.layers.0": "disk"},
 }
 PLACES = {
-    name: {"model.rotary_emb": "cpu", "model.norm": "cpu", **{f"model.layers.{i}": "disk" for i in range(1, 5)}, **places}
+    name: {
+        "model.rotary_emb": "cpu",
+        "model.norm": "cpu",
+        **{f"model.layers.{i}": "disk" for i in range(1, 5)},
+        **places,
+    }
     for name, places in PLACES.items()
 }
 
