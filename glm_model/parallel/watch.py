@@ -27,8 +27,9 @@ class Watch:
         self._thread.start()
 
     def close(self) -> None:
-        """The job is about to end: from now on ranks may leave."""
+        """The job is about to end: from now on ranks may leave. A call that runs is let end, or it would end in tears."""
         self._closing.set()
+        self._thread.join(_GRACE)
 
     def _work(self) -> None:
         while not self._closing.wait(_PAUSE):
