@@ -27,7 +27,7 @@ class Watch:
         self._thread.start()
 
     def close(self) -> None:
-        """The job is about to end: from now on ranks may leave. A call that runs is let end, or it would end in tears."""
+        """The job is about to end: from now on ranks may leave. A call that runs is let end; cut off, it would abort."""
         self._closing.set()
         self._thread.join(_GRACE)
 
