@@ -27,7 +27,7 @@ class Watch:
         self._thread.start()
 
     def close(self) -> None:
-        """The job is about to end: from now on ranks may leave. A call that runs is let end; cut off, it would abort."""
+        """The job is about to end: from now on ranks may leave. A running call may end; cut off, it aborts."""
         self._closing.set()
         self._thread.join(_GRACE)
 
