@@ -113,7 +113,8 @@ FOURTH = Mixture(
     any_preference=0.5,
 )
 # ... the same with more small talk; ...
-FIFTH = Mixture(
+FIFTH = replace(
+    FOURTH,
     tasks={
         **THIRD.tasks,
         blanks.chat_blank: 42,
@@ -124,13 +125,11 @@ FIFTH = Mixture(
         chitchat.thanks: 5,
         fallback.fallback: 18,
     },
-    blanks=0.05,
     memory=0.17,
-    follow_up=0.1,
-    any_preference=0.5,
 )
 # ... and on from there with more of what was nearly right.
-SIXTH = Mixture(
+SIXTH = replace(
+    FIFTH,
     tasks={
         **FIFTH.tasks,
         arithmetic.counting: 14,
@@ -138,10 +137,6 @@ SIXTH = Mixture(
         knowledge.calendar: 11,
         blanks.chat_blank: 44,
     },
-    blanks=0.05,
-    memory=0.17,
-    follow_up=0.1,
-    any_preference=0.5,
 )
 TASKS = tuple(FIRST.tasks)
 _SEED = "glm-demo"

@@ -60,100 +60,30 @@ class Stage:
         return corpus.exchanges(self.seed, self.exchanges, self.mixture)
 
 
+def _training(
+    steps: int, learning_rate: float, warmup_steps: int, decay_steps: int | None = None, **first: int
+) -> PretrainingOptions:
+    """Decays from the end of the warm-up on, unless `decay_steps` says otherwise."""
+    return PretrainingOptions(
+        steps=steps,
+        tokens_per_batch=3072,
+        learning_rate=learning_rate,
+        warmup_steps=warmup_steps,
+        decay_steps=steps - warmup_steps if decay_steps is None else decay_steps,
+        bfloat16=True,
+        checkpoint_every=100,
+        **first,
+    )
+
+
+_SHORT_FIRST = {"short_steps": 1200, "short_length": 44}
 STAGES = (
-    Stage(
-        seed=1,
-        exchanges=240_000,
-        texts=33_000,
-        mixture=corpus.FIRST,
-        training=PretrainingOptions(
-            steps=3200,
-            tokens_per_batch=3072,
-            learning_rate=3e-3,
-            warmup_steps=150,
-            decay_steps=800,
-            short_steps=1200,
-            short_length=44,
-            bfloat16=True,
-            checkpoint_every=100,
-        ),
-    ),
-    Stage(
-        seed=2,
-        exchanges=190_000,
-        texts=9_000,
-        mixture=corpus.SECOND,
-        training=PretrainingOptions(
-            steps=2500,
-            tokens_per_batch=3072,
-            learning_rate=2e-3,
-            warmup_steps=50,
-            decay_steps=2450,
-            bfloat16=True,
-            checkpoint_every=100,
-        ),
-    ),
-    Stage(
-        seed=3,
-        exchanges=150_000,
-        texts=3_000,
-        mixture=corpus.THIRD,
-        training=PretrainingOptions(
-            steps=1800,
-            tokens_per_batch=3072,
-            learning_rate=1.2e-3,
-            warmup_steps=30,
-            decay_steps=1770,
-            bfloat16=True,
-            checkpoint_every=100,
-        ),
-    ),
-    Stage(
-        seed=4,
-        exchanges=90_000,
-        texts=2_000,
-        mixture=corpus.FOURTH,
-        training=PretrainingOptions(
-            steps=900,
-            tokens_per_batch=3072,
-            learning_rate=9e-4,
-            warmup_steps=20,
-            decay_steps=880,
-            bfloat16=True,
-            checkpoint_every=100,
-        ),
-    ),
-    Stage(
-        seed=4,
-        exchanges=100_000,
-        texts=2_000,
-        mixture=corpus.FIFTH,
-        after=3,
-        training=PretrainingOptions(
-            steps=1000,
-            tokens_per_batch=3072,
-            learning_rate=1e-3,
-            warmup_steps=20,
-            decay_steps=980,
-            bfloat16=True,
-            checkpoint_every=100,
-        ),
-    ),
-    Stage(
-        seed=5,
-        exchanges=60_000,
-        texts=1_000,
-        mixture=corpus.SIXTH,
-        training=PretrainingOptions(
-            steps=500,
-            tokens_per_batch=3072,
-            learning_rate=7e-4,
-            warmup_steps=10,
-            decay_steps=490,
-            bfloat16=True,
-            checkpoint_every=100,
-        ),
-    ),
+    Stage(1, 240_000, 33_000, corpus.FIRST, _training(3200, 3e-3, 150, decay_steps=800, **_SHORT_FIRST)),
+    Stage(2, 190_000, 9_000, corpus.SECOND, _training(2500, 2e-3, 50)),
+    Stage(3, 150_000, 3_000, corpus.THIRD, _training(1800, 1.2e-3, 30)),
+    Stage(4, 90_000, 2_000, corpus.FOURTH, _training(900, 9e-4, 20)),
+    Stage(4, 100_000, 2_000, corpus.FIFTH, _training(1000, 1e-3, 20), after=3),
+    Stage(5, 60_000, 1_000, corpus.SIXTH, _training(500, 7e-4, 10)),
 )
 
 
