@@ -31,15 +31,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.quantized_matmul import SHAPES
 from glm_model.quantization.kernels import cpm, reference, triton_backend
 
-SHAPES = {
-    "query_key_value": (12288, 4096),
-    "dense": (4096, 4096),
-    "dense_h_to_4h": (16384, 4096),
-    "dense_4h_to_h": (4096, 16384),
-    "lm_head": (130528, 4096),
-}
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 FLOAT = "torch, unpacked"
 

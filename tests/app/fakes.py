@@ -196,6 +196,11 @@ def _filled(parts: list[str], fillings: list[str], score: float | None = None) -
     return FilledText(tuple(segments), text, score, tuple(range(len(fillings))))
 
 
+def visitor(session: str = "me", language: str = "en-US") -> Any:
+    """What Gradio tells of the request."""
+    return SimpleNamespace(session_hash=session, headers={"accept-language": language})
+
+
 def fake_engine(
     answer: Callable[[str], str] = echo, *, delay: float = 0.0, queue_size: int = 32, is_demo: bool = True
 ) -> Engine:

@@ -7,7 +7,6 @@ import json
 import re
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -18,14 +17,9 @@ from app.engine import Engine
 from app.options import Options
 from app.web_chat import Chat, Visitors, line, read_history, show
 from app.web_text import EN, ZH
-from tests.app.fakes import SEPARATOR, FakeModel, FakeStream, FakeTokenizer
+from tests.app.fakes import SEPARATOR, FakeModel, FakeStream, FakeTokenizer, visitor
 
 SETTINGS = (2048, 0.7, 0.95, "")
-
-
-def visitor(session: str = "me", language: str = "en-US") -> Any:
-    """What Gradio tells of the request."""
-    return SimpleNamespace(session_hash=session, headers={"accept-language": language})
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import html
 import re
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,14 +18,9 @@ from app.web_fill import MOST_BEAMS, Fill, fill_options, highlighted
 from app.web_text import BLANKS, DEMO_BLANKS, EN, ZH, Words
 from glm_model.blank_filling import FilledText, FillOptions, Segment, fill_blanks
 from glm_model.loading import load
-from tests.app.fakes import FakeFill, FakeModel, FakeStream, FakeTokenizer
+from tests.app.fakes import FakeFill, FakeModel, FakeStream, FakeTokenizer, visitor
 
 SETTINGS: tuple[Any, ...] = ("beams", 4, 1.0, 0, 3, 1.0, 0.7, 0, 256, "")
-
-
-def visitor(session: str = "me", language: str = "en-US") -> Any:
-    """What Gradio tells of the request."""
-    return SimpleNamespace(session_hash=session, headers={"accept-language": language})
 
 
 @pytest.fixture
