@@ -39,6 +39,7 @@ class HuggingFaceWriter:
     def write(self, folder: Path, bar: Any) -> None:
         """Write what ``folder`` does not hold yet; config.json comes last. ``bar`` counts the bytes of tensors."""
         finished = self._finished(folder)
+        _keep_only(folder, finished)
         for file, names in self._split.filename_to_tensors.items():
             if file not in finished:
                 self._write_shard(folder / file, names, bar)
@@ -66,6 +67,13 @@ class HuggingFaceWriter:
         config = self._source.config
         config.architectures = ["GLM130BForCausalLM"]
         write_json(path, config.to_diff_dict())
+
+
+def _keep_only(folder: Path, files: list[str]) -> None:
+    """Remove what a kill has left half-written, also under the names that safetensors makes up, and what is made anew."""
+    for left in folder.iterdir():
+        if left.name not in files:
+            left.unlink()
 
 
 def _is_whole(path: Path, headers: Mapping[str, Tensor]) -> bool:

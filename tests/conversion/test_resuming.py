@@ -199,6 +199,14 @@ def test_a_shard_that_is_not_whole_is_made_anew(
     assert content(tmp_path / "made") == content(tmp_path / "whole")
 
 
+def test_what_a_kill_left_half_written_is_swept_away(stopped: Path, archive: Path, tmp_path: Path) -> None:
+    (stopped / ".tmpLn2Lgh").touch()  # as safetensors calls what it has not finished
+    (stopped / "model-00004-of-00004.safetensors.tmp").write_bytes(b"half a shard")
+    sat_to_huggingface(archive, tmp_path / "made", shard_size="4KB")
+    sat_to_huggingface(archive, tmp_path / "whole", shard_size="4KB")
+    assert content(tmp_path / "made") == content(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("change", [{"shard_size": "6KB"}, {"bits": 8}])
 def test_another_plan_starts_over(change: dict[str, Any], stopped: Path, archive: Path, tmp_path: Path) -> None:
     options = {"shard_size": "4KB", **change}
