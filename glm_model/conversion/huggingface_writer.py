@@ -70,7 +70,7 @@ class HuggingFaceWriter:
 
 
 def _keep_only(folder: Path, files: list[str]) -> None:
-    """Remove what a kill has left half-written, also under the names that safetensors makes up, and what is made anew."""
+    """Remove what a kill has left half-written, also under the names that safetensors makes up."""
     for left in folder.iterdir():
         if left.name not in files:
             left.unlink()
