@@ -31,7 +31,7 @@ def sat_to_huggingface(
 ) -> str:
     """Write ``target``, a folder that ``from_pretrained`` and :func:`glm_model.load` take, from an archive.
 
-    Killed, it goes on where it was when it is called again. Memory holds one shard, and one layer of all ranks.
+    Killed, it goes on where it was when it is called again. Memory holds one layer of all ranks, and a tensor.
 
     Args:
         source: holds ``latest``.

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import split_torch_state_dict_into_shards
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..checkpoint_files import CONFIG, stored_tensors
 from ..errors import CheckpointError
 from .files import copy_other_files, write_json
+from .safetensors_file import SafetensorsFile
 from .sources import Source
 from .unfinished import write_through
 
@@ -18,7 +18,7 @@ INDEX = "model.safetensors.index.json"
 
 
 class HuggingFaceWriter:
-    """Writes shard by shard; memory holds one of them, and one layer of the source.
+    """Writes shard by shard, each tensor by tensor; memory holds one layer of the source, and one tensor of the target.
 
     Args:
         source: what to write.
@@ -56,12 +56,11 @@ class HuggingFaceWriter:
         return {name: self._source.headers[name] for name in self._split.filename_to_tensors[file]}
 
     def _write_shard(self, path: Path, names: list[str], bar: Any) -> None:
-        shard: dict[str, Tensor] = {}
-        for name, tensor in self._source.read(names):
-            shard[name] = tensor.contiguous()
-            bar.update(tensor.nbytes)
-        with write_through(path) as unfinished:
-            save_file(shard, unfinished, metadata={"format": "pt"})
+        with write_through(path) as unfinished, SafetensorsFile(unfinished, self._headers(path.name)) as shard:
+            for name, tensor in self._source.read(names):
+                shard.write(name, tensor)
+                bar.update(tensor.nbytes)
+                del tensor  # gone before the next one is joined
 
     def _write_config(self, path: Path) -> None:
         config = self._source.config
@@ -70,7 +69,7 @@ class HuggingFaceWriter:
 
 
 def _keep_only(folder: Path, files: list[str]) -> None:
-    """Remove what a kill has left half-written, also under the names that safetensors makes up."""
+    """Remove what a kill has left half-written, under whatever name."""
     for left in folder.iterdir():
         if left.name not in files:
             left.unlink()

@@ -110,6 +110,7 @@ class Packed:
         for name, tensor in self._source.read(weights):
             made = self._packed(name, tensor) if is_packable(name) else {name: tensor}
             yield from ((part, value) for part, value in made.items() if part in wanted)
+            del tensor, made  # gone before the next one is joined
 
     def _packed(self, name: str, weight: Tensor) -> dict[str, Tensor]:
         return pack(self.folder, name, weight, self._bits)

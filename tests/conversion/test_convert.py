@@ -4,7 +4,9 @@ import json
 import shutil
 import subprocess
 import sys
+import weakref
 import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from tqdm import tqdm
 
 from glm_model import CheckpointError, GLM130BForCausalLM, load
 from glm_model.conversion.__main__ import main
 from glm_model.conversion.convert import sat_to_huggingface, to_sat
+from glm_model.conversion.huggingface_writer import HuggingFaceWriter
 from glm_model.conversion.quantize import quantize_checkpoint
+from glm_model.conversion.sat import SatArchive
+from glm_model.conversion.sources import Packed, Source
 from glm_model.quantization.packing import dequantize, quantize
 from tests.conversion.archives import (
     DRAWN_TOKENS,
@@ -133,6 +139,31 @@ def test_packing_on_the_way(bits: int, shard_size: str, tmp_path: Path) -> None:
     assert sat_to_huggingface(source, tmp_path / "made", bits=bits, shard_size=shard_size) == f"INT{bits}"
     assert_same(stored(tmp_path / "made"), stored(tmp_path / "wanted"))
     assert GLM130BForCausalLM.from_pretrained(tmp_path / "made").config.quantization_bit == bits
+
+
+class _Watching:
+    """A source that sees to it that nobody keeps a tensor when the next one is asked for."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.folder, self.files, self.config, self.headers = source.folder, source.files, source.config, source.headers
+
+    def read(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+        for name, stored in self._source.read(names):
+            tensor = stored.clone()  # what is of one rank, or whole on every rank, its file's mapping keeps
+            left = weakref.ref(tensor)
+            yield name, tensor
+            del tensor, stored
+            assert left() is None, name
+
+
+@pytest.mark.parametrize("bits", [0, 8, 4])
+def test_no_tensor_outlives_its_turn(bits: int, tmp_path: Path) -> None:
+    source: Source = _Watching(SatArchive(write_archive(tmp_path / "archive", drawn_weights(), 2)))
+    made = _Watching(Packed(source, bits)) if bits else source
+    (tmp_path / "made").mkdir()
+    HuggingFaceWriter(made, "5GB").write(tmp_path / "made", tqdm(disable=True))
+    assert stored(tmp_path / "made").keys() == made.headers.keys()
 
 
 @pytest.mark.parametrize("bits", [8, 4])

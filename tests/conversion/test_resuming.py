@@ -12,11 +12,11 @@ from subprocess import PIPE
 from typing import Any
 
 import pytest
-import safetensors.torch
 
 from glm_model import CheckpointError, GLM130BForCausalLM, load
 from glm_model.conversion import huggingface_writer
 from glm_model.conversion.convert import sat_to_huggingface, to_sat
+from glm_model.conversion.safetensors_file import SafetensorsFile
 from glm_model.conversion.torch_archive import TorchArchive
 from glm_model.conversion.unfinished import growing_folder
 from tests.conversion.archives import drawn_weights, write_archive
@@ -152,15 +152,15 @@ class FullError(OSError):
 
 def stop_before(shard: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the disk be full when the shard of this number (from 1) comes."""
-    written: list[Any] = []
+    begun: list[Path] = []
 
-    def save_file(*arguments: Any, **options: Any) -> None:
-        written.append(arguments)
-        if len(written) == shard:
+    def begin(path: Path, headers: Any) -> SafetensorsFile:
+        begun.append(path)
+        if len(begun) == shard:
             raise FullError("no space left")
-        safetensors.torch.save_file(*arguments, **options)
+        return SafetensorsFile(path, headers)
 
-    monkeypatch.setattr(huggingface_writer, "save_file", save_file)
+    monkeypatch.setattr(huggingface_writer, "SafetensorsFile", begin)
 
 
 def shards(folder: Path) -> dict[str, int]:
@@ -200,7 +200,7 @@ def test_a_shard_that_is_not_whole_is_made_anew(
 
 
 def test_what_a_kill_left_half_written_is_swept_away(stopped: Path, archive: Path, tmp_path: Path) -> None:
-    (stopped / ".tmpLn2Lgh").touch()  # as safetensors calls what it has not finished
+    (stopped / ".tmpLn2Lgh").touch()  # as the safetensors library calls what it has not finished
     (stopped / "model-00004-of-00004.safetensors.tmp").write_bytes(b"half a shard")
     sat_to_huggingface(archive, tmp_path / "made", shard_size="4KB")
     sat_to_huggingface(archive, tmp_path / "whole", shard_size="4KB")
