@@ -6,12 +6,20 @@ import sys
 import venv
 from pathlib import Path
 
-# What pip is told. chatglm.cpp comes as source and is built by its own rules.
+# What pip is told, one call after the other. Without their requirements, which the benchmark does not use: fastllm's
+# are 3 GB, most of it for GPUs. chatglm.cpp comes as source and is built by its own rules.
 PACKAGES = {
-    "chatglm.cpp": ("--no-build-isolation", "--no-deps", "--no-binary=chatglm-cpp", "chatglm-cpp"),
-    "fastllm": ("ftllm",),
+    "chatglm.cpp": (
+        ("setuptools", "wheel"),  # and cmake, make and a C++ compiler in PATH
+        ("--no-deps", "--no-build-isolation", "--no-binary=chatglm-cpp", "chatglm-cpp==0.4.2"),
+    ),
+    "fastllm": (("--no-deps", "ftllm==1.9.0", "numpy", "pillow"),),
 }
-_BUILD_TOOLS = ("setuptools", "wheel")  # and cmake and a C++ compiler in PATH
+_SETTINGS = {
+    "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    "CMAKE_BUILD_PARALLEL_LEVEL": "2",  # else chatglm.cpp's build starts as many compilers as there are files
+    "CMAKE_POLICY_VERSION_MINIMUM": "3.5",  # else CMake 4 refuses the SentencePiece that chatglm.cpp brings
+}
 
 
 def python_of(program: str, folder: Path) -> str:
@@ -21,10 +29,10 @@ def python_of(program: str, folder: Path) -> str:
     environment = folder / program
     python = environment / "bin" / "python"
     if not (environment / "complete").exists():
+        print(f"installing {program} into {environment}", file=sys.stderr)
         venv.create(environment, with_pip=True, clear=True)
-        # Unless told otherwise, chatglm.cpp's build starts as many compilers as there are files.
-        for packages in (_BUILD_TOOLS, PACKAGES[program]):
+        for packages in PACKAGES[program]:
             command = [str(python), "-m", "pip", "install", "-q", *packages]
-            subprocess.run(command, check=True, env={**os.environ, "CMAKE_BUILD_PARALLEL_LEVEL": "2"})
+            subprocess.run(command, check=True, env={**os.environ, **_SETTINGS})
         (environment / "complete").touch()
     return str(python)
