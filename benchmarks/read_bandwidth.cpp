@@ -11,11 +11,14 @@ void read_with_threads_of(void* gomp_parallel) { parallel_region = reinterpret_c
 uint64_t read_all(const uint64_t* words, int64_t count, int threads) {
     const int64_t block = 1 << 15;  // words in a task: 256 KiB
     std::atomic<uint64_t> total{0};
-    run_tasks(count / block, threads, [&](int64_t task) {
-        const uint64_t* from = words + task * block;
-        uint64_t sum = 0;
-        for (int64_t i = 0; i < block; i++) sum += from[i];
-        total.fetch_add(sum, std::memory_order_relaxed);
+    Team team(threads);
+    team.lead([&] {
+        team.run(count / block, [&](int64_t task) {
+            const uint64_t* from = words + task * block;
+            uint64_t sum = 0;
+            for (int64_t i = 0; i < block; i++) sum += from[i];
+            total.fetch_add(sum, std::memory_order_relaxed);
+        });
     });
     return total;
 }

@@ -29,7 +29,7 @@ class RoomyLayer(DynamicLayer):
     def __init__(self, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         self.stored_dtype = dtype
-        self._rooms: list[Tensor] = []
+        self._rooms: Any = ()
         self._in_rooms: tuple[Tensor, ...] = ()  # the keys and values that lie in them
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -44,16 +44,20 @@ class RoomyLayer(DynamicLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         old = self.keys.shape[-2]
-        length = old + key_states.shape[-2]
-        in_rooms = len(self._in_rooms) == 2 and self.keys is self._in_rooms[0] and self.values is self._in_rooms[1]
-        if not in_rooms or length > self._rooms[0].shape[-2]:
-            self._rooms = [_with_room(states, length) for states in (self.keys, self.values)]
-        for room, states in zip(self._rooms, (key_states, value_states), strict=True):
-            room[:, :, old:length] = states
-        self._settle(length)
+        for room, states in zip(self.extend(key_states.shape[-2]), (key_states, value_states), strict=True):
+            room[:, :, old : self.keys.shape[-2]] = states
         if old == 0:
             return key_states, value_states
         return self.keys.to(key_states.dtype), self.values.to(value_states.dtype)
+
+    def extend(self, count: int) -> tuple[Tensor, Tensor]:
+        """Count so many new tokens in; returns the rooms of keys and values, where the caller writes them."""
+        length = self.keys.shape[-2] + count
+        in_rooms = len(self._in_rooms) == 2 and self.keys is self._in_rooms[0] and self.values is self._in_rooms[1]
+        if not in_rooms or length > self._rooms[0].shape[-2]:
+            self._rooms = (_with_room(self.keys, length), _with_room(self.values, length))
+        self._settle(length)
+        return self._rooms
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the newest tokens; a negative number, as in transformers."""
@@ -65,7 +69,7 @@ class RoomyLayer(DynamicLayer):
     def reset(self) -> None:
         """Forget all tokens."""
         super().reset()
-        self._rooms, self._in_rooms = [], ()
+        self._rooms, self._in_rooms = (), ()
 
     def _settle(self, length: int) -> None:
         self.keys, self.values = self._in_rooms = tuple(room[:, :, :length] for room in self._rooms)

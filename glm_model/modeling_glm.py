@@ -21,7 +21,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from . import masking
+from . import masking, native_decoder
 from .attention import GLMAttention, GLMRotaryEmbedding
 from .configuration_glm import ChatGLMConfig, GLM130BConfig, GLMConfig
 from .conversion.keys import IGNORED_KEYS
@@ -179,6 +179,9 @@ class GLMModel(GLMPreTrainedModel):
 
         hidden_states = inputs_embeds
         position_embeddings = self.rotary_emb(position_ids, hidden_states.dtype)
+        step = native_decoder.decode(self, hidden_states, position_embeddings, mask, past_key_values, prefix)
+        if step is not None:
+            return BaseModelOutputWithPast(last_hidden_state=self.norm(step), past_key_values=past_key_values)
         for layer in self.layers:
             hidden_states = layer(
                 hidden_states,

@@ -1,5 +1,5 @@
 // Compares the kernels with a product in double, without Python: for sanitizers, and for CPUs that only an emulator has.
-// Linked with csrc/matmul.cpp. Prints the largest errors; exits with 1 if one is over its bound.
+// Runs a decoding step, too. Includes csrc/kernels.cpp. Prints the largest errors; exits with 1 if one is over its bound.
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -8,9 +8,7 @@
 #include <random>
 #include <vector>
 
-extern "C" const char* glm_instructions();
-extern "C" int glm_matmul(const void*, int, int64_t, int64_t, const void*, const void*, int, int64_t, int, const void*,
-                          void*, int, int);
+#include "kernels.cpp"
 
 static std::mt19937 generator(7);
 
@@ -50,6 +48,48 @@ static double error_of(int64_t rows, int64_t columns, int64_t outputs, int bits,
     return worst / largest;
 }
 
+// Two layers of drawn numbers; whether the states come out finite and new.
+static bool decodes(int64_t batch, int64_t cached, int64_t head_dim, bool gated, bool quantize, Type type) {
+    const int64_t heads = 3, hidden = heads * head_dim, inner = 38, room = cached + 1, layers = 2;
+    std::normal_distribution<float> normal;
+    auto floats = [&](int64_t count) {
+        std::vector<float> made(count);
+        for (float& v : made) v = normal(generator);
+        return made;
+    };
+    std::vector<std::vector<float>> kept;
+    std::vector<std::vector<uint8_t>> packed;
+    auto keep = [&](int64_t count) { return kept.emplace_back(floats(count)).data(); };
+    auto linear = [&](int64_t outputs, int64_t columns) {
+        auto& weight = packed.emplace_back(outputs * columns / 2);
+        for (uint8_t& v : weight) v = static_cast<uint8_t>(generator());
+        float* bias = keep(outputs);
+        float* scale = keep(outputs);
+        return Linear{weight.data(), scale, bias, outputs, columns, kFloat32, 4};
+    };
+    std::vector<Layer> described;
+    std::vector<std::vector<uint8_t>> stored;
+    std::vector<Rooms> rooms;
+    for (int64_t n = 0; n < layers; n++) {
+        const Norm input{keep(hidden), keep(hidden)}, output{keep(hidden), keep(hidden)};
+        described.push_back({input, output, linear(3 * hidden, hidden), linear(hidden, hidden),
+                             linear(gated ? 2 * inner : inner, hidden), linear(hidden, inner)});
+        for (int i = 0; i < 2; i++) stored.emplace_back(batch * heads * room * head_dim * type_size(type));
+        rooms.push_back({stored[2 * n].data(), stored[2 * n + 1].data(), room});
+    }
+    const std::vector<float> cos = floats(batch * head_dim), sin = floats(batch * head_dim);
+    std::vector<uint8_t> visible(batch * (cached + 1), 1);
+    visible[0] = 0;
+    const Decoder decoder{described.data(), layers, hidden, {heads, head_dim, 2}, 2.5f, 1e-5f, gated, quantize};
+    const Step step{batch, cached, cos.data(), sin.data(), visible.data(), rooms.data(), type};
+    std::vector<float> states = floats(batch * hidden);
+    const std::vector<float> before = states;
+    if (glm_decode(&decoder, &step, states.data(), 1)) return false;
+    for (float v : states)
+        if (!isfinite(v)) return false;
+    return states != before;
+}
+
 int main() {
     const int64_t shapes[][3] = {{1, 256, 64}, {2, 2, 1},    {3, 90, 7},    {4, 1000, 33},  {8, 514, 32}, {9, 258, 65},
                                  {1, 14, 37},  {11, 62, 1}, {100, 770, 9}, {98, 1030, 34}, {5, 512, 35}};
@@ -61,5 +101,9 @@ int main() {
                 worst[quantize] = !(error <= worst[quantize]) ? error : worst[quantize];
             }
     printf("%s: exact %.1e, fast %.1e\n", glm_instructions(), worst[0], worst[1]);
+    for (int64_t head_dim : {4, 20, 64})
+        for (bool other : {false, true})
+            for (Type type : {kFloat32, kFloat16, kBFloat16})
+                if (!decodes(head_dim / 4, 1 + head_dim, head_dim, other, !other, type)) return 2;
     return worst[0] <= 3e-6 && worst[1] <= 0.02 ? 0 : 1;
 }

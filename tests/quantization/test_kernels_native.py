@@ -13,6 +13,7 @@ from glm_model.quantization.kernels import build, native
 from glm_model.quantization.packing import dequantize, quantize
 
 CHECK = Path(__file__).parent / "check_matmul.cpp"
+CHECK_THREADS = Path(__file__).parent / "check_threads.cpp"
 pytestmark = pytest.mark.skipif(not any(map(shutil.which, build.COMPILERS)), reason="no C++ compiler")
 # Rows, columns, outputs: 1 to 9 rows and many; columns and outputs that fill no vector and no tile.
 SHAPES = [(1, 4096, 96), (2, 2, 1), (3, 90, 7), (5, 512, 35), (8, 1000, 33), (9, 258, 65), (100, 770, 37)]
@@ -194,11 +195,19 @@ def test_instruction_sets_agree(tmp_path_factory: pytest.TempPathFactory, librar
 
 def run_check(compiler: str, options: list[str], emulator: list[str], program: Path) -> str:
     """Compile and run check_matmul.cpp; its line."""
-    command = [compiler, "-std=c++17", *options, str(build.SOURCE / "matmul.cpp"), str(CHECK), "-o", str(program)]
+    command = [compiler, "-std=c++17", *options, f"-I{build.SOURCE}", str(CHECK), "-o", str(program)]
     subprocess.run(command, check=True, timeout=120, capture_output=True)
     done = subprocess.run([*emulator, str(program)], timeout=120, capture_output=True, text=True)
     assert not done.returncode, done.stdout + done.stderr
     return done.stdout
+
+
+def test_threads_work_together(tmp_path: Path) -> None:
+    program = tmp_path / "check"
+    options = ["-std=c++17", "-O1", "-g", "-fsanitize=thread", "-pthread", f"-I{build.SOURCE}"]
+    subprocess.run([build.find_compiler(), *options, str(CHECK_THREADS), "-o", str(program)], check=True, timeout=120)
+    done = subprocess.run([str(program)], timeout=120, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "every task once\n"), done.stdout + done.stderr
 
 
 def test_memory_is_respected(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def find_compiler() -> str:
     raise BuildError(missing)
 
 
-def build(instructions: str, source: Path = SOURCE / "matmul.cpp") -> Path:
+def build(instructions: str, source: Path = SOURCE / "kernels.cpp") -> Path:
     """The compiled library, made if it is not in the cache.
 
     Args:

@@ -20,7 +20,7 @@ from .choice import allowed, wanted_instructions
 
 logger = logging.getLogger(__name__)
 
-_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # as in csrc/numbers.h
+TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # as in csrc/numbers.h
 
 _POINTER, _INT, _SIZE = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
 _ARGUMENTS = (
@@ -37,13 +37,15 @@ class Library(NamedTuple):
         path: of the file.
         instructions: what it was compiled for, for people.
         shares_threads: whether it runs on torch's threads; otherwise on one.
-        matmul: ``glm_matmul`` of csrc/matmul.cpp.
+        matmul: ``glm_matmul`` of csrc/kernels.cpp.
+        decode: ``glm_decode`` of the same; :mod:`glm_model.native_decoder` calls it.
     """
 
     path: Path
     instructions: str
     shares_threads: bool
     matmul: Callable[..., int]
+    decode: Callable[..., int]
 
 
 def load(path: Path) -> Library:
@@ -57,11 +59,13 @@ def load(path: Path) -> Library:
     except OSError as error:
         raise BuildError(f"{path} cannot be loaded ({error}); delete it to have it made again") from error
     handle.glm_matmul.argtypes = _ARGUMENTS
+    handle.glm_decode.argtypes = [_POINTER, _POINTER, _POINTER, _INT]
     handle.glm_instructions.restype = ctypes.c_char_p
     handle.glm_use_threads_of.argtypes = [ctypes.c_void_p]
     threads = openmp_of_torch()
     handle.glm_use_threads_of(threads)
-    library = Library(path, handle.glm_instructions().decode(), threads is not None, handle.glm_matmul)
+    instructions = handle.glm_instructions().decode()
+    library = Library(path, instructions, threads is not None, handle.glm_matmul, handle.glm_decode)
     if not _computes_as_it_should(library):
         raise BuildError(f"{path} computes something else than the reference; its compiler is not to be trusted")
     return library
@@ -116,15 +120,22 @@ def supports(x: Tensor, weight: Tensor, scale: Tensor, bits: int) -> bool:
     """Contiguous weights on the CPU, whole rows; the first call builds the library."""
     return (
         x.device.type == "cpu"
-        and weight.device.type == "cpu"
         and allowed("native")
-        and x.dtype in _TYPES
-        and scale.dtype in _TYPES
+        and x.dtype in TYPES
+        and takes_weight(weight, scale)
+        and x.shape[-1] * bits == weight.shape[1] * 8
+        and is_usable()
+    )
+
+
+def takes_weight(weight: Tensor, scale: Tensor) -> bool:
+    """Whether they lie in memory as they must."""
+    return (
+        weight.device.type == "cpu"
+        and scale.dtype in TYPES
         and weight.is_contiguous()
         and weight.numel() > 0
         and scale.is_contiguous()
-        and x.shape[-1] * bits == weight.shape[1] * 8
-        and is_usable()
     )
 
 
@@ -135,17 +146,18 @@ def is_usable() -> bool:
 
 def fast_matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int, bias: Tensor | None = None) -> Tensor:
     """See :func:`product`."""
-    return product(_library(), x, weight, scale, bits, bias, True)
+    return product(found(), x, weight, scale, bits, bias, True)
 
 
 def exact_matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int, bias: Tensor | None = None) -> Tensor:
     """See :func:`product`."""
-    return product(_library(), x, weight, scale, bits, bias, False)
+    return product(found(), x, weight, scale, bits, bias, False)
 
 
-def _library() -> Library:
+def found() -> Library:
+    """The library of a process that :func:`is_usable` has said yes to."""
     library = find()
-    assert isinstance(library, Library), "called without asking `supports`"
+    assert isinstance(library, Library), "called without asking `is_usable`"
     return library
 
 
@@ -173,8 +185,8 @@ def product(
     if bias is not None:
         bias = bias.to(x.dtype).contiguous()
     status = library.matmul(
-        *(states.data_ptr(), _TYPES[x.dtype], rows, columns),
-        *(weight.data_ptr(), scale.data_ptr(), _TYPES[scale.dtype], outputs, bits),
+        *(states.data_ptr(), TYPES[x.dtype], rows, columns),
+        *(weight.data_ptr(), scale.data_ptr(), TYPES[scale.dtype], outputs, bits),
         *(None if bias is None else bias.data_ptr(), out.data_ptr(), quantize, torch.get_num_threads()),
     )
     if status:

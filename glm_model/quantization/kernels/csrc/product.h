@@ -1,26 +1,22 @@
-// Products of activations with packed INT4 or INT8 weights, called from native.py through a plain C interface.
+// Products of activations with packed INT4 or INT8 weights, the linear layers of a packed model.
 //
 // Work is cut into tasks of some rows of activations times 32 rows of weights. With few rows of activations each weight
 // is read once, straight from the packed bytes, and memory is the limit. With many, a task opens its weights to what
 // the arithmetic takes, one block of columns after the other so that they stay in the cache, and arithmetic is.
+#pragma once
 #include <stdlib.h>
 
 #include <algorithm>
-#include <new>
 #include <type_traits>
 #include <vector>
 
 #include "threads.h"
 #include "tiles.h"
 
-namespace {
-
 constexpr int kFewRows = 8;                 // of activations: opening the weights does not pay
 constexpr int kBlockRows = 96;              // of activations in a task with opened weights
 constexpr int64_t kOpenBytes = 128 * 1024;  // of opened weights, which stay in the second-level cache
 constexpr int64_t kPanelBytes = 12 << 20;   // of reordered activations at a time
-constexpr int64_t kSerialBytes = 96 * 1024;  // of weights times rows, below which waking threads costs more
-constexpr int64_t kSerialNumbers = 32768;    // the same for activations to reorder
 
 struct Product {
     const void* x;  // [rows, columns]
@@ -33,7 +29,6 @@ struct Product {
     int bits;
     const void* bias;  // [outputs] or null
     void* out;         // [rows, outputs]
-    int threads;
 
     int64_t row_bytes() const { return columns * bits / 8; }
     int64_t spans() const { return (columns + kSpan - 1) / kSpan; }
@@ -117,7 +112,7 @@ void multiply_many(const Activations<Span>& x, const Rows& rows, int64_t first, 
 }
 
 // Scale, bias and rounding for a tile whose first row of activations is number `row`.
-void finish(const Product& p, float* sums, const float* offsets, int offset, int64_t row, int64_t rows,
+inline void finish(const Product& p, float* sums, const float* offsets, int offset, int64_t row, int64_t rows,
             int64_t first, int64_t count) {
     float scale[kTile], bias[kTile] = {};
     read_numbers(p.scale, p.scale_type, first, count, scale);
@@ -131,13 +126,13 @@ void finish(const Product& p, float* sums, const float* offsets, int offset, int
 }
 
 template <class Packed, class Open, class Span>
-void multiply_panel(const Product& p, const Rows& weight, const Activations<Span>& panel, int64_t row, int threads) {
+void multiply_panel(const Product& p, const Rows& weight, const Activations<Span>& panel, int64_t row, Team& team) {
     const int offset = std::is_same<Span, QuantizedSpan>::value ? Packed::kOffset : 0;
     const bool few = panel.rows <= kFewRows;
     const int64_t tiles = (p.outputs + kTile - 1) / kTile;
     const int64_t blocks = (panel.rows + kBlockRows - 1) / kBlockRows;
     // All tiles with one block of activations, then the next block: the threads share what they read.
-    run_tasks(blocks * tiles, threads, [&](int64_t task) {
+    team.run(blocks * tiles, [&](int64_t task) {
         const int64_t n = task / tiles * kBlockRows, first = task % tiles * kTile;
         const int64_t rows = std::min<int64_t>(kBlockRows, panel.rows - n);
         const int64_t count = std::min<int64_t>(kTile, p.outputs - first);
@@ -161,7 +156,7 @@ Span* workspace(int64_t count) {
 }
 
 template <class Packed, class Open, class Span>
-void multiply(const Product& p) {
+void multiply(const Product& p, Team& team) {
     const Rows weight(p, Packed::kBytes);
     // Odd, so that the same place in several rows never falls into the same few lines of the first-level cache.
     const int64_t stride = p.spans() | 1;
@@ -169,38 +164,18 @@ void multiply(const Product& p) {
     const int64_t panel_rows = std::min(p.rows, std::max<int64_t>(kBlockRows, fitting / kBlockRows * kBlockRows));
     Span* spans = workspace<Span>(panel_rows * stride);
     std::vector<float> offsets(panel_rows);
-    const int threads = p.outputs * p.row_bytes() * p.rows < kSerialBytes ? 1 : p.threads;
     for (int64_t row = 0; row < p.rows; row += panel_rows) {
         const int64_t rows = std::min(panel_rows, p.rows - row);
-        const int for_rows = rows * p.columns < kSerialNumbers ? 1 : threads;
-        run_tasks(rows, for_rows, [&](int64_t n) { offsets[n] = prepare_row(p, row + n, spans + n * stride); });
+        team.run(rows, [&](int64_t n) { offsets[n] = prepare_row(p, row + n, spans + n * stride); });
         const Activations<Span> panel{spans, offsets.data(), rows, p.spans(), stride};
-        multiply_panel<Packed, Open>(p, weight, panel, row, threads);
+        multiply_panel<Packed, Open>(p, weight, panel, row, team);
     }
 }
 
-}  // namespace
-
-extern "C" {
-
-const char* glm_instructions() { return kInstructions; }
-
-// Before the first product; without it one thread works.
-void glm_use_threads_of(void* gomp_parallel) { parallel_region = reinterpret_cast<ParallelRegion>(gomp_parallel); }
-
-// out = x @ (integers * scale).T + bias. 0, or 1 if there is not enough memory.
-int glm_matmul(const void* x, int type, int64_t rows, int64_t columns, const void* weight, const void* scale,
-               int scale_type, int64_t outputs, int bits, const void* bias, void* out, int quantize, int threads) {
-    const Product p{x, static_cast<Type>(type), rows, columns, static_cast<const uint8_t*>(weight), scale,
-                    static_cast<Type>(scale_type), outputs, bits, bias, out, threads};
-    try {
-        if (bits == 4 && quantize) multiply<PackedNibbles, OpenIntegers<PackedNibbles>, QuantizedSpan>(p);
-        if (bits == 4 && !quantize) multiply<PackedNibbles, OpenFloats<PackedNibbles>, ExactSpan>(p);
-        if (bits == 8 && quantize) multiply<PackedBytes, OpenIntegers<PackedBytes>, QuantizedSpan>(p);
-        if (bits == 8 && !quantize) multiply<PackedBytes, OpenFloats<PackedBytes>, ExactSpan>(p);
-    } catch (const std::bad_alloc&) {
-        return 1;
-    }
-    return 0;
-}
+// out = x @ (integers * scale).T + bias, with activations rounded to 8 bits or as they are.
+inline void multiply(const Product& p, bool quantize, Team& team) {
+    if (p.bits == 4 && quantize) multiply<PackedNibbles, OpenIntegers<PackedNibbles>, QuantizedSpan>(p, team);
+    if (p.bits == 4 && !quantize) multiply<PackedNibbles, OpenFloats<PackedNibbles>, ExactSpan>(p, team);
+    if (p.bits == 8 && quantize) multiply<PackedBytes, OpenIntegers<PackedBytes>, QuantizedSpan>(p, team);
+    if (p.bits == 8 && !quantize) multiply<PackedBytes, OpenFloats<PackedBytes>, ExactSpan>(p, team);
 }
