@@ -1,7 +1,7 @@
 """A decoding step in one call gives what the modules give, and leaves it to them where somebody would notice."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -74,7 +74,7 @@ def logits(model: Any, prompts: list[list[int]], cache: Any = None) -> Tensor:
 
 
 @pytest.fixture
-def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Grows by one with each native step."""
     taken: list[Any] = []
     step = native_decoder._NativeDecoder.step
@@ -84,7 +84,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
         return step(*arguments)
 
     monkeypatch.setattr(native_decoder._NativeDecoder, "step", counted)
-    yield taken
+    return taken
 
 
 def by_modules(model: Any, *arguments: Any) -> Tensor:
