@@ -5,7 +5,7 @@ Random integers take as long as trained ones. The scales are such that weights h
 
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -117,6 +117,13 @@ def _random_bytes(random: np.random.Generator, size: int) -> Iterator[np.ndarray
     step = _CHUNK // 18 * 18
     for start in range(0, size, step):
         yield np.frombuffer(bytearray(random.bytes(min(step, size - start))), np.uint8)
+
+
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "glm": write_glm,
+    "chatglm.cpp": write_chatglm_cpp,
+    "fastllm": write_fastllm,
+}
 
 
 class _whole_file:  # noqa: N801  used like a function

@@ -8,25 +8,31 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
+_WITH_US = ("setpriv", "--pdeathsig", "KILL")
+
 
 class Process:
     """See worker.py for the commands. Runs on the first ``cpus`` CPUs only, and stands still between commands.
 
+    It ends with this process, even if that is killed: one that stands still would keep its gigabytes for ever.
+
     Attributes:
         started: when the process was asked for, on :func:`time.perf_counter`'s clock.
+        pid: its number.
     """
 
-    def __init__(self, program: str, python: str, path: Path, cpus: int, threads: int, **environment: str) -> None:
+    def __init__(self, program: str, python: str, path: str, cpus: int, threads: int, **environment: str) -> None:
         worker = Path(__file__).with_name("worker.py")
         self.started = time.perf_counter()
         self._process = subprocess.Popen(
-            ["taskset", "-c", f"0-{cpus - 1}", python, str(worker), program, str(path), str(threads)],
+            [*_WITH_US, "taskset", "-c", f"0-{cpus - 1}", python, str(worker), program, path, str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
             env={**os.environ, **environment},
         )
+        self.pid = self._process.pid
         self._answer()
 
     def ask(self, **command: Any) -> Any:

@@ -6,36 +6,42 @@ the answer is there, and then ``token()`` for each further one.
 
 import importlib
 import os
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[2]))  # this repository
+
 END = (130001, 130004)  # [gMASK] and <sop>: the last two ids of every prompt
+READINGS = 25  # of half a gigabyte each: a turn of decoding is about as long; one by one they vary by a third
+READINGS = 25  # of half a gigabyte each; one by one they vary by a third
 
 
 class Glm:
-    """This repository."""
+    """This repository, with an answer for each number of sequences at once."""
 
     def __init__(self, path: str, threads: int) -> None:
-        sys.path.insert(0, str(Path(__file__).parents[2]))
         self.torch: Any = importlib.import_module("torch")
         glm_model: Any = importlib.import_module("glm_model")
         self.torch.set_num_threads(threads)
         self.model, _ = glm_model.load(path, precision=os.environ.get("GLM_PRECISION", "fast"))
+        self.answers: dict[int, Any] = {}
 
-    def prompt(self, ids: list[int]) -> None:
-        self.ids, self.cache = self.torch.tensor([ids]), None
-        self.token()
+    def prompt(self, ids: list[int], rows: int = 1) -> None:
+        self.answers[rows] = self.torch.tensor([ids] * rows), None
+        self.token(rows)
 
-    def token(self) -> None:
-        new = 1 if self.cache is not None else self.ids.shape[1]
+    def token(self, rows: int = 1) -> None:
+        ids, cache = self.answers[rows]
+        new = 1 if cache is not None else ids.shape[1]
         inputs = self.model.prepare_inputs_for_generation(
-            self.ids, next_sequence_length=new, past_key_values=self.cache, use_cache=True
+            ids, next_sequence_length=new, past_key_values=cache, use_cache=True
         )
         with self.torch.inference_mode():
             output = self.model(**{**inputs, "logits_to_keep": 1})
-            self.ids = self.torch.cat([self.ids, output.logits[:, -1:].argmax(-1)], dim=1)
-        self.cache = output.past_key_values
+            ids = self.torch.cat([ids, output.logits[:, -1:].argmax(-1)], dim=1)
+        self.answers[rows] = ids, output.past_key_values
 
 
 class ChatglmCpp:
@@ -84,4 +90,36 @@ class Fastllm:
             raise RuntimeError("fastllm has ended its answer")
 
 
-PROGRAMS: dict[str, Any] = {"glm": Glm, "chatglm.cpp": ChatglmCpp, "fastllm": Fastllm}
+class Imports:
+    """No program: what importing modules takes. Its path is their names."""
+
+    def __init__(self, path: str, threads: int) -> None:
+        for name in path.split(", "):
+            importlib.import_module(name)
+
+    def prompt(self, ids: list[int]) -> None:
+        """Nothing: the imports were all."""
+
+
+class Reader:
+    """No program: how fast memory can be read."""
+
+    def __init__(self, path: str, threads: int) -> None:
+        torch: Any = importlib.import_module("torch")
+        quantized_matmul: Any = importlib.import_module("benchmarks.quantized_matmul")
+        torch.set_num_threads(threads)
+        self.test = quantized_matmul.bandwidth_test(torch.randint(-(2**62), 2**62, (1 << 26,)).view(torch.int8))
+
+    def read(self) -> float:
+        """Bytes per second."""
+        self.test()  # does not count: the threads have gone to sleep while others worked, and are slow to wake
+        return statistics.median(self.test() for _ in range(READINGS)) * 1e9
+
+
+PROGRAMS: dict[str, Any] = {
+    "glm": Glm,
+    "chatglm.cpp": ChatglmCpp,
+    "fastllm": Fastllm,
+    "imports": Imports,
+    "reader": Reader,
+}

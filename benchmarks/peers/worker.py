@@ -3,7 +3,9 @@
     {"prompt": 64}   -> {"seconds": 1.2}            until the first token of the answer
     {"decode": 8}    -> {"seconds": [0.1, ...]}     of each further token
     {"memory": true} -> {"peak_bytes": 123}         the highest resident memory so far
+    {"read": true}   -> {"bytes_per_second": 4e10}  the reader's alone
 
+With "rows": 8 a prompt or decoding is that of as many sequences at once; this repository's alone.
 Standard output is the answers' alone; what the programs print goes to standard error.
 """
 
@@ -17,6 +19,7 @@ from pathlib import Path
 from programs import END, PROGRAMS
 
 STALE = 2  # tokens that were worked on while nobody looked
+RANDOM = random.Random(0)
 
 
 def main() -> None:
@@ -32,15 +35,22 @@ def main() -> None:
 
 def answer(program, command):
     """What one line of input asks for."""
+    rows = [command["rows"]] if "rows" in command else []
     if "prompt" in command:
-        length = command["prompt"]
-        ids = [random.Random(length).randrange(1000, 100_000) for _ in range(length - len(END))] + list(END)
-        return {"seconds": seconds(lambda: program.prompt(ids))}
+        ids = prompt_of(command["prompt"])
+        return {"seconds": seconds(lambda: program.prompt(ids, *rows))}
     if "decode" in command:
         for _ in range(STALE):
-            program.token()
-        return {"seconds": [seconds(program.token) for _ in range(command["decode"])]}
+            program.token(*rows)
+        return {"seconds": [seconds(lambda: program.token(*rows)) for _ in range(command["decode"])]}
+    if "read" in command:
+        return {"bytes_per_second": program.read()}
     return {"peak_bytes": peak_bytes()}
+
+
+def prompt_of(length):
+    """Random ids, never the same: a program may remember a prompt."""
+    return [RANDOM.randrange(1000, 100_000) for _ in range(length - len(END))] + list(END)
 
 
 def peak_bytes():
