@@ -50,12 +50,8 @@ class ShareableModel(QuantizableModel):
         """transformers' step that reads the tensors into a model that has no memory yet."""
         world = _WORLD.get()
         if world is not None:
-            quantizer = load_config.hf_quantizer
-            packs = quantizer is not None and not quantizer.pre_quantized
-            if packs and world.tensor.size() > 1:
-                _refuse_packing_of_parts()
             model.share_out(world)
-            if state_dict is None and checkpoint_files is not None and not packs:
+            if state_dict is None and checkpoint_files is not None:
                 state_dict = _read_one_by_one(model, checkpoint_files)
         info, offloaded = QuantizableModel._load_pretrained_model(
             model, state_dict, checkpoint_files, load_config, *args, **kwargs
@@ -121,13 +117,6 @@ def _refuse_other_pipeline() -> NoReturn:
     raise UnsupportedError(
         "transformers' own pipeline hides the ids from its later stages, which need them for GLM's mask: use "
         "glm_model.load(..., pipeline_parallel=N)."
-    )
-
-
-def _refuse_packing_of_parts() -> NoReturn:
-    raise UnsupportedError(
-        "a weight's scale needs the whole row, of which each rank has a part: pack the checkpoint first "
-        "(python -m glm_model.conversion quantize SRC DST --bits 4), then load that folder without quantize."
     )
 
 

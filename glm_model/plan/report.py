@@ -143,10 +143,6 @@ def _warnings(plan: Plan) -> list[str]:
     trained_for = workload.config.max_sequence_length
     if workload.context > trained_for:
         lines.append(f"The model was trained for {trained_for} tokens; {workload.context} are beyond that.")
-    if plan.split.tensor > 1 and workload.config.quantization_bit and not workload.stored_packed:
-        lines.append(
-            "Ranks that share layers load a checkpoint that is packed already: python -m glm_model.conversion."
-        )
     return ["", *lines] if lines else []
 
 

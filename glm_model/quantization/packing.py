@@ -35,7 +35,7 @@ def row_blocks(rows: int, columns: int) -> Iterator[slice]:
 
 
 @torch.no_grad()
-def quantize(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+def quantize(weight: Tensor, bits: int, peak: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Packed integers and scales of a float weight, bit for bit the original's.
 
     Division and rounding happen in the weight's own dtype as in the original, so a half weight and the same values in
@@ -45,6 +45,7 @@ def quantize(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     Args:
         weight: floating, [rows, columns].
         bits: 4 or 8.
+        peak: of ``weight``'s dtype, [rows], as :func:`row_peaks` of all columns if ``weight`` has but some of them.
 
     Returns:
         Packed integers, int8 [rows, columns * bits / 8], and scales, float16 [rows]. A row of zeros has scale 0, and so
@@ -60,13 +61,24 @@ def quantize(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     packed = torch.empty(rows, packed_columns(columns, bits), dtype=torch.int8, device=weight.device)
     scale = torch.empty(rows, dtype=torch.float16, device=weight.device)
     for block in row_blocks(rows, columns):
-        integers, scale[block] = _quantize_rows(weight[block], 2 ** (bits - 1) - 1)
+        part = weight[block]
+        peaks = _peaks(part) if peak is None else peak[block]
+        integers, scale[block] = _quantize_rows(part, peaks, 2 ** (bits - 1) - 1)
         packed[block] = pack(integers, bits)
     return packed, scale
 
 
-def _quantize_rows(weight: Tensor, limit: int) -> tuple[Tensor, Tensor]:
-    peak = weight.abs().amax(dim=-1)
+@torch.no_grad()
+def row_peaks(weight: Tensor) -> Tensor:
+    """The largest magnitude in each row of a float weight, from which its scale follows; NaN where the row holds it."""
+    return torch.cat([_peaks(weight[block]) for block in row_blocks(*weight.shape)])
+
+
+def _peaks(rows: Tensor) -> Tensor:
+    return rows.abs().amax(dim=-1)
+
+
+def _quantize_rows(weight: Tensor, peak: Tensor, limit: int) -> tuple[Tensor, Tensor]:
     scale = (peak / torch.tensor(limit, dtype=peak.dtype, device=peak.device)).half()
     integers = torch.round(weight / scale[:, None])
     # The original lets a scale that half rounds down strongly (under 6e-5) push integers over the limit, where they

@@ -15,6 +15,7 @@ from transformers.quantizers import HfQuantizer, register_quantization_config, r
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ..configuration_glm import QUANTIZATION_METHOD
+from ..parallel.styles import peaks_of_whole_rows
 from .linear import QuantizedWeight
 from .packing import BITS, quantize
 
@@ -127,8 +128,11 @@ class _Pack(ConversionOps):
     def __init__(self, bits: int) -> None:
         self.bits = bits
 
-    def convert(self, input_dict: dict[str, Any], *args: Any, full_layer_name: str, **kwargs: Any) -> dict[str, Tensor]:
+    def convert(
+        self, input_dict: dict[str, Any], *args: Any, full_layer_name: str, model: Any, **kwargs: Any
+    ) -> dict[str, Tensor]:
         (value,) = input_dict.values()
         weight = value[0] if isinstance(value, list) else value
-        packed, scale = quantize(weight, self.bits)
+        peak = peaks_of_whole_rows(weight, model.get_parameter(full_layer_name))
+        packed, scale = quantize(weight, self.bits, peak)
         return {full_layer_name: packed, f"{full_layer_name}_scale": scale}

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from glm_model import ChatGLMConfig, ChatGLMForCausalLM, GLM130BConfig, GLM130BForCausalLM
 from glm_model.blank_filling import FillOptions, fill_blanks
+from glm_model.quantization.quantizer import GLMQuantizationConfig
 
 MASK, GMASK, SOP, EOP, EOS = 500, 501, 504, 505, 2
 _SIZES = {
@@ -77,9 +78,13 @@ def _draw(model: Any) -> None:
         weight.mul_(40)
 
 
-def load_whole(folder: Path) -> Any:
-    """The model in float32, in this process alone."""
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+def read(folder: Path, **options: Any) -> Any:
+    """The model in float32; of ``chatglm+int4`` the one in ``chatglm``, packed on the way, ``+int4-head`` all of it."""
+    name, _, packing = folder.name.partition("+int")
+    if packing:
+        bits, _, head = packing.partition("-")
+        options["quantization_config"] = GLMQuantizationConfig(int(bits), embeddings=bool(head))
+    return AutoModelForCausalLM.from_pretrained(folder.with_name(name), dtype=torch.float32, **options).eval()
 
 
 @torch.no_grad()

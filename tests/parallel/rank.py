@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from glm_model.errors import UnsupportedError
-from glm_model.loading import DEMO_MODEL, load
 from glm_model.parallel.distribute import finish_part, shared_over, weight_bytes
 from glm_model.parallel.world import World, join_world
-from tests.parallel.models import PROMPTS, ask
+from tests.parallel.models import PROMPTS, ask, read
 
 
 def main(models: list[Path], results: Path, layouts: list[str]) -> None:
@@ -27,12 +25,11 @@ def main(models: list[Path], results: Path, layouts: list[str]) -> None:
         torch.save(answers, results / f"{layout}-{world.rank}.pt")
         if layout == "2x1":
             torch.save(dict(_by_transformers(models)), results / f"native-{world.rank}.pt")
-            (results / f"packing-{world.rank}.txt").write_text(_refusal_to_pack(), encoding="utf-8")
 
 
 def _answers(folder: Path, world: World) -> dict[str, Any]:
     with shared_over(world):
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        model = read(folder)
     finish_part(model)
     return {**ask(model), "bytes": weight_bytes(model), "saving": _refusal(model)}
 
@@ -45,21 +42,13 @@ def _refusal(model: Any) -> str:
     return ""
 
 
-def _refusal_to_pack() -> str:
-    try:
-        load(DEMO_MODEL, device="cpu", quantize="int4", tensor_parallel=2)
-    except UnsupportedError as error:
-        return str(error)
-    return ""
-
-
 def _by_transformers(models: list[Path]) -> Iterator[tuple[str, Any]]:
     """The same plan as transformers itself applies it."""
     from transformers.distributed import DistributedConfig
 
     for folder in models:
         config = DistributedConfig(tp_size=2)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, distributed_config=config).eval()
+        model = read(folder, distributed_config=config)
         yield folder.name, model.generate(torch.tensor(PROMPTS[:1]), max_new_tokens=3, do_sample=False).tolist()
 
 

@@ -27,7 +27,6 @@ def test_it_fits(capsys: Any) -> None:
     assert "GPU 0-3" in text
     assert "\nIt fits.\n" in text
     assert "Assumed: 512 MiB for CUDA's context" in text
-    assert "packed already: python -m glm_model.conversion" in text  # what tensor parallel loading asks for
 
 
 def test_it_does_not_fit(capsys: Any) -> None:
