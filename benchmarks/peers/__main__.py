@@ -25,9 +25,10 @@ import json
 import os
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
-from .measure import PARTS, VARIANTS, Setting
+from .measure import PARTS, VARIANTS, WITHOUT_COMPILER, Setting
 from .table import markdown, summaries
 
 
@@ -36,6 +37,7 @@ def main() -> int:
     arguments = parse()
     results = arguments.results or arguments.folder / "results.jsonl"
     results.parent.mkdir(parents=True, exist_ok=True)
+    results.touch()
     setting = Setting(
         folder=arguments.folder,
         programs=arguments.programs,
@@ -66,7 +68,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=6, help="decoded in a round")
     parser.add_argument("--folder", type=Path, default=Path.home() / ".cache" / "glm_home" / "peers")
     parser.add_argument("--results", type=Path, help="default: results.jsonl in the folder")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if WITHOUT_COMPILER in arguments.programs and find_spec("onnxruntime") is None:
+        parser.error(f"{WITHOUT_COMPILER!r} would be the slow reference: pip install onnxruntime")
+    return arguments
 
 
 def cpu_name() -> str:

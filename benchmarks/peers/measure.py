@@ -19,11 +19,12 @@ from .shape import packed_bytes
 Round = dict[str, dict[str, float]]
 
 MODELS = {"glm": "glm", "chatglm.cpp": "chatglm_cpp.bin", "fastllm": "fastllm.flm"}
+WITHOUT_COMPILER = "glm without compiler"
 # Rows of the table: the program, and what its environment says.
 VARIANTS: dict[str, tuple[str, dict[str, str]]] = {
     "glm": ("glm", {}),
     "glm exact": ("glm", {"GLM_PRECISION": "exact"}),
-    "glm without compiler": ("glm", {"GLM_KERNEL": "onnxruntime"}),
+    WITHOUT_COMPILER: ("glm", {"GLM_KERNEL": "onnxruntime"}),
     "glm avx2": ("glm", {"GLM_INSTRUCTIONS": "avx2"}),
     "chatglm.cpp": ("chatglm.cpp", {}),
     "fastllm": ("fastllm", {}),

@@ -137,3 +137,13 @@ def test_tables_of_what_is_there(
     assert command.main() == 0
     *_, last = capsys.readouterr().out.splitlines()
     assert json.loads(last)["parts"][0]["rounds"] == 1
+
+
+def test_no_fallback_is_measured_in_place_of_another(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "find_spec", lambda _: None)
+    monkeypatch.setattr(sys, "argv", ["peers", "--programs", "glm without compiler"])
+    with pytest.raises(SystemExit):
+        command.main()
+    assert "pip install onnxruntime" in capsys.readouterr().err
