@@ -109,10 +109,10 @@ def load(
             f"{folder / CONFIG} asks for a P-Tuning prefix (pre_seq_len), but the weights have none: name the folder "
             "that the fine-tuning script has written as the prefix, or remove pre_seq_len."
         )
-    if quantize_head:
-        model.quantize_head()
     if world is not None:
         finish_part(model)
+    if quantize_head:
+        model.quantize_head()
     model.cache_dtype = stored_dtype
     set_precision(model, precisely)
     return model.eval(), tokenizer

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,9 @@ from transformers.distributed.tensor_parallel import ALL_PARALLEL_STYLES
 
 from ..errors import UnsupportedError
 from ..lazy_tensors import LazyTensor, lazy_tensors
+from ..quantization.linear import QuantizedWeight
 from ..quantization.model import QuantizableModel
-from .pipeline import become_stage
+from .pipeline import Line, become_stage, send_scores
 from .split import PREFIX_HEADS, require_tensor_parallel, stage_layers
 from .styles import local
 from .world import World
@@ -75,6 +76,15 @@ class ShareableModel(QuantizableModel):
             apply_plan(self, world.tensor)
         if world.pipeline.size() > 1:
             become_stage(self, world.pipeline)
+
+    def quantize_head(self) -> Self:
+        """As of a whole model; a part must have been through :func:`finish_part`."""
+        if self.config.quantization_embeddings:
+            return self
+        super().quantize_head()
+        if self.world is not None:
+            _connect_head(self, self.world)
+        return self
 
     @property
     def device(self) -> torch.device:
@@ -137,6 +147,16 @@ def apply_plan(model: Any, mesh: DeviceMesh) -> None:
             for parameter in list(module._parameters):
                 style.shard_param(module, parameter, mesh)
             style.install_forward(module, mesh)
+
+
+def _connect_head(model: Any, world: World) -> None:
+    """Have an embedding and a head that are new in a part of a model work with those of the other ranks."""
+    for name in ("model.embed_tokens", "lm_head"):
+        module = model.get_submodule(name)
+        if world.tensor.size() > 1 and isinstance(module, QuantizedWeight):  # else another stage has it
+            ALL_PARALLEL_STYLES[model.tp_plan[name]].install_forward(module, world.tensor)
+    if world.pipeline.size() > 1:
+        send_scores(model, Line(world.pipeline))
 
 
 def _wildcard(name: str) -> str:

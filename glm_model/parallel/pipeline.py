@@ -108,9 +108,8 @@ def become_stage(model: Any, mesh: DeviceMesh) -> None:
             decoder.layers[index] = Elsewhere()
     if line.stage != line.last:
         decoder.norm = SendStates(line)
-    if line.stage == 0:
-        model.lm_head.forward = _scores_for_all(model.lm_head.forward, line)
-    else:
+    send_scores(model, line)
+    if line.stage != 0:
         decoder.embed_tokens = ReceiveStates(line, config.hidden_size, dtype)
         model.lm_head = ReceiveScores(line, config.vocab_size)
         model._tied_weights_keys = model.all_tied_weights_keys = {}
@@ -118,6 +117,12 @@ def become_stage(model: Any, mesh: DeviceMesh) -> None:
         *model._keys_to_ignore_on_load_unexpected,
         *_elsewhere(line, own, config.num_layers),
     }
+
+
+def send_scores(model: Any, line: Line) -> None:
+    """Have the head of the first stage work for all stages; on the others nothing."""
+    if line.stage == 0:
+        model.lm_head.forward = _scores_for_all(model.lm_head.forward, line)
 
 
 def _scores_for_all(head: Callable[[Tensor], Tensor], line: Line) -> Callable[[Tensor], Tensor]:

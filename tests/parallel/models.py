@@ -80,11 +80,17 @@ def _draw(model: Any) -> None:
 
 def read(folder: Path, **options: Any) -> Any:
     """The model in float32; of ``chatglm+int4`` the one in ``chatglm``, packed on the way, ``+int4-head`` all of it."""
-    name, _, packing = folder.name.partition("+int")
-    if packing:
-        bits, _, head = packing.partition("-")
-        options["quantization_config"] = GLMQuantizationConfig(int(bits), embeddings=bool(head))
+    name, _, extra = folder.name.partition("+")
+    packing, _, head = extra.partition("-")
+    if packing.startswith("int"):
+        bits = int(packing.removeprefix("int"))
+        options["quantization_config"] = GLMQuantizationConfig(bits, embeddings=bool(head))
     return AutoModelForCausalLM.from_pretrained(folder.with_name(name), dtype=torch.float32, **options).eval()
+
+
+def ready(model: Any, folder: Path) -> Any:
+    """What was read, with its embedding and head packed at last if its name ends in ``+head``."""
+    return model.quantize_head() if folder.name.endswith("+head") else model
 
 
 @torch.no_grad()

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from tests.parallel.models import PROMPTS, ask, read, write_models
+from tests.parallel.models import PROMPTS, ask, read, ready, write_models
 from tests.parallel.processes import finish, start
 
 FOUR = ["chatglm", "chatglm-int4", "glm130b", "glm130b-int4"]
 STORED = [*FOUR, "chatglm-int8", "chatglm-int4-embeddings", "chatglm-untied", "chatglm-prefix"]
 FOUR = [*FOUR, "chatglm+int4", "glm130b+int8"]  # packed while they load
-ALL = [*STORED, "chatglm+int4", "glm130b+int8", "glm130b+int4-head"]
+ALL = [*STORED, "chatglm+int4", "glm130b+int8", "glm130b+int4-head", "chatglm-int4+head"]
 LAYOUTS = {"2x1": ALL, "1x2": ALL, "4x1": FOUR, "2x2": FOUR, "1x4": FOUR}  # tensor x pipeline
 PROCESSES = {2: (ALL, ["2x1", "1x2"]), 4: (FOUR, ["4x1", "2x2", "1x4"])}
 
@@ -29,7 +29,7 @@ def whole(models: Path) -> dict[str, dict[str, Any]]:
     """What each model answers in one process, and its bytes."""
     answers = {}
     for name in ALL:
-        model = read(models / name)
+        model = ready(read(models / name), models / name)
         tensors = {each.data_ptr(): each.nbytes for each in (*model.parameters(), *model.buffers())}
         answers[name] = {**ask(model), "bytes": sum(tensors.values())}
     return answers
@@ -73,8 +73,13 @@ def test_every_rank_answers_as_one_process(layout: str, name: str, whole: Any, p
     assert max(map(len, expected["greedy"])) > 13  # there was something to compare
 
 
-# A prefix is whole on every rank, and four stages of these few layers cannot weigh the same.
-SHARED = [(layout, name) for layout, name in EACH if layout != "1x4" and "prefix" not in name]
+# A prefix is whole on every rank, four stages of these few layers cannot weigh the same, and stages are cut before a
+# head is packed.
+SHARED = [
+    (layout, name)
+    for layout, name in EACH
+    if layout != "1x4" and "prefix" not in name and (layout, name) != ("1x2", "chatglm-int4+head")
+]
 
 
 @pytest.mark.parametrize(("layout", "name"), SHARED)
@@ -89,7 +94,7 @@ def test_a_part_is_not_saved_as_if_it_were_the_model(parts: Any) -> None:
     assert all("part of the model" in rank["chatglm"]["saving"] for rank in parts["2x1"])
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [name for name in ALL if not name.endswith("+head")])
 def test_the_plan_as_transformers_applies_it(name: str, models: Path, parts: Any) -> None:
     expected = read(models / name).generate(torch.tensor(PROMPTS[:1]), max_new_tokens=3, do_sample=False)
     for rank in parts["native"]:
