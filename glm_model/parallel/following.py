@@ -9,7 +9,7 @@ import inspect
 import logging
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -112,7 +112,8 @@ def _follow(world: World, model: Any, tokenizer: Any) -> None:
 def _dismiss(world: World, watch: Watch) -> None:
     """At the end of rank 0: the others may leave."""
     watch.close()
-    dist.broadcast_object_list([None], src=0, group=world.control)
+    with suppress(RuntimeError):  # one that has died meanwhile need not be told
+        dist.broadcast_object_list([None], src=0, group=world.control)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import NoReturn
 from torch import distributed as dist
 
 _PAUSE = 2.0  # seconds between two roll calls
-_PATIENCE = timedelta(seconds=60)  # for a rank that is busy and answers late
+PATIENCE = timedelta(seconds=60)  # for a rank that is busy and answers late
 _GRACE = 5.0  # seconds in which a rank that leaves may have told this one to leave too
 
 
@@ -21,7 +21,10 @@ class Watch:
     """
 
     def __init__(self) -> None:
-        self._group = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        try:
+            self._group = dist.new_group(backend="gloo", timeout=PATIENCE)
+        except RuntimeError as error:  # a rank that was through with it may have died already
+            end_job(error)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="glm-watch", daemon=True)
         self._thread.start()
@@ -34,7 +37,7 @@ class Watch:
     def _work(self) -> None:
         while not self._closing.wait(_PAUSE):
             try:
-                dist.monitored_barrier(self._group, timeout=_PATIENCE, wait_all_ranks=True)
+                dist.monitored_barrier(self._group, timeout=PATIENCE, wait_all_ranks=True)
             except RuntimeError as error:
                 if not self._closing.wait(_GRACE):
                     end_job(error)

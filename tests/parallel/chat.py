@@ -1,12 +1,14 @@
 """One of the processes of a job that serves the demo model: rank 0 takes orders from standard input, the rest follow.
 
-    python -m tests.parallel.chat TENSOR PIPELINE
+    python -m tests.parallel.chat TENSOR PIPELINE [PATIENCE]
 
+PATIENCE: seconds after which a rank that does not answer the roll call counts as lost.
 An order is a line of JSON, and so is each answer; "ready" comes first.
 """
 
 import json
 import sys
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -15,10 +17,13 @@ from glm_model import DEMO_MODEL
 from glm_model.blank_filling import FillOptions, fill_blanks
 from glm_model.generation import SamplingOptions, stream_text
 from glm_model.loading import lead_or_follow, load
+from glm_model.parallel import watch
 
 
-def main(tensor: int, pipeline: int) -> None:
+def main(tensor: int, pipeline: int, patience: int = 0) -> None:
     torch.set_num_threads(1)
+    if patience:
+        watch.PATIENCE = timedelta(seconds=patience)
     model, tokenizer = load(DEMO_MODEL, device="cpu", tensor_parallel=tensor, pipeline_parallel=pipeline)
     if not lead_or_follow(model, tokenizer):
         print("followed to the end", flush=True)
@@ -53,4 +58,4 @@ def _obey(model: Any, tokenizer: Any, kind: str, text: str = "", leave_after: in
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(*map(int, sys.argv[1:]))

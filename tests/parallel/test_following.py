@@ -1,14 +1,20 @@
 """Rank 0 serves, the others follow; and when one of them dies, all end with a sentence."""
 
+import itertools
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+import torch
+from torch import distributed as dist
 
 from glm_model import DEMO_MODEL, load
+from glm_model.parallel.watch import Watch
 from tests.parallel.chat import obey
 from tests.parallel.processes import finish, start
 
@@ -86,3 +92,40 @@ def test_a_rank_that_dies_in_the_middle_of_an_answer(ranks: list[subprocess.Pope
     code, _, errors = finish(ranks, timeout=60)[0]
     assert code == 1
     assert "rank 0 of 2 lost the others, so the whole job ends" in errors
+
+
+def test_a_rank_that_is_frozen() -> None:
+    """Its connections stay open, so that nothing but its silence tells. Either rank, of two jobs at once."""
+    jobs = [start(2, "-m", "tests.parallel.chat", 2, 1, 3) for _ in range(2)]
+    try:
+        for frozen, ranks in enumerate(jobs):
+            assert hear(ranks[0]) == "ready"
+            ranks[frozen].send_signal(signal.SIGSTOP)
+        for frozen, ranks in enumerate(jobs):
+            other = ranks[1 - frozen]
+            code = other.wait(timeout=45)  # less than the patience it has by itself
+            _, errors = other.communicate()
+            assert code == 1
+            assert f"rank {1 - frozen} of 2 lost the others, so the whole job ends" in errors
+    finally:
+        for rank in itertools.chain(*jobs):
+            rank.kill()
+
+
+def test_rank_0_ends_in_peace_when_another_has_died(ranks: list[subprocess.Popen[str]]) -> None:
+    ranks[1].send_signal(signal.SIGKILL)
+    code, _, errors = finish(ranks[:1], timeout=60)[0]  # closes its input
+    assert code == 0
+    assert "Traceback" not in errors
+
+
+def test_a_rank_that_dies_while_the_watch_is_set_up(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """The one that was through first may be gone before the last one is."""
+    lost = torch.distributed.DistNetworkError("Connection reset by peer")
+    monkeypatch.setattr(dist, "new_group", Mock(side_effect=lost))
+    monkeypatch.setattr(dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(os, "_exit", Mock(side_effect=SystemExit))
+    with pytest.raises(SystemExit):
+        Watch()
+    assert "rank 1 of 2 lost the others" in capsys.readouterr().err
