@@ -23,6 +23,7 @@ from rich.text import Text
 from rich.theme import Theme
 
 from app.terminal_wrap import Wrapped
+from glm_model.sanitize import harmless
 
 THEME = Theme(
     {
@@ -35,6 +36,18 @@ THEME = Theme(
     }
 )
 _LATEX = "()[]{}\\,;!|"
+# A formula as the web page takes one. A dollar beside a space, or before a digit, is money.
+_FORMULA = re.compile(r"\$\$.+?\$\$|\$(?!\s)[^$\n]*?(?<!\s)\$(?!\d)|\\\(.+?\\\)|\\\[.+?\\\]", re.DOTALL)
+
+
+def _formula(state: StateInline, silent: bool) -> bool:
+    """A rule of the parser: in a formula `*` and `_` are LaTeX's, not Markdown's."""
+    if state.src[state.pos] not in "$\\" or not (found := _FORMULA.match(state.src, state.pos, state.posMax)):
+        return False
+    if not silent:
+        state.push("text", "", 0).content = found.group()
+    state.pos = found.end()
+    return True
 
 
 def _escape_but_latex(state: StateInline, silent: bool) -> bool:
@@ -48,6 +61,7 @@ def _make_parser() -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
     parser.disable("reference")  # "[1]: https://..." is text to see, not a definition to swallow
     parser.inline.ruler.at("escape", _escape_but_latex)
+    parser.inline.ruler.before("escape", "formula", _formula)
     return parser
 
 
@@ -140,12 +154,15 @@ class _Markdown(Markdown):
 
 
 def _adapted(token: Token) -> Token:
-    """The token with line breaks kept and images as words, in its children too."""
+    """The token with line breaks kept, images as words and entities harmless, in its children too."""
     if token.type == "softbreak":
         token.type = "hardbreak"
     elif token.type == "image":
         token.content = f"[{token.content}]({token.attrGet('src')})"
         token.type, token.tag, token.children = "text", "", None
+    elif token.markup == "autolink":  # the two ends of <https://...>, whose address stands between them already
+        token.type, token.tag, token.nesting = "text", "", 0
+    token.content = harmless(token.content)  # again: "&#8238;" has become a character only now
     for child in token.children or []:
         _adapted(child)
     return token

@@ -11,6 +11,7 @@ from rich.console import Console, ConsoleDimensions
 from app.terminal_markdown import render, split
 from app.terminal_screen import MarkdownView, PlainView
 from app.terminal_wrap import breaks
+from glm_model.sanitize import harmless
 from tests.app.fake_screen import Screen, cells
 from tests.model.test_sanitize import HOSTILE
 
@@ -108,6 +109,8 @@ def test_an_answer_looks_as_it_should() -> None:
         "<div>\nblock\n</div>",
         "[red]not markup[/red] :smile:",
         r"\[ \frac{a}{b} \] \(x_1\) \{ \} a \\ b \, c \| d",
+        r"$x^*$ and $y^*$, \(a*b*c\) and \[p_{i}^{*}q^{*}\]",
+        "$$z^{*}\n= *w* _v_$$",
         "[1]: https://example.com",
         "one\ntwo\nthree",
         "2 * 3 * 4 = 24",
@@ -119,7 +122,12 @@ def test_nothing_that_was_written_vanishes(text: str) -> None:
 
 
 def test_images_and_links_are_spelled_out() -> None:
-    assert shown("![cat](http://x/c.png) and <http://y>") == "[cat](http://x/c.png) and http://y (http://y)"
+    assert shown("![cat](http://x/c.png), [dog](http://y)") == "[cat](http://x/c.png), dog (http://y)"
+    assert shown("<https://example.com/a*b*c>") == "https://example.com/a*b*c"
+
+
+def test_money_is_no_formula() -> None:
+    assert shown("from $5 *now* to $6, or 7 $ *then* or 8 $") == "from $5 now to $6, or 7 $ then or 8 $"
 
 
 def test_no_hyperlink_reaches_the_terminal() -> None:
@@ -212,11 +220,15 @@ def test_the_window_may_change_in_the_middle(width: int, height: int) -> None:
         assert "".join(words) == "".join(expected), f"resized after {middle}"
 
 
-@pytest.mark.parametrize("text", HOSTILE)
+ENTITIES = ["".join(f"&#{ord(character)};" for character in text) for text in HOSTILE]
+
+
+@pytest.mark.parametrize("text", [*HOSTILE, *ENTITIES, "&rlm;"])
 @pytest.mark.parametrize("frame", ["{}", "```\n{}\n```", "# {}", "- {}", "[{}](http://{})", "`{}`", "|{}|\n|-|\n|{}|"])
 def test_hostile_text_sends_no_code(text: str, frame: str) -> None:
     """The screen refuses whatever is not a colour or one of the program's own two codes."""
-    draw(list(frame.replace("{}", text)))
+    on_screen = draw(list(frame.replace("{}", text))).text()
+    assert on_screen == harmless(on_screen)
 
 
 @pytest.mark.parametrize("text", BREAKERS)
