@@ -2,6 +2,7 @@
 
 import sys
 
+from app.missing import missing_library_explained
 from app.options import parse_web
 from app.proxies import no_proxy
 from app.ranks import leave_the_terminal_to_rank_0
@@ -11,7 +12,8 @@ def main() -> int:
     """Read the options, load the model, serve the page; returns the exit code."""
     leave_the_terminal_to_rank_0()
     options = parse_web()
-    with no_proxy():  # imported now, so that --help and a wrong option are answered at once
+    # Imported now, so that --help and a wrong option are answered at once.
+    with missing_library_explained(), no_proxy():
         from app.web_server import run
 
     return run(options)

@@ -33,6 +33,8 @@ def start(options: Options) -> int:
         engine = _load(options, words)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except ModuleNotFoundError:
+        raise  # of the installation, not of the model
     except Exception as error:
         logging.getLogger(__name__).exception("the model cannot be loaded")
         _complain(words.cannot_load.format(reason=_reason(error)))

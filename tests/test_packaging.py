@@ -1,6 +1,7 @@
 """What the project says it needs: pinned for `make`, in ranges for pip, and nothing imported that is not said."""
 
 import re
+import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
@@ -59,3 +60,13 @@ def test_what_is_imported_is_declared(package: str, extras: list[str]) -> None:
     # What is optional may not be installed; its distribution has the module's name.
     needed = {canonicalize_name(distributions.get(module, [module])[0]) for module in foreign}
     assert needed <= declared(*extras).keys()
+
+
+@pytest.mark.parametrize("script", ["cli_demo.py", "web_demo.py"])
+def test_a_script_without_its_libraries_says_how_to_get_them(script: str) -> None:
+    bare = [sys.executable, "-S", script]  # without site-packages
+    done = subprocess.run(bare, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "is not installed" in done.stderr
+    assert "requirements.txt" in done.stderr
+    assert "Traceback" not in done.stderr
