@@ -113,7 +113,7 @@ def from_json(text: str) -> list[Message]:
     _check_size(text)
     try:
         document: Any = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError alone: a number of thousands of digits
         where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
         raise ConversationError(f"this is not valid JSON{where}") from error
     if isinstance(document, list):

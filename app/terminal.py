@@ -11,6 +11,7 @@ import io
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.conversation import Message
@@ -56,9 +57,11 @@ def run(engine: Engine, options: Options) -> int:
         return _answer_once(engine, options, sys.stdin.read(), words)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read the answer has gone. Nothing may be flushed into the closed pipe at exit.
+    except OSError as error:
+        # Whoever read the answer has gone, or its disk is full. Nothing may be flushed there at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            _complain(words.cannot_print.format(reason=error.strerror))
         return 1
 
 
@@ -114,7 +117,7 @@ def _answer_once(engine: Engine, options: Options, text: str, words: Words) -> i
     sampling = options.sampling()
     messages = [Message(role="user", content=text.strip())]
     answer = receive(engine, messages, sampling, PlainView(sys.stdout))
-    for remark in remarks(answer, min(sampling.max_length, engine.model_info.context_length), words):
+    for remark in remarks(answer, sampling.max_length, engine.model_info.context_length, "--max-length N", words):
         _complain(remark)
     if answer.end is None or (isinstance(answer.end, Finished) and answer.end.reason == "cancelled"):
         return INTERRUPTED
@@ -135,11 +138,19 @@ def _reason(error: Exception) -> str:
 
 def prepare() -> None:
     """Set up the streams and the log of this process."""
+    _open_what_is_closed()
     # A terminal or pipe that cannot show a character shows a question mark, and the program goes on.
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     _log_to_file()
+
+
+def _open_what_is_closed() -> None:
+    """Who starts the program without one of the three streams gets one with nothing in it; Python has None there."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - to the end
 
 
 def _log_to_file() -> None:

@@ -61,8 +61,14 @@ def receive(engine: Engine, messages: list[Message], sampling: SamplingOptions, 
     return answer
 
 
-def remarks(answer: Answer, max_length: int, words: Words) -> list[str]:
-    """What must be said about an answer besides the answer; `max_length` is what may have cut it."""
+def remarks(answer: Answer, max_length: int, context_length: int, raised_by: str, words: Words) -> list[str]:
+    """What must be said about an answer besides the answer.
+
+    Args:
+        max_length: tokens that the user allowed; no more than `context_length`, what the model takes, are used.
+        raised_by: what to type to allow more.
+    """
+    more = words.raised_by.format(how=raised_by) if max_length < context_length else ""
     said = []
     if answer.dropped_rounds:
         said.append(words.trimmed.format(rounds=answer.dropped_rounds))
@@ -70,11 +76,11 @@ def remarks(answer: Answer, max_length: int, words: Words) -> list[str]:
         case None | Finished(reason="cancelled"):
             said.append(words.stopped)
         case Finished(reason="length"):
-            said.append(words.cut.format(max_length=max_length))
+            said.append(words.cut.format(max_length=min(max_length, context_length), more=more))
         case Finished() if not answer.text.strip():
             said.append(words.empty)
         case Failed(kind="too_long") as failed:
-            said.append(words.failed_long.format(tokens=failed.tokens, limit=failed.limit))
+            said.append(words.failed_long.format(tokens=failed.tokens, limit=failed.limit, more=more))
         case Failed(kind="memory"):
             said.append(words.failed_memory)
         case Failed() as failed:
@@ -131,8 +137,8 @@ class Chat:
         except ValueError as error:
             self.notice(str(error))
             return
-        longest = min(self.sampling.max_length, self._engine.model_info.context_length)
-        for remark in remarks(answer, longest, self.words):
+        context_length = self._engine.model_info.context_length
+        for remark in remarks(answer, self.sampling.max_length, context_length, "/set max_length N", self.words):
             self.notice(remark)
         self._console.print()
         if answer.text.strip() and not isinstance(answer.end, Failed):

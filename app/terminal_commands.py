@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,13 +114,17 @@ def _save(chat: Chat, argument: str) -> None:
     words, path = chat.words, _path(argument)
     if not chat.messages:
         chat.notice(words.nothing_to_save)
-    elif not path.exists() or chat.confirm(words.overwrite.format(file=path)):
-        try:
-            write(path, chat.messages)
-        except (OSError, ValueError) as error:
-            chat.notice(words.cannot_save.format(file=path, reason=_reason(error)))
-        else:
-            chat.notice(words.saved.format(count=len(chat.messages), file=path))
+        return
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if path.exists() and not chat.confirm(words.overwrite.format(file=path)):
+            return
+        write(path, chat.messages)
+    except (OSError, ValueError) as error:
+        chat.notice(words.cannot_save.format(file=path, reason=_reason(error)))
+    else:
+        chat.notice(words.saved.format(count=len(chat.messages), file=path))
 
 
 def _load(chat: Chat, argument: str) -> None:

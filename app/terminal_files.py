@@ -38,7 +38,7 @@ def log_file() -> Path | None:
 def write(path: Path, messages: list[Message]) -> None:
     """Save a conversation, as Markdown if the name ends in .md; a crash leaves the old file whole."""
     text = to_markdown(messages) if path.suffix.lower() == ".md" else to_json(messages)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".glm-")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(text.encode("utf-8"))

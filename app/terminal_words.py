@@ -23,8 +23,10 @@ class Words:
     empty: str
     waiting: str
     failed_long: str
+    raised_by: str
     failed_memory: str
     failed: str
+    cannot_print: str
     no_message: str
     type_message: str
     leave_hint: str
@@ -66,12 +68,14 @@ ENGLISH = Words(
     glm="GLM:",
     stopped="(stopped)",
     trimmed="(The conversation has grown long: its {rounds} oldest round(s) were left out.)",
-    cut="(Cut at the maximum length of {max_length} tokens; /set max_length N raises it, clear starts anew.)",
+    cut="(Cut at the maximum length of {max_length} tokens.{more})",
     empty="(The model gave an empty answer.)",
     waiting="...",
-    failed_long="This message is too long: {tokens} tokens, where at most {limit} fit. Please shorten it.",
+    failed_long="This message is too long: {tokens} tokens, where at most {limit} fit. Please shorten it.{more}",
+    raised_by=" {how} raises the maximum.",
     failed_memory="The machine ran out of memory for this answer. Try a shorter message, or clear.",
     failed="{message} (log: {log})",
+    cannot_print="The answer cannot be written: {reason}",
     no_message="There is no message: standard input is empty.",
     type_message="Type the message and end it with Ctrl-D on a line of its own.",
     leave_hint="(stop, /quit or Ctrl-D leaves)",
@@ -117,12 +121,14 @@ CHINESE = Words(
     glm="GLM：",
     stopped="（已停止）",
     trimmed="（对话过长，已略去最早的 {rounds} 轮。）",
-    cut="（已达到最大长度 {max_length} 个词元；用 /set max_length N 调大，或输入 clear 重新开始。）",
+    cut="（已达到最大长度 {max_length} 个词元。{more}）",
     empty="（模型没有给出内容。）",
     waiting="……",
-    failed_long=("这条消息太长：{tokens} 个词元，最多只能有 {limit} 个。请缩短，或用 /set max_length N 调大最大长度。"),
+    failed_long="这条消息太长：{tokens} 个词元，最多只能有 {limit} 个。请缩短。{more}",
+    raised_by="可用 {how} 调大最大长度。",
     failed_memory="内存不足，无法完成这个回答。请缩短消息，或输入 clear 重新开始。",
     failed="出错了：{message}（日志：{log}）",
+    cannot_print="无法写出回答：{reason}",
     no_message="没有消息：标准输入是空的。",
     type_message="请输入消息，最后在单独一行按 Ctrl-D 结束。",
     leave_hint="（输入 stop、/quit 或按 Ctrl-D 退出）",

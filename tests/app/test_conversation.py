@@ -199,6 +199,7 @@ def test_json_of_other_tools_is_read() -> None:
         ("", "not valid JSON"),
         ('{"format":\n oops}', "line 2"),
         ("[" * 100_000, "not valid JSON"),
+        ("[" + "1" * 5000 + "]", "not valid JSON"),
         ("{}", "not a saved conversation"),
         ("3", "not a saved conversation"),
         ('{"format": "glm-conversation", "version": 2, "messages": []}', "version 2"),

@@ -4,6 +4,7 @@ import io
 import os
 import re
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -84,7 +85,7 @@ def fail(question: str) -> str:
         ("x", fail, 1, "failed while answering"),
         ("x" * 60, echo, 1, "too long: 60 tokens, where at most 48 fit"),
         ("x", lambda _: "", 0, "empty answer"),
-        ("x" * 40, echo, 0, "maximum length of 64"),
+        ("x" * 40, echo, 0, "maximum length of 64 tokens. --max-length N raises"),
     ],
 )
 def test_remarks_go_to_standard_error(
@@ -142,6 +143,26 @@ def test_a_reader_that_goes_away_ends_it_without_a_traceback() -> None:
         process.stdout = None
         assert process.wait(20) == 1
         assert pipe(process.stderr).read() == b""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's full disk")
+def test_a_full_disk_is_a_sentence() -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, str(PROGRAM), "--message", "hi"], stdin=subprocess.DEVNULL, stdout=full,
+            stderr=subprocess.PIPE, timeout=SECONDS_TO_START,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, b"The answer cannot be written: No space left on device\n")
+
+
+def test_a_stream_that_was_never_opened_is_an_empty_one() -> None:
+    command = f"{shlex.quote(sys.executable)} {shlex.quote(str(PROGRAM))}"
+    done = subprocess.run(
+        f"{command} <&-; echo $?; {command} --message hi >&-; echo $?; {command} --message hi 2>&-; echo $?",
+        shell=True, capture_output=True, timeout=3 * SECONDS_TO_START,
+    )  # fmt: skip
+    assert done.stderr == b"There is no message: standard input is empty.\n"
+    assert done.stdout == b"1\n0\nYou said: hi\n0\n"
 
 
 def test_hostile_text_in_a_pipe_without_a_utf8_locale(monkeypatch: pytest.MonkeyPatch) -> None:

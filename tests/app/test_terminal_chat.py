@@ -163,14 +163,21 @@ def test_an_empty_answer_is_told_and_not_kept() -> None:
 
 def test_a_cut_answer_is_told() -> None:
     session = Session("x" * 20, sampling=SamplingOptions(max_length=40))
-    assert "maximum length of 40" in session.seen
+    assert "maximum length of 40 tokens. /set max_length N raises the maximum.)" in session.seen
     assert len(session.chat.messages) == 2
+
+
+def test_nothing_is_advised_that_would_not_help() -> None:
+    session = Session("x" * 2100, sampling=SamplingOptions(max_length=4096))  # the model takes 2048
+    assert "fit. Please shorten it.\n" in session.seen + "\n"
+    session = Session("x", answer=lambda _: "y" * 3000)
+    assert "maximum length of 2048 tokens.)" in session.seen
 
 
 def test_a_message_too_long_is_told_in_the_users_language() -> None:
     for words in (ENGLISH, CHINESE):
         session = Session("x" * 100, words=words, sampling=SamplingOptions(max_length=64))
-        said = words.failed_long.format(tokens=100, limit=48)
+        said = words.failed_long.format(tokens=100, limit=48, more=words.raised_by.format(how="/set max_length N"))
         assert "".join(said.split()) in "".join(session.seen.split())
         assert session.chat.messages == []
 
@@ -324,8 +331,11 @@ def test_files_that_cannot_be_used(line: str, says: str, tmp_path: Path, monkeyp
     assert session.chat.messages == []
 
 
-def test_saving_where_nothing_can_be_written() -> None:
-    assert "cannot be written" in Session("one", "/save /no/such/folder/x.json").seen
+@pytest.mark.parametrize("file", ["/no/such/folder/x.json", "/", "x" * 300, "nul\x00.json"])
+def test_saving_where_nothing_can_be_written(file: str) -> None:
+    session = Session("one", f"/save {file}", "two", yes=False)
+    assert "cannot be written" in session.seen
+    assert len(session.chat.messages) == 4
 
 
 def test_a_loaded_question_without_answer_waits_for_retry(tmp_path: Path) -> None:
