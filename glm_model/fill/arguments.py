@@ -3,13 +3,18 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn, get_args
 
 from ..blank_filling import MAX_BLANKS, FillOptions
 from ..loading import DEMO_MODEL, DEVICE_MAPS, DTYPES
+from ..quantization.kernels import Precision
 
 _STRATEGIES = ("sampling", "greedy", "beam-search")
 _DEFAULTS = FillOptions()
+_LOADING = (
+    "quantize", "quantize_head", "precision", "prefix", "device", "dtype", "cache_dtype", "device_map",
+    "tensor_parallel", "pipeline_parallel",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,7 @@ class Arguments:
         text: one text; None to read ``file``, or where that is None, too, standard input.
         file: one text per line; "-" is standard input.
         color: "auto", "always" or "never".
+        loading: what ``load`` is told besides the folder.
     """
 
     text: str | None
@@ -29,12 +35,7 @@ class Arguments:
     json: bool
     color: str
     model: str
-    device: str
-    dtype: str
-    quantize: str | None
-    device_map: str | None
-    tensor_parallel: int
-    pipeline_parallel: int
+    loading: dict[str, Any]
 
 
 def parse(argv: Sequence[str] | None = None) -> Arguments:
@@ -55,12 +56,7 @@ def parse(argv: Sequence[str] | None = None) -> Arguments:
         json=given.json,
         color=given.color,
         model=given.model,
-        device=given.device,
-        dtype=given.dtype,
-        quantize=given.quantize,
-        device_map=given.device_map,
-        tensor_parallel=given.tensor_parallel,
-        pipeline_parallel=given.pipeline_parallel,
+        loading={name: getattr(given, name) for name in _LOADING},
     )
 
 
@@ -162,8 +158,17 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         "--model", default=str(DEMO_MODEL), metavar="FOLDER", help="folder of the model (default: the demo model)"
     )
     group.add_argument("--quantize", choices=("int8", "int4"), help="shrink the weights while loading")
+    group.add_argument("--quantize-head", action="store_true", help="shrink the embedding and the head, too")
+    group.add_argument(
+        "--precision",
+        choices=get_args(Precision),
+        default="exact",
+        help="of shrunk weights on a CPU; fast also rounds what they are multiplied with to 8 bits (default: exact)",
+    )
+    group.add_argument("--prefix", metavar="PATH", help="file or folder of a P-Tuning prefix to put on the model")
     group.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps ...")
     group.add_argument("--dtype", choices=("auto", *DTYPES), default="auto", help="numbers to compute with")
+    group.add_argument("--cache-dtype", choices=DTYPES, help="numbers to remember the text in (default: as --dtype)")
     group.add_argument("--device-map", choices=DEVICE_MAPS, help="spread the model over the GPUs, then CPU and disk")
     _number(group, "--tensor-parallel", "N", 1, "processes of torchrun that share every layer")
     _number(group, "--pipeline-parallel", "N", 1, "stages of processes of torchrun that hold some of the layers each")

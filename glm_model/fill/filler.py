@@ -29,15 +29,7 @@ class Filler:
         self._next_note = 0.0
         if not self._is_watched:
             transformers_logging.disable_progress_bar()
-        self._model, self._tokenizer = load(
-            arguments.model,
-            quantize=arguments.quantize,
-            device=arguments.device,
-            dtype=arguments.dtype,
-            device_map=arguments.device_map,
-            tensor_parallel=arguments.tensor_parallel,
-            pipeline_parallel=arguments.pipeline_parallel,
-        )
+        self._model, self._tokenizer = load(arguments.model, **arguments.loading)
         if not lead_or_follow(self._model, self._tokenizer):
             raise SystemExit  # rank 0 has filled everything
         longest = min(arguments.options.max_length, self._model.config.max_sequence_length)

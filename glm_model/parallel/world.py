@@ -1,6 +1,7 @@
 """The processes that torchrun has started: their groups, and the device of each."""
 
 import os
+import shlex
 import sys
 from dataclasses import dataclass
 from datetime import timedelta
@@ -74,11 +75,18 @@ def _require_processes(tensor: int, pipeline: int) -> None:
     needed, started = tensor * pipeline, int(os.environ.get("WORLD_SIZE", "1"))
     if needed == started:
         return
-    program = " ".join(sys.argv) if sys.argv[0].endswith(".py") else "PROGRAM"
     raise GLMError(
         f"tensor_parallel {tensor} x pipeline_parallel {pipeline} needs {needed} processes, and there are {started}. "
-        f"Start them with: torchrun --nproc-per-node {needed} {program}"
+        f"Start them with: torchrun --nproc-per-node {needed} {_this_program()}"
     )
+
+
+def _this_program() -> str:
+    """What torchrun is to start: the script or, after `python -m`, the module, with its arguments."""
+    spec = sys.modules["__main__"].__spec__
+    if spec is not None:
+        return shlex.join(["-m", spec.name.removesuffix(".__main__"), *sys.argv[1:]])
+    return shlex.join(sys.argv) if sys.argv[0].endswith(".py") else "PROGRAM"
 
 
 def _device(name: str) -> torch.device:

@@ -20,6 +20,7 @@ import pytest
 from glm_model import FillOptions, fill_blanks, load
 from glm_model.blank_filling import stream_blanks
 from glm_model.fill import __main__ as program
+from glm_model.fill import filler
 from glm_model.fill.arguments import parse
 from glm_model.fill.interrupt import noted_interrupts
 from tests.blank_filling.toy import IntegerTokenizer, drawn_model
@@ -203,6 +204,28 @@ def test_options_are_those_of_generate_py() -> None:
     assert parsed("x --temperature=0") == parsed("x --strategy=greedy")
     assert not parsed("x --draw-beams").deterministic
     assert parsed("x --all-beams").strategy == "beam_search"
+
+
+def test_loading_is_that_of_every_front_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def load_nothing(path: str, **told: Any) -> Any:
+        seen.update(told)
+        raise ValueError("nothing there")
+
+    monkeypatch.setattr(filler, "load", load_nothing)
+    line = "x --quantize int4 --quantize-head --precision fast --cache-dtype bfloat16 --prefix p"
+    assert program.main(line.split()) == 1
+    assert seen == {
+        "quantize": "int4", "quantize_head": True, "precision": "fast", "cache_dtype": "bfloat16", "prefix": "p",
+        "device": "auto", "dtype": "auto", "device_map": None, "tensor_parallel": 1, "pipeline_parallel": 1,
+    }  # fmt: skip
+
+
+def test_torchrun_is_told_of_as_it_must_be_called() -> None:
+    command = [sys.executable, "-m", "glm_model.fill", "a [MASK]", "--tensor-parallel=2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS_TO_START)
+    assert "torchrun --nproc-per-node 2 -m glm_model.fill 'a [MASK]' --tensor-parallel=2" in done.stderr
 
 
 @pytest.mark.parametrize(
