@@ -41,7 +41,7 @@ def _run(arguments: Arguments) -> int:
     if arguments.file is None and sys.stdin.isatty():
         return _converse(Filler(arguments))
     with _opened(arguments.file) as lines:  # before the model, which may take minutes
-        return _fill_all(Filler(arguments), lines, arguments.file or "line", arguments.json)
+        return _fill_all(Filler(arguments, by_line=True), lines, arguments.file or "line", arguments.json)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from ..loading import lead_or_follow, load
 from ..sanitize import harmless
 from .arguments import Arguments
 from .interrupt import noted_interrupts
-from .output import all_beams, as_json, choose_marks, marked
+from .output import all_beams, as_json, choose_marks, marked, one_line
 
 _SECONDS_BETWEEN_NOTES = 0.1
 
@@ -20,11 +20,14 @@ _SECONDS_BETWEEN_NOTES = 0.1
 class Filler:
     """Loads the model that ``arguments`` name.
 
+    Args:
+        by_line: a filled text is to be one line, whatever the model writes.
+
     Raises:
         ValueError: it cannot be loaded; with a sentence for the user.
     """
 
-    def __init__(self, arguments: Arguments) -> None:
+    def __init__(self, arguments: Arguments, *, by_line: bool = False) -> None:
         self._is_watched = sys.stderr.isatty()
         self._next_note = 0.0
         if not self._is_watched:
@@ -35,6 +38,7 @@ class Filler:
         longest = min(arguments.options.max_length, self._model.config.max_sequence_length)
         self._options = replace(arguments.options, max_length=longest)
         self._arguments = arguments
+        self._by_line = by_line
         self._marks = choose_marks(arguments.color, sys.stdout.isatty(), os.environ)
 
     def fill(self, text: str) -> str:
@@ -46,7 +50,8 @@ class Filler:
             return as_json(text, result)
         if self._arguments.all_beams:
             return all_beams(result, self._marks)
-        return marked(result.texts[0], self._marks)
+        filled = marked(result.texts[0], self._marks)
+        return one_line(filled) if self._by_line else filled
 
     def _result(self, text: str) -> FillResult:
         with noted_interrupts() as is_interrupted:

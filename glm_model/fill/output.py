@@ -42,7 +42,12 @@ def _marked_segment(segment: Segment, marks: Marks) -> str:
 
 def all_beams(result: FillResult, marks: Marks) -> str:
     """A line for each beam, best first: its score, a tab, the text."""
-    return "\n".join(f"{text.score:.4f}\t{marked(text, marks)}" for text in result.texts)
+    return "\n".join(f"{text.score:.4f}\t{one_line(marked(text, marks))}" for text in result.texts)
+
+
+def one_line(text: str) -> str:
+    """`text` with a picture of each line's end, where every text must stay a line."""
+    return text.replace("\n", "\u240a")
 
 
 def as_json(text: str, result: FillResult) -> str:

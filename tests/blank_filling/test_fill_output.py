@@ -48,6 +48,7 @@ def test_who_gets_which_marks(color: str, is_terminal: bool, environment: dict[s
 def test_beams_are_lines_of_score_and_text() -> None:
     result = FillResult((filled("a ", "b", score=-0.25), filled("a ", "c", score=-1.5)), ())
     assert all_beams(result, "brackets") == "-0.2500\ta [b]\n-1.5000\ta [c]"
+    assert all_beams(FillResult((filled("a ", "b\nc", score=-0.25),), ()), "none") == "-0.2500\ta b␊c"
 
 
 def hostile_result(text: str) -> FillResult:

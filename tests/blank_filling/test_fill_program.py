@@ -73,6 +73,16 @@ def test_a_line_in_is_a_line_out(run: Callable[..., Any], tmp_path: Path) -> Non
     assert run("--file=-", *RUN, typed=lines[0])[:2] == (0, wanted(lines[0]) + "\n")
 
 
+def test_lines_that_the_model_writes_do_not_move_the_others(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(IntegerTokenizer, "decode_exact", lambda self, ids: "\n".join(map(str, ids)))
+    _, alone, _ = run(TEXT, *RUN)
+    assert alone.count("\n") > 1
+    _, out, _ = run(*RUN, typed=f"{TEXT}\n{TEXT}\n")
+    assert out == 2 * (alone.removesuffix("\n").replace("\n", "␊") + "\n")
+
+
 def test_json_has_a_line_for_each_text_and_for_each_failure(run: Callable[..., Any]) -> None:
     status, out, _ = run("--json", *RUN, typed=f"{TEXT}\n\n10 [MASK]\n")
     first, second, third = map(json.loads, out.splitlines())
