@@ -20,9 +20,7 @@ INTERRUPTED = 130  # as shells report Ctrl-C
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns the exit status."""
     arguments = parse(argv)
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a stream that lacks a character shows a question mark
+    _prepare_streams()
     try:
         return _run(arguments)
     except BrokenPipeError:  # whoever read has gone; nothing may be flushed into the closed pipe at exit
@@ -33,6 +31,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _prepare_streams() -> None:
+    """A stream that lacks a character shows a question mark; one that was never opened is an empty one."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - to the end
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _run(arguments: Arguments) -> int:

@@ -232,6 +232,15 @@ def test_loading_is_that_of_every_front_end(monkeypatch: pytest.MonkeyPatch) -> 
     }  # fmt: skip
 
 
+def test_a_stream_that_was_never_opened_is_an_empty_one(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(io, "StringIO", lambda typed: None)  # what `run` reads from
+    assert run(*RUN) == (1, "", "fill: there is no text: give one in quotes, in a --file or through a pipe\n")
+    monkeypatch.setattr(sys, "stdout", None)
+    assert program.main([TEXT, *RUN]) == 0
+
+
 def test_torchrun_is_told_of_as_it_must_be_called() -> None:
     command = [sys.executable, "-m", "glm_model.fill", "a [MASK]", "--tensor-parallel=2"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS_TO_START)
