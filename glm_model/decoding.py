@@ -74,9 +74,11 @@ def _decode(
     """transformers' ``custom_generate`` interface, with three arguments more."""
     choose = _chooser(logits_processor, generation_config, generator)
     common = (model, input_ids, choose, stopping_criteria, generation_config, model_kwargs)
-    cache = model_kwargs.get("past_key_values")
-    given = (model_kwargs.get(name) for name in ("attention_mask", "position_ids", "prompt_mask"))
-    if len(input_ids) == 1 and cache is not None and not cache.is_compileable and all(one is None for one in given):
+    cache, mask = model_kwargs.get("past_key_values"), model_kwargs.get("attention_mask")
+    # A mask of ones hides nothing; newer releases of transformers leave it out themselves.
+    shown = mask is None or bool(mask.all())
+    given = any(model_kwargs.get(name) is not None for name in ("position_ids", "prompt_mask"))
+    if len(input_ids) == 1 and cache is not None and not cache.is_compileable and shown and not given:
         return _one_row_steps(*common, _guesser(lookup_tokens, generation_config), owns_cache)
     if lookup_tokens:
         raise UnsupportedError(
