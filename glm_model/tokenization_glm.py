@@ -23,11 +23,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from transformers import AddedToken, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizer
+from transformers.tokenization_utils_base import TruncationStrategy
 from transformers.utils.generic import PaddingStrategy, to_py_obj
 
 from .chat_format import History, build_prompt, process_response
 from .chat_template import CHAT_TEMPLATE, ChatTemplateMixin
-from .errors import UnsupportedError
+from .errors import TokenizerError, UnsupportedError
 from .sentencepiece_text import SentencePieceText
 from .text_stream import IncrementalDecoder
 from .vocabulary_file import VOCAB_FILE, find_vocabulary, require_pieces
@@ -76,6 +77,8 @@ class ChatGLMTokenizer(ChatTemplateMixin, PreTrainedTokenizer):
         **kwargs: Any,
     ) -> None:
         _require_left(padding_side)
+        if type(num_image_tokens) is not int:
+            raise TokenizerError(f"num_image_tokens must be a number such as 0 or 20000, not {num_image_tokens!r}")
         self.vocab_file = str(vocab_file)
         self.do_lower_case = do_lower_case
         self.remove_space = remove_space
@@ -245,6 +248,27 @@ class ChatGLMTokenizer(ChatTemplateMixin, PreTrainedTokenizer):
             return super().get_special_tokens_mask(token_ids_0, token_ids_1, already_has_special_tokens=True)
         mask = [0] * len(token_ids_0) + [1, 1]
         return mask if token_ids_1 is None else [*mask, *[0] * len(token_ids_1), 1]
+
+    def truncate_sequences(
+        self,
+        ids: list[int],
+        pair_ids: list[int] | None = None,
+        num_tokens_to_remove: int = 0,
+        truncation_strategy: str | TruncationStrategy = "longest_first",
+        stride: int = 0,
+    ) -> tuple[list[int], list[int] | None, list[int]]:
+        """As in transformers 4.27, with which ChatGLM-6B was published.
+
+        A text that is cut alone is left whole where nothing of it would remain, and an empty second text still
+        brings its `<eop>`.
+        """
+        strategy = TruncationStrategy(truncation_strategy)
+        cut = pair_ids if strategy == TruncationStrategy.ONLY_SECOND else ids
+        alone = pair_ids is None or strategy != TruncationStrategy.LONGEST_FIRST
+        if alone and len(cut or []) <= num_tokens_to_remove:
+            return ids, pair_ids, []
+        ids, second, overflowing = super().truncate_sequences(ids, pair_ids, num_tokens_to_remove, strategy, stride)
+        return ids, second if pair_ids is None else second or [], overflowing
 
     # ---- masks, positions, padding
 

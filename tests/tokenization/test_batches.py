@@ -64,6 +64,29 @@ def test_batches(special: bool, settings: dict[str, Any]) -> None:
         assert [len(ids) for ids in batch["input_ids"]] == [max(length, len(ids)) for ids in all_ids]
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize(
+    ("texts", "strategy", "max_length", "kept"),
+    [
+        (("a b c",), True, 2, ("a b c",)),
+        (("a b c",), "only_first", 1, ("a b c",)),
+        (("a b c", "d e"), "only_first", 3, ("a b c", "d e")),
+        (("a b c", "d e"), "only_second", 4, ("a b c", "d e")),
+        (("a b c", "d e"), "longest_first", 3, ("", "")),
+        (("a b c", ""), "longest_first", 3, ("", "")),
+        (("a b c", ""), "only_first", 3, ("a b c", "")),
+        (("", ""), "only_second", 2, ("", "")),
+    ],
+)
+def test_truncation_without_room_for_text(
+    texts: tuple[str, ...], strategy: bool | str, max_length: int, kept: tuple[str, ...], side: str
+) -> None:
+    """As transformers 4.27 did it: whole where a text would be cut away alone; a second text keeps its <eop>."""
+    tokenizer = ChatGLMTokenizer.from_pretrained(golden("v1.1").name_or_path, truncation_side=side)
+    cut = tokenizer(*texts, truncation=strategy, max_length=max_length)
+    assert cut["input_ids"] == tokenizer(*kept)["input_ids"]
+
+
 def test_a_sequence_longer_than_the_padding_stays_whole() -> None:
     tokenizer = golden("v1.1")
     batch = tokenizer([TEXTS[2]], padding="max_length", max_length=4)

@@ -212,6 +212,13 @@ def test_a_vocabulary_without_a_control_token(folder: Path, lacking: str) -> Non
     assert f"no piece {lacking}," in str(error.value)
 
 
+@pytest.mark.parametrize("number", ["0", None, 0.5])
+def test_a_number_of_image_tokens_that_is_none(folder: Path, number: Any) -> None:
+    edit_config(folder, num_image_tokens=number)
+    with pytest.raises(TokenizerError, match="num_image_tokens"):
+        ChatGLMTokenizer.from_pretrained(folder)
+
+
 def test_a_name_in_the_configuration_that_is_no_piece(folder: Path) -> None:
     edit_config(folder, gmask_token="[GMASK]")
     with pytest.raises(TokenizerError, match=r"no piece \[GMASK\].*tokenizer_config\.json"):
