@@ -46,7 +46,7 @@ def run(options: Options) -> int:
         port = free_port(options.host, options.port)  # before the model, which may take minutes
         with Engine.from_options(options) as engine:
             return serve(engine, replace(options, port=port))
-    except (ValueError, OSError, RuntimeError, MemoryError) as error:  # GLMError is a ValueError
+    except (ValueError, OSError, RuntimeError, MemoryError, ImportError) as error:  # GLMError is a ValueError
         return _fail(str(error) or "out of memory")
     except KeyboardInterrupt:
         return 0

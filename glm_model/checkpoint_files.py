@@ -159,9 +159,14 @@ def read_pickle(file: Path) -> dict[str, Any]:
         CheckpointError: the file is damaged, a Git-LFS pointer, or holds anything but a flat dictionary of tensors.
     """
     content = unpickle(file)
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(isinstance(name, str) and _is_plain(content[name]) for name in content):
         raise CheckpointError(f"{file} holds something other than a dictionary of tensors, so it is no checkpoint.")
     return content
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is a tensor that has its numbers with it, one by one."""
+    return isinstance(value, Tensor) and value.layout == torch.strided and not (value.is_meta or value.is_quantized)
 
 
 def unpickle(file: Path) -> Any:

@@ -18,6 +18,15 @@ from .parallel.split import tensor_parallel_plan
 QUANTIZATION_METHOD = "glm"
 """``quant_method`` of the published quantization in transformers' registries. It is never written to a file."""
 
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "num_layers",
+    "num_attention_heads",
+    "inner_hidden_size",
+    "max_sequence_length",
+)
+
 # Fields that only ChatGLM2-6B and ChatGLM3-6B write; they share the model_type "chatglm" with the first generation.
 _SECOND_GENERATION_FIELDS = frozenset(
     {
@@ -177,6 +186,9 @@ class GLMConfig(PreTrainedConfig):
 
     def validate_architecture(self) -> None:
         """Part of ``@strict`` validation; raises ``ValueError`` naming the field."""
+        for name in _SIZES:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("hidden_size", "inner_hidden_size"):
             if self.quantization_bit == 4 and getattr(self, name) % 2:
                 raise ValueError(
@@ -262,6 +274,11 @@ class ChatGLMConfig(GLMConfig):
     @property
     def mask_token_priority(self) -> tuple[int, ...]:
         return (self.gmask_token_id, self.mask_token_id)
+
+    def validate_prefix(self) -> None:
+        """Part of ``@strict`` validation."""
+        if (self.pre_seq_len or 0) < 0:
+            raise ValueError(f"pre_seq_len must be the length of a prefix, or null; not {self.pre_seq_len}")
 
 
 @strict

@@ -1,5 +1,6 @@
 """The one way in which the front-ends get a model: a folder on this machine, checked, on a device, ready to run."""
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -10,7 +11,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, S
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from .checkpoint_files import CONFIG
+from .checkpoint_files import CONFIG, read_json
 from .errors import CheckpointError
 from .loading_checks import require_model_type
 from .parallel.distribute import finish_part, shared_over
@@ -30,6 +31,7 @@ DEMO_MODEL = Path(__file__).resolve().parent.parent / "models" / "demo"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 _QUANTIZATION_BITS = {"int8": 8, "int4": 4}
+_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
 def load(
@@ -89,7 +91,7 @@ def load(
     folder = _folder(path)
     config = _config(folder)
     quantization = _quantization(quantize, quantize_head and not config.quantization_bit)
-    tokenizer = ChatGLMTokenizer.from_pretrained(folder)
+    tokenizer = _tokenizer(folder)
     _require_same_vocabulary(folder, config, tokenizer)
     scratch = None
     if device_map is not None and offload_folder is None:
@@ -160,7 +162,7 @@ def set_precision(model: nn.Module, precision: Precision) -> None:
 
 
 def _folder(path: str | Path) -> Path:
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))  # noqa: PTH111 - Path's own raises where there is no such user
     if folder.is_dir():
         return folder
     if folder == DEMO_MODEL:
@@ -182,12 +184,20 @@ def _config(folder: Path) -> Any:
     require_model_type(folder, {"chatglm", "glm130b"})
     try:
         config = AutoConfig.from_pretrained(folder)
-    except StrictDataclassError as error:
+    except (StrictDataclassError, AttributeError) as error:  # the latter for a torch_dtype that torch does not have
         reason = " ".join(str(error).split())
         raise CheckpointError(
             f"{folder / CONFIG}: {reason}. Take the file that was published with the weights."
         ) from None
     return config
+
+
+def _tokenizer(folder: Path) -> ChatGLMTokenizer:
+    for name in _TOKENIZER_FILES:
+        if (folder / name).exists():
+            read_json(folder / name)  # transformers would not name the file that is damaged
+    tokenizer: ChatGLMTokenizer = ChatGLMTokenizer.from_pretrained(folder)
+    return tokenizer
 
 
 def _device(name: str) -> torch.device:

@@ -22,6 +22,7 @@ from .quantization.checks import settle_quantization, unsound_layers
 logger = logging.getLogger(__name__)
 
 _SHOWN = 5  # tensors that a message names
+_ROWS_OF_WORDS = ("transformer.word_embeddings.weight", "lm_head.weight")
 
 
 class CheckedLoadingMixin:
@@ -80,7 +81,7 @@ def require_model_type(folder: Path, known: set[str]) -> None:
     """Raises CheckpointError if a folder's config.json is damaged or of another kind of model."""
     _refuse_unconverted(folder)
     model_type = read_json(folder / CONFIG).get("model_type")
-    if model_type not in known:
+    if not isinstance(model_type, str) or model_type not in known:
         raise CheckpointError(
             f"{folder / CONFIG} says model_type {model_type!r}; this needs {' or '.join(map(repr, sorted(known)))}. "
             "Choose a folder with a first-generation ChatGLM-6B or GLM-130B checkpoint."
@@ -166,7 +167,8 @@ class _Problems:
             return
         name, found, needed = min(problems)
         published = self._published(name)
-        vocabulary = " (vocab_size was 150528 before 2023-04-06 and is 130528 since)" if found[1:] == needed[1:] else ""
+        rows_of_words = published in _ROWS_OF_WORDS and found[1:] == needed[1:]
+        vocabulary = " (vocab_size was 150528 before 2023-04-06 and is 130528 since)" if rows_of_words else ""
         raise CheckpointError(
             f"{self._files({published})}: {published} has shape {list(found)}, but config.json asks for {list(needed)} "
             f"(so with {len(problems)} of the tensors). config.json belongs to another checkpoint{vocabulary}."

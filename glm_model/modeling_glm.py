@@ -120,7 +120,7 @@ class GLMPreTrainedModel(CheckedLoadingMixin, ShareableModel):
 class GLMModel(GLMPreTrainedModel):
     """The decoder without its head. Use :class:`ChatGLMModel` or :class:`GLM130BModel`."""
 
-    _keys_to_ignore_on_load_unexpected = (IGNORED_KEYS, r"^lm_head\.")
+    _keys_to_ignore_on_load_unexpected = (IGNORED_KEYS, r"^lm_head\.weight(_scale)?$")
 
     def __init__(self, config: GLMConfig) -> None:
         super().__init__(config)

@@ -62,7 +62,7 @@ def load_prefix(model: Any, path: str | Path) -> None:
         raise UnsupportedError(f"a P-Tuning prefix is for ChatGLM-6B; this model is a {type(model).__name__}.")
     source = Path(path).expanduser()
     tensors = _read_prefix(source)
-    length = len(tensors["embedding.weight"])
+    length = max(1, tensors["embedding.weight"].shape[:1].numel())  # 1 of no rows too, so that their shape is refused
     sizes = {"pre_seq_len": length, "prefix_projection": len(tensors) > 1}
     fitting = copy.deepcopy(config)
     fitting.update(sizes)
@@ -103,5 +103,7 @@ def _require_fit(encoder: PrefixEncoder, tensors: dict[str, Tensor], source: Pat
                 f"{source}: prefix_encoder.{name} has shape {list(tensors[name].shape)}, this model needs "
                 f"{list(wanted.shape)}. The prefix was trained for a model of another size."
             )
+        if not tensors[name].is_floating_point():
+            raise CheckpointError(f"{source}: prefix_encoder.{name} is {tensors[name].dtype}, no trained prefix.")
         if not bool(tensors[name].isfinite().all()):
             raise CheckpointError(f"{source}: prefix_encoder.{name} holds values that are NaN or infinite.")

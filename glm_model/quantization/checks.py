@@ -21,6 +21,8 @@ from .rules import is_packed
 
 _SCALE = "_scale"
 _SCALE_DTYPES = (torch.float16, torch.float32)
+# What quantizations of another method (bitsandbytes) pack into; these check their weights themselves.
+_ELSEWHERE = torch.uint8
 # Square in both architectures, so its stored width tells the bits.
 _SQUARE = ".dense.weight"
 
@@ -70,7 +72,8 @@ def refuse_mixed(stored: Mapping[str, StoredTensor], bits: int | None, embedding
         _refuse_other_bits(weights, bits)
     for name, header in weights.items():
         expected = bool(bits) and is_packed(name.removesuffix(".weight"), embeddings)
-        if (header.dtype == torch.int8) is not expected:
+        fits = header.dtype == torch.int8 if expected else header.dtype.is_floating_point or header.dtype == _ELSEWHERE
+        if not fits:
             found = f"{header.file}: {name} is {_plain(header.dtype)}"
             raise CheckpointError(f"{found}, but {_announced(bits, embeddings)}")
         if expected and name + _SCALE in stored:

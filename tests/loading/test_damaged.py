@@ -53,10 +53,23 @@ def test_unexpected_tensor(checkpoint: Checkpoint, written: Callable[[], None]) 
     refused(checkpoint, "model", "transformer.layers.3.attention.extra.weight")
 
 
+def test_unexpected_tensor_beside_the_head(checkpoint: Checkpoint) -> None:
+    checkpoint.tensors["lm_head.bias"] = torch.ones(1120)
+    checkpoint.write()
+    refused(checkpoint, "model.safetensors", "lm_head.bias")
+
+
 def test_misshapen_tensor(checkpoint: Checkpoint, written: Callable[[], None]) -> None:
     checkpoint.tensors[QKV] = checkpoint.tensors[QKV][:-1].clone()
     written()
-    refused(checkpoint, "model", QKV, "[95, 32]", "[96, 32]")
+    refused(checkpoint, "model", QKV, "[95, 32]", "[96, 32] (so with 1 of the tensors). config.json", "checkpoint.")
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64], ids=str)
+def test_weights_that_are_no_floating_numbers(checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+    checkpoint.tensors[QKV] = checkpoint.tensors[QKV].to(dtype)
+    checkpoint.write("bin")
+    refused(checkpoint, "pytorch_model.bin", QKV, str(dtype).removeprefix("torch."), "should be floating")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -197,7 +210,18 @@ def test_bare_pickle_with_code(checkpoint: Checkpoint) -> None:
     refused(checkpoint, str(file))
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"state_dict": {}}, {"a": 1}], ids=str)
+@pytest.mark.parametrize(
+    "content",
+    [
+        [1, 2],
+        {"state_dict": {}},
+        {"a": 1},
+        {1: torch.ones(2)},
+        {"a": torch.eye(2).to_sparse()},
+        {"a": torch.empty(2, device="meta")},
+    ],
+    ids=["list", "nested", "number", "no name", "sparse", "no values"],
+)
 def test_pickle_of_something_else(checkpoint: Checkpoint, content: Any) -> None:
     checkpoint.write("bin")
     torch.save(content, checkpoint.folder / "pytorch_model.bin")
@@ -266,8 +290,26 @@ def test_another_model_type(checkpoint: Checkpoint, model_type: str | None) -> N
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("hidden_size", "32"), ("num_layers", None), ("hidden_size", 33), ("rotary_dtype", "half")]
+    ("field", "value", "word"),
+    [
+        ("hidden_size", "32", "hidden_size"),
+        ("num_layers", None, "num_layers"),
+        ("hidden_size", 33, "hidden_size"),
+        ("num_attention_heads", 0, "num_attention_heads must be at least 1"),
+        ("num_layers", -1, "num_layers must be at least 1"),
+        ("pre_seq_len", -8, "pre_seq_len"),
+        ("rotary_dtype", "half", "rotary_dtype"),
+        ("torch_dtype", "float17", "float17"),
+        ("model_type", ["chatglm"], "model_type"),
+    ],
 )
-def test_a_field_that_cannot_be(checkpoint: Checkpoint, field: str, value: Any) -> None:
+def test_a_field_that_cannot_be(checkpoint: Checkpoint, field: str, value: Any, word: str) -> None:
     checkpoint.configure(**{field: value})
-    refused(checkpoint, "config.json", field, entrances=(load,))
+    refused(checkpoint, "config.json", word, entrances=(load,))
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"])
+@pytest.mark.parametrize(("content", "word"), [(b"{,}", "JSON"), (b"[]", "list"), (LFS_POINTER, "Git-LFS")])
+def test_a_damaged_file_of_the_tokenizer(checkpoint: Checkpoint, name: str, content: bytes, word: str) -> None:
+    (checkpoint.folder / name).write_bytes(content)
+    refused(checkpoint, name, word, entrances=(load,))

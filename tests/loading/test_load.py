@@ -55,7 +55,7 @@ def test_from_the_cache_of_the_hub(checkpoint: Checkpoint, tmp_path: Path, monke
     assert model.config.hidden_size == checkpoint.config["hidden_size"]
 
 
-@pytest.mark.parametrize("path", ["nowhere", "/nowhere/at/all", "THUDM/chatglm-6b", "", "a/b/c"])
+@pytest.mark.parametrize("path", ["nowhere", "/nowhere/at/all", "THUDM/chatglm-6b", "", "a/b/c", "~no-such-user/x"])
 def test_no_such_folder(path: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError) as caught:

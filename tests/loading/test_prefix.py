@@ -207,12 +207,24 @@ def test_a_prefix_that_the_configuration_does_not_know(tmp_path: Path) -> None:
     ("tensors", "words"),
     [
         ({"embedding.weight": torch.zeros(8, 384 + 64)}, r"\[8, 448\].*\[8, 384\]"),
+        ({"embedding.weight": torch.zeros(0, 384)}, r"\[0, 384\]"),
+        ({"embedding.weight": torch.tensor(1.0)}, r"\[\]"),
+        ({"embedding.weight": torch.zeros(8, 384, dtype=torch.int64)}, "int64"),
         ({"embedding.weight": torch.full((8, 384), float("nan"))}, "NaN"),
         ({"embedding.weight": torch.zeros(8, 64), "trans.0.weight": torch.zeros(64, 64)}, "no P-Tuning prefix"),
         ({"trans.0.weight": torch.zeros(64, 64)}, "no P-Tuning prefix"),
         ({}, "no P-Tuning prefix"),
     ],
-    ids=["another size", "not finite", "half a projection", "no embedding", "nothing"],
+    ids=[
+        "another size",
+        "no rows",
+        "one number",
+        "integers",
+        "not finite",
+        "half a projection",
+        "no embedding",
+        "nothing",
+    ],
 )
 def test_what_is_no_prefix(tmp_path: Path, tensors: dict[str, Tensor], words: str) -> None:
     file = tmp_path / "pytorch_model.bin"
