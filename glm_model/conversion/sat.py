@@ -4,8 +4,9 @@ Tensors in it have the published names. Each rank holds its part of them, plain 
 the parts and joins them, a layer at a time.
 """
 
+import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,18 @@ from ..errors import CheckpointError
 from ..quantization.packing import BITS
 from .keys import IGNORED_KEYS
 from .layout import EMBEDDING, part_shape, tensor_shapes
+from .packing import is_packable
 from .sat_config import MODEL_CONFIG, read_configuration
-from .sources import Dequantized, Source
+from .sources import SCALE, Dequantized, Source
 from .tensor_parallel import by_layer, cut_of, join
 
 __all__ = ["MODEL_CONFIG", "SatArchive", "read_sat_checkpoint"]
 
+logger = logging.getLogger(__name__)
+
 _QUERY_KEY_VALUE = "transformer.layers.0.attention.query_key_value.weight"
 _DOWN_PROJECTION = "transformer.layers.0.mlp.dense_4h_to_h.weight"
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 # Relative; between the copies of a tensor that every rank has.
 _TOLERATED_DIFFERENCE = 0.01
 
@@ -57,6 +62,8 @@ def read_sat_checkpoint(
 
 class SatArchive:
     """A :class:`~glm_model.conversion.sources.Source`: an archive of any number of ranks.
+
+    As SwissArmyTransformer does, it ignores tensors that GLM-130B does not have, with a warning.
 
     Args:
         folder: holds ``latest``.
@@ -115,6 +122,8 @@ def _step_folder(folder: Path) -> Path:
     step = latest.read_text(encoding="utf-8", errors="replace").strip()
     if not (step.isdecimal() or step == "release"):
         raise CheckpointError(f"{latest} must hold a step number or 'release', not {step[:40]!r}.")
+    if step.isdecimal():
+        step = str(int(step))  # as the original, which writes it so and reads a number
     if not (folder / step).is_dir():
         raise CheckpointError(f"{latest} names step {step}, but there is no folder {folder / step}.")
     return folder / step
@@ -182,11 +191,19 @@ def _require_parts(files: list[Path], ranks: list[dict[str, Tensor]], sizes: dic
     for file, tensors in zip(files, ranks, strict=True):
         if missing := sorted(shapes.keys() - tensors.keys()):
             raise CheckpointError(f"{file} lacks {_listed(missing)}. The file is of another model, or incomplete.")
-        if unknown := sorted(tensors.keys() - shapes.keys()):
-            raise CheckpointError(f"{file} holds what GLM-130B does not have: {_listed(unknown)}.")
+        _ignore(file, sorted(tensors.keys() - shapes.keys()), shapes)
         for name, shape in shapes.items():
             _require_part(file, name, tensors[name], _part_shape(file, name, shape, len(files)), ranks[0][name].dtype)
+            _require_dtype(file, name, tensors[name].dtype, bits)
     return list(shapes)
+
+
+def _ignore(file: Path, unknown: list[str], shapes: Mapping[str, Any]) -> None:
+    """Say what is not used; raises CheckpointError for scales, without which a packed weight would be noise."""
+    if scales := [name for name in unknown if name.removesuffix(SCALE) in shapes]:
+        raise CheckpointError(f"{file} holds {_listed(scales)}, but not all linear layers of the archive are packed.")
+    if unknown:
+        logger.warning("%s: ignored, as GLM-130B does not have it: %s", file, _listed(unknown))
 
 
 def _part_shape(file: Path, name: str, shape: tuple[int, ...], ranks: int) -> tuple[int, ...]:
@@ -204,6 +221,14 @@ def _require_part(file: Path, name: str, part: Tensor, shape: tuple[int, ...], d
         )
     if part.dtype != dtype:
         raise CheckpointError(f"{file}: {name} is {part.dtype}, but in the first rank {dtype}: mixed archives.")
+
+
+def _require_dtype(file: Path, name: str, dtype: torch.dtype, bits: int) -> None:
+    wanted = (torch.int8,) if bits and is_packable(name) else _FLOATS
+    if dtype not in wanted:
+        raise CheckpointError(
+            f"{file}: {name} is {dtype}, but by the other tensors it must be {' or '.join(map(str, wanted))}."
+        )
 
 
 def _require_equal_copies(files: list[Path], ranks: list[dict[str, Tensor]], names: list[str]) -> None:

@@ -125,6 +125,34 @@ def test_frequencies_under_sats_own_name(archive: Path) -> None:
     assert tensors.keys() == read(GOLDEN / GLM130B / "tp1")[1].keys()
 
 
+def test_unknown_tensors_are_ignored(cut_archive: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As SwissArmyTransformer does, which says so, too: its own position embeddings, which GLM-130B does not use."""
+    positions, other = "transformer.position_embeddings.weight", "mixins.other.weight"
+    change_rank(cut_archive, 0, **{positions: torch.zeros(128, 64)})
+    change_rank(cut_archive, 1, **{positions: torch.zeros(128, 64), other: torch.zeros(3)})
+    _, tensors = read_sat_checkpoint(cut_archive)
+    assert tensors.keys() == read(GOLDEN / GLM130B / "tp1")[1].keys()
+    words = "ignored, as GLM-130B does not have it"
+    assert caplog.messages == [
+        f"{rank_file(cut_archive, 0)}: {words}: {positions}",
+        f"{rank_file(cut_archive, 1)}: {words}: {other} and 1 more",
+    ]
+
+
+def test_archives_without_frequencies(cut_archive: Path) -> None:
+    for rank in (0, 1):
+        frequencies = {name: None for name in rank_tensors(cut_archive, rank) if "inv_freq" in name}
+        assert frequencies
+        change_rank(cut_archive, rank, **frequencies)
+    _, tensors = read_sat_checkpoint(cut_archive)
+    assert tensors.keys() == read(GOLDEN / GLM130B / "tp1")[1].keys()
+
+
+def test_a_step_as_the_original_reads_it(archive: Path) -> None:
+    (archive / "latest").write_text("049300\n")
+    assert read_sat_checkpoint(archive)[0].num_layers == 3
+
+
 def test_a_release(archive: Path) -> None:
     (archive / "latest").write_text("release\n")
     (archive / "49300").rename(archive / "release")
@@ -223,7 +251,7 @@ def test_copies_may_differ_by_rounding(cut_archive: Path) -> None:
     ("change", "words"),
     [
         ({f"{DENSE}.weight": None}, f"lacks {DENSE}.weight"),
-        ({f"{DENSE}.weight_scale": torch.ones(64)}, f"holds what GLM-130B does not have: {DENSE}.weight_scale"),
+        ({f"{DENSE}.weight_scale": torch.ones(64)}, f"holds {DENSE}.weight_scale, but not all .* packed"),
         ({f"{DENSE}.weight": torch.zeros(64, 33)}, rf"{DENSE}.weight has shape \[64, 33\], but .* \[64, 32\]"),
         ({f"{DENSE}.bias": torch.zeros(32)}, rf"{DENSE}.bias has shape \[32\], but .* \[64\]"),
         (
@@ -244,9 +272,23 @@ def test_ranks_of_different_dtypes(cut_archive: Path) -> None:
         read_sat_checkpoint(cut_archive)
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float64])
+def test_dtypes_that_no_layer_has(dtype: torch.dtype, archive: Path) -> None:
+    change_rank(archive, **{f"{DENSE}.weight": rank_tensors(archive)[f"{DENSE}.weight"].to(dtype)})
+    with pytest.raises(CheckpointError, match=f"{rank_file(archive)}: {DENSE}.weight is {dtype}, but .*float16 or"):
+        read_sat_checkpoint(archive)
+
+
+def test_a_layer_that_is_not_packed(archive: Path) -> None:
+    packed = write_archive(archive.with_name("packed"), drawn_weights(), 1, 8)
+    change_rank(packed, **{f"{DENSE}.weight": rank_tensors(packed)[f"{DENSE}.weight"].half()})
+    with pytest.raises(CheckpointError, match=f"{DENSE}.weight is torch.float16, but .*must be torch.int8"):
+        read_sat_checkpoint(packed)
+
+
 def test_packed_and_float_ranks(cut_archive: Path) -> None:
     shutil.copyfile(rank_file(GOLDEN / GLM130B / "tp2_int8", 1), rank_file(cut_archive, 1))
-    with pytest.raises(CheckpointError, match=f"{rank_file(cut_archive, 1)} holds what .*weight_scale"):
+    with pytest.raises(CheckpointError, match=f"{rank_file(cut_archive, 1)} holds .*weight_scale"):
         read_sat_checkpoint(cut_archive)
 
 
