@@ -51,19 +51,22 @@ def run(kind, source, target, operation):
         sat_to_huggingface(source, target, shard_size="4KB")
     else:
         to_sat(source, target, 4)
-    print(seen, flush=True)
+    return seen
 
 for line in sys.stdin:
     kind, source, target, operation, seconds = json.loads(line)
+    result, answer = os.pipe()
     if (child := os.fork()) == 0:
-        run(kind, source, target, operation)
+        os.write(answer, str(run(kind, source, target, operation)).encode())
         os._exit(0)
+    os.close(answer)
     if seconds:
         time.sleep(seconds)
         os.kill(child, signal.SIGKILL)  # if it has ended it is still there to be waited for
     _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        print(-os.WTERMSIG(status), flush=True)
+    seen = os.read(result, 20)  # also of one that was killed just after it had answered
+    os.close(result)
+    print(-os.WTERMSIG(status) if os.WIFSIGNALED(status) else int(seen), flush=True)
 """
 
 
