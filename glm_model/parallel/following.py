@@ -65,6 +65,7 @@ def lead_or_follow(model: Any, tokenizer: Any) -> bool:
         logger.exception("rank %d cannot go on", world.rank)
         end_job(error)
     watch.close()
+    world.leave()
     return False
 
 
@@ -114,6 +115,7 @@ def _dismiss(world: World, watch: Watch) -> None:
     watch.close()
     with suppress(RuntimeError):  # one that has died meanwhile need not be told
         dist.broadcast_object_list([None], src=0, group=world.control)
+    world.leave()
 
 
 @contextmanager

@@ -19,7 +19,7 @@ STEP_TIMEOUT = timedelta(minutes=30)
 WAITING_TIMEOUT = timedelta(days=365)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class World:
     """The ranks that hold one model together.
 
@@ -42,6 +42,15 @@ class World:
     @property
     def size(self) -> int:
         return dist.get_world_size()
+
+    def leave(self) -> None:
+        """End the threads of the groups, as the last thing that this process does with them.
+
+        One that is still letting go of the last call when the interpreter ends would abort the process: the interpreter
+        ends such a thread in the middle of its C++ code. The last reference to ``control`` waits for its threads.
+        """
+        dist.destroy_process_group()
+        del self.control
 
 
 def join_world(tensor: int, pipeline: int, device: str = "auto") -> World:
