@@ -29,7 +29,14 @@ class Message(TypedDict):
 
 
 class ConversationError(ValueError):
-    """A conversation that cannot be read or used; the message says where and why, for the user."""
+    """A conversation that cannot be read or used; the message says where and why, for the user.
+
+    `kind` and `values` let a front-end say it in another language: what is wrong, and what the sentence names.
+    """
+
+    def __init__(self, message: str, kind: str = "", **values: object) -> None:
+        super().__init__(message)
+        self.kind, self.values = kind, values
 
 
 def check_messages(messages: object) -> list[Message]:
@@ -39,18 +46,25 @@ def check_messages(messages: object) -> list[Message]:
         ConversationError: naming the first message that is not a user's or assistant's text.
     """
     if not isinstance(messages, list | tuple):
-        raise ConversationError("the messages must be a list")
+        raise ConversationError("the messages must be a list", "list")
     return [_check_message(number, message) for number, message in enumerate(messages, start=1)]
 
 
 def _check_message(number: int, message: object) -> Message:
     if not isinstance(message, dict):
-        raise ConversationError(f"message {number} must be an object with a role and a content")
+        raise ConversationError(
+            f"message {number} must be an object with a role and a content", "message", number=number
+        )
     role, content = message.get("role"), message.get("content")
     if role not in ("user", "assistant"):
-        raise ConversationError(f"message {number}: the role must be 'user' or 'assistant', not {role!r}")
+        shown = repr(role)[:40]
+        raise ConversationError(
+            f"message {number}: the role must be 'user' or 'assistant', not {shown}", "role", number=number, role=shown
+        )
     if not isinstance(content, str):
-        raise ConversationError(f"message {number}: the content must be a text, not {type(content).__name__}")
+        raise ConversationError(
+            f"message {number}: the content must be a text, not {type(content).__name__}", "content", number=number
+        )
     return Message(role=role, content=whole_characters(content))
 
 
@@ -113,21 +127,29 @@ def from_json(text: str) -> list[Message]:
     _check_size(text)
     try:
         document: Any = json.loads(text)
-    except (ValueError, RecursionError) as error:  # ValueError alone: a number of thousands of digits
-        where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
-        raise ConversationError(f"this is not valid JSON{where}") from error
+    except (ValueError, RecursionError) as error:  # also for a number with thousands of digits
+        line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
+        raise ConversationError(f"this is not valid JSON (line {line})", "json", line=line) from error
     if isinstance(document, list):
         return check_messages(document)
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise ConversationError(f"this JSON is not a saved conversation (no format {FORMAT!r})")
+        raise ConversationError(
+            f"this JSON is not a saved conversation (no format {FORMAT!r})", "format", format=FORMAT
+        )
     if document.get("version") != VERSION:
-        raise ConversationError(f"version {document.get('version')!r} is not known here, only {VERSION}")
+        version = repr(document.get("version"))[:40]
+        raise ConversationError(
+            f"version {version} is not known here, only {VERSION}", "version", version=version, known=VERSION
+        )
     return check_messages(document.get("messages"))
 
 
 def _check_size(text: str) -> None:
     if len(text) > MAX_IMPORT_CHARS:
-        raise ConversationError(f"the file holds {len(text)} characters; at most {MAX_IMPORT_CHARS} are read")
+        raise ConversationError(
+            f"the file holds {len(text)} characters; at most {MAX_IMPORT_CHARS} are read",
+            "size", count=len(text), limit=MAX_IMPORT_CHARS,
+        )  # fmt: skip
 
 
 # --- Markdown ----------------------------------------------------------------------------------------------
@@ -163,7 +185,7 @@ def from_markdown(text: str) -> list[Message]:
         text = text.replace("\r\n", "\n")
     before, *sections = _SECTION.split(text)
     if before.strip() or not sections:
-        raise ConversationError("a saved conversation starts with the line '## User' or '## Assistant'")
+        raise ConversationError("a saved conversation starts with the line '## User' or '## Assistant'", "heading")
     return check_messages(
         [
             Message(role=_role(name), content=_ESCAPED_HEADING.sub("", _without_frame(body)))

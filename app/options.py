@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 FrontEnd = Literal["web", "terminal"]
 BOTH: tuple[FrontEnd, ...] = ("web", "terminal")
+MOST_SEED = 2**63 - 1
 ENV_PREFIX = "GLM_"
 """An environment variable is this and the field's name in capitals."""
 
@@ -227,7 +228,7 @@ class Options:
         None,
         "makes the same question get the same answer",
         group="answers",
-        read=_whole(0, 2**63 - 1),
+        read=_whole(0, MOST_SEED),
         metavar="N",
     )
     prompt_lookup: int = _setting(

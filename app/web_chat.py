@@ -19,7 +19,7 @@ import gradio as gr
 from app import web_text
 from app.conversation import ConversationError, Message, from_json, from_markdown, to_json, to_markdown
 from app.engine import Engine, Event, Failed, Finished, Queued, QueueFull, Reply, Text, Trimmed
-from app.options import Options, read_value
+from app.options import MOST_SEED, Options, read_value
 from app.web_security import inert, plain
 from app.web_text import Words
 from glm_model.generation import SamplingOptions
@@ -177,9 +177,12 @@ class Chat:
             return "", gr.skip()
         try:
             read = from_json if text.lstrip().startswith(("{", "[")) else from_markdown
-            return to_json(read(text)), gr.skip()
+            messages = read(text)
+            if not messages:
+                raise ConversationError("there is no message in it", "empty")
+            return to_json(messages), ""
         except ConversationError as error:
-            return "", line(self._words(request).import_failed.format(reason=error), "failed")
+            return "", line(web_text.import_line(self._words(request), error), "failed")
 
     def to_json(self, history: str) -> str:
         """The conversation as a file that can be imported."""
@@ -202,6 +205,9 @@ class Chat:
             reply = self._engine.submit(asked.messages, sampling)
         except QueueFull:
             yield give_up(asked, words.queue_full.format(count=self._options.queue_size))
+            return
+        except SeedError:
+            yield give_up(asked, words.seed.format(most=MOST_SEED))
             return
         except ValueError as error:
             yield give_up(asked, words.refused.format(reason=error))
@@ -333,9 +339,13 @@ def read_number(value: Any, kind: type[int] | type[float]) -> Any:
     return kind(value)
 
 
+class SeedError(ValueError):
+    """A visitor typed a seed that is none."""
+
+
 def read_seed(text: str) -> int | None:
-    """A seed that the page sent, None for an empty text. Raises ValueError for no number."""
+    """A seed that the page sent, None for an empty text. Raises SeedError for no number."""
     try:
         return int(read_value("seed", text)) if text else None
     except ValueError as error:
-        raise ValueError(f"the seed {text[:50]!r} is not {error}") from None
+        raise SeedError(f"the seed {text[:50]!r} is not {error}") from None

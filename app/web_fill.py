@@ -14,8 +14,8 @@ import gradio as gr
 
 from app import web_text
 from app.engine import Engine, Event, Failed, Filled, Filling, Finished, Queued, QueueFull, Text
-from app.options import Options
-from app.web_chat import LONGEST_QUESTION, PAUSE, Visitors, events_until, line, read_number, read_seed
+from app.options import MOST_SEED, Options
+from app.web_chat import LONGEST_QUESTION, PAUSE, SeedError, Visitors, events_until, line, read_number, read_seed
 from app.web_text import Words
 from glm_model.blank_filling import FilledText, FillOptions, FillResult
 
@@ -47,6 +47,9 @@ class Fill:
             reply = self._engine.fill(text, fill_options(*settings))
         except QueueFull:
             yield refusal(words.queue_full.format(count=self._options.queue_size))
+            return
+        except SeedError:
+            yield refusal(words.seed.format(most=MOST_SEED))
             return
         except ValueError as error:
             yield refusal(words.refused.format(reason=error))

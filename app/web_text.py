@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from app.conversation import ConversationError
     from app.engine import Failed, ModelInfo
 
 Language = Literal["en", "zh"]
@@ -96,6 +97,7 @@ class Words:
     closed: str
     failed: str
     refused: str
+    seed: str
     import_failed: str
     # What the tab that fills blanks says
     filling: str
@@ -185,6 +187,7 @@ EN = Words(
     closed="The program is shutting down.",
     failed="The model failed while answering. Whoever runs it finds the reason in the log.",
     refused="This cannot be answered: {reason}.",
+    seed="The seed must be a whole number from 0 to {most}, or nothing.",
     import_failed="This file could not be imported: {reason}.",
     filling="Filling blank {blank} of {count}",
     alternatives="Alternatives with their scores (higher: likelier)",
@@ -270,6 +273,7 @@ ZH = Words(
     closed="程序正在关闭。",
     failed="模型回答时出错，原因记录在运行者的日志里。",
     refused="无法回答：{reason}。",
+    seed="随机种子应为 0 到 {most} 的整数，或留空。",
     import_failed="无法导入此文件：{reason}。",
     filling="正在填第 {blank} 个空，共 {count} 个",
     alternatives="候选答案及得分（越高越可能）",
@@ -282,6 +286,20 @@ ZH = Words(
     fill_unknown_mask="此模型没有 [sMASK]，请改用 [MASK]。",
     fill_length="已达到最大长度，文本被截断，请见“填空方式”。",
 )
+
+# What is wrong with a conversation, by app.conversation.ConversationError's kind; in English it says so itself.
+CHINESE_REASONS: Mapping[str, str] = {
+    "list": "其中的 messages 不是列表",
+    "message": "第 {number} 条消息不是带有 role 和 content 的对象",
+    "role": "第 {number} 条消息的 role 应为 user 或 assistant，而不是 {role}",
+    "content": "第 {number} 条消息的 content 不是文本",
+    "json": "这不是有效的 JSON（第 {line} 行）",
+    "format": "这个 JSON 不是保存的对话（没有 format：{format}）",
+    "version": "这里只认识版本 {known}，不认识 {version}",
+    "size": "文件有 {count} 个字符，最多读取 {limit} 个",
+    "heading": "保存的对话以“## User”或“## Assistant”一行开头",
+    "empty": "其中没有消息",
+}
 
 WORDS: Mapping[Language, Words] = {"en": EN, "zh": ZH}
 
@@ -413,6 +431,12 @@ def length_line(words: Words, length: int, model: ModelInfo) -> str:
 def too_long_line(words: Words, length: int, model: ModelInfo) -> str:
     """Why a message is refused that does not fit into `length` tokens, with what helps."""
     return words.too_long if length < model.context_length else words.too_long_full
+
+
+def import_line(words: Words, error: ConversationError) -> str:
+    """Why a file cannot be imported."""
+    chinese = CHINESE_REASONS.get(error.kind) if words is ZH else None
+    return words.import_failed.format(reason=chinese.format(**error.values) if chinese else error)
 
 
 def failure_line(words: Words, failed: Failed, length: int, model: ModelInfo) -> str:

@@ -17,11 +17,19 @@ from app.conversation import (
     to_markdown,
     trim,
 )
+from app.web_text import ZH, import_line
 
 
 def talk(*contents: str) -> list[Message]:
     """Messages by the user and the assistant in turn."""
     return [{"role": "assistant" if i % 2 else "user", "content": text} for i, text in enumerate(contents)]
+
+
+def assert_said_in_chinese(error: ConversationError) -> None:
+    """The page has a Chinese sentence for what is wrong with a file."""
+    said = import_line(ZH, error)
+    assert str(error) not in said
+    assert "{" not in said
 
 
 def characters(messages: list[Message]) -> int:
@@ -179,8 +187,9 @@ def test_markdown_after_an_editor(edit) -> None:  # type: ignore[no-untyped-def]
 
 @pytest.mark.parametrize("text", ["", "hello", "# User\n\nhi", "hello\n\n## User\n\nhi", "## user\n\nhi"])
 def test_markdown_that_is_no_conversation(text: str) -> None:
-    with pytest.raises(ConversationError, match="## User"):
+    with pytest.raises(ConversationError, match="## User") as caught:
         from_markdown(text)
+    assert_said_in_chinese(caught.value)
 
 
 def test_json_says_what_it_is() -> None:
@@ -201,6 +210,7 @@ def test_json_of_other_tools_is_read() -> None:
         ("[" * 100_000, "not valid JSON"),
         ("[" + "1" * 5000 + "]", "not valid JSON"),
         ("{}", "not a saved conversation"),
+        ("[" + "9" * 5000 + "]", "not valid JSON"),
         ("3", "not a saved conversation"),
         ('{"format": "glm-conversation", "version": 2, "messages": []}', "version 2"),
         ('{"format": "glm-conversation", "version": 1}', "must be a list"),
@@ -210,14 +220,16 @@ def test_json_of_other_tools_is_read() -> None:
     ],
 )
 def test_json_that_is_no_conversation(text: str, reason: str) -> None:
-    with pytest.raises(ConversationError, match=reason):
+    with pytest.raises(ConversationError, match=reason) as caught:
         from_json(text)
+    assert_said_in_chinese(caught.value)
 
 
 @pytest.mark.parametrize("read", [from_json, from_markdown])
 def test_a_huge_file_is_refused(read) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(ConversationError, match=str(MAX_IMPORT_CHARS)):
+    with pytest.raises(ConversationError, match=str(MAX_IMPORT_CHARS)) as caught:
         read("x" * (MAX_IMPORT_CHARS + 1))
+    assert_said_in_chinese(caught.value)
 
 
 def test_half_characters_become_whole_ones() -> None:

@@ -16,7 +16,7 @@ from app.conversation import Message, to_json, to_markdown
 from app.engine import Engine
 from app.options import Options
 from app.web_chat import Chat, Visitors, line, read_history, show
-from app.web_text import EN, ZH
+from app.web_text import EN, ZH, Words
 from tests.app.fakes import SEPARATOR, FakeModel, FakeStream, FakeTokenizer, visitor
 
 SETTINGS = (2048, 0.7, 0.95, "")
@@ -273,10 +273,20 @@ def test_settings_go_to_the_model_over_those_of_the_program(make: Callable[..., 
     assert (seen.max_length, seen.top_p, seen.temperature, seen.seed, seen.top_k) == (100, 0.5, 0, 42, 7)
 
 
+@pytest.mark.parametrize(("language", "words"), [("en", EN), ("zh-CN", ZH)])
+@pytest.mark.parametrize("seed", ["-1", "often", "9" * 5000])
+def test_a_seed_that_is_none_gives_the_question_back(
+    make: Callable[..., Chat], language: str, words: Words, seed: str
+) -> None:
+    screen = play(make().send(visitor(language=language), "[]", "a", 2048, 0.7, 0.95, seed))
+    assert screen.line == words.seed.format(most=2**63 - 1)
+    assert screen.box == "a"
+
+
 @pytest.mark.parametrize(
     "settings",
-    [(None, 0.7, 0.95, ""), (2048, "a", 0.95, ""), (2048, 0.7, True, ""), (2048, 0.7, 0.95, "-1"),
-     (2048, 0.7, 0.95, "often"), (-5, 0.7, 0.95, ""), (2048, 0, 0.95, ""), (2048, float("nan"), 0.95, "")],
+    [(None, 0.7, 0.95, ""), (2048, "a", 0.95, ""), (2048, 0.7, True, ""),
+     (-5, 0.7, 0.95, ""), (2048, 0, 0.95, ""), (2048, float("nan"), 0.95, "")],
 )  # fmt: skip
 def test_settings_that_make_no_sense_give_the_question_back(
     make: Callable[..., Chat], stream: FakeStream, settings: tuple[Any, ...]
@@ -301,7 +311,7 @@ def test_files_are_read_in_both_forms(make: Callable[..., Chat]) -> None:
     for text in (to_json(talk), to_markdown(talk), json.dumps(talk)):
         assert read_history(chat.read_file(visitor(), text)[0]) == talk
     assert chat.read_file(visitor(), "")[0] == ""
-    for text in ("{}", "some text", "[1]"):
+    for text in ("{}", "some text", "[1]", "[]", to_json([]), "\n"):
         read, notice = chat.read_file(visitor(), text)
         assert read == ""
         assert "could not be imported" in notice

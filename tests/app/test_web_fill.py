@@ -249,7 +249,7 @@ def test_settings_become_options() -> None:
     ("index", "value"),
     [
         (0, "best"), (0, None), (0, ["beams"]), (1, MOST_BEAMS + 1), (1, 0), (1, "4"), (1, None), (1, True), (2, "x"),
-        (2, float("nan")), (3, -1), (4, -1), (5, -1), (6, 2), (7, -1), (8, 0), (9, "often"), (9, "9" * 60),
+        (2, float("nan")), (3, -1), (4, -1), (5, -1), (6, 2), (7, -1), (8, 0),
     ],
 )  # fmt: skip
 def test_settings_that_make_no_sense_are_refused(
@@ -259,6 +259,13 @@ def test_settings_that_make_no_sense_are_refused(
     settings[index] = value
     screen = play(make().fill(visitor(), "a [MASK]", *settings))
     assert screen.line.startswith("This cannot be answered")
+    assert model.texts == []
+
+
+@pytest.mark.parametrize("seed", ["often", "9" * 60])
+def test_a_seed_that_is_none_is_said_to_be(make: Callable[..., Fill], model: FakeFill, seed: str) -> None:
+    screen = play(make().fill(visitor(), "a [MASK]", *SETTINGS[:9], seed))
+    assert screen.line == EN.seed.format(most=2**63 - 1)
     assert model.texts == []
 
 
