@@ -19,12 +19,10 @@ from app.options import Options
 from app.web_chat import Chat, Visitors
 from app.web_fill import Fill
 from app.web_fill_page import FillPage
+from app.web_security import DELIMITERS, MARK
 
 LATEX: list[dict[str, str | bool]] = [
-    {"left": "$$", "right": "$$", "display": True},
-    {"left": "\\[", "right": "\\]", "display": True},
-    {"left": "\\(", "right": "\\)", "display": False},
-    {"left": "$", "right": "$", "display": False},
+    {"left": begin + MARK, "right": MARK + end, "display": begin in ("$$", r"\[")} for begin, end in DELIMITERS
 ]
 
 # Scripts of events, written in app/web_assets/chat.js. The first puts the conversation shown into an event's first

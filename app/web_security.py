@@ -33,17 +33,51 @@ _OPENS = re.compile(
     r"|!(?=\[)"  # an image of Markdown: it would load by itself, from any host or from this one
     r"|```(?=mermaid)"  # Gradio draws these as diagrams, whose labels are HTML again
 )
-_MARKED = re.compile(f"(<|!|```){MARK}")
+
+# Gradio takes all between two dollars for a formula, be they two prices or two variables in the code of two blocks,
+# and leaves the Markdown between them as it is. So only what is marked is a formula to it.
+DELIMITERS = (("$$", "$$"), (r"\[", r"\]"), (r"\(", r"\)"), ("$", "$"))
+_BEGINS, _ENDS = ("|".join(map(re.escape, delimiters)) for delimiters in zip(*DELIMITERS, strict=True))
+_FORMULA = re.compile(
+    r"""
+    (?P<code>
+        ^[ \t>]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)*(?P<fence>```+|~~~+).*?(?:^[ \t>]*(?P=fence)|\Z)
+        | (?<!`)(?P<ticks>``?)(?!`)[^\n]+?(?<!`)(?P=ticks)(?!`)
+        | \\\$
+    )
+    # No formula holds what begins another: the search takes no longer than the text is long.
+    | (?<!MARK)\$\$(?!MARK)(?:(?!\$\$).)+\$\$
+    | \\\[(?!MARK)(?:(?!\\\[|\\\]).)+\\\]
+    | \\\((?!MARK)(?:(?!\\\(|\\\)|\n).)+\\\)
+    # One dollar may be money. A formula touches both of its dollars and is followed by no digit, as Pandoc has it, or
+    # stands off from both and looks like one.
+    | (?<!MARK)\$(?![\s$]|MARK)(?:\\.|[^\\$\n])*?(?<!\s)\$(?![\d$])
+    | (?<!MARK)\$[ ](?=[^$\n]*[\\^_={])(?:\\.|[^\\$\n])*?[ ]\$(?![\d$])
+    """.replace("MARK", MARK),
+    re.MULTILINE | re.DOTALL | re.VERBOSE,
+)
+# In a formula only white space is invisible; a text has this kind before a line feed at most, never where the mark is.
+MARK_IN_FORMULA = "\r"
+_MARKED = re.compile(rf"(<|!|```|{_BEGINS}){MARK}|{MARK}({_ENDS})|(<|!|```){MARK_IN_FORMULA}(?=[A-Za-z/!?\[])")
 
 
 def inert(text: str) -> str:
     """`text` for the page: it looks the same, and no part of it can become a tag, an image or a diagram."""
-    return _OPENS.sub(lambda opening: opening[0] + MARK, text)
+    return _OPENS.sub(lambda opening: opening[0] + MARK, _FORMULA.sub(_marked_formula, text))
+
+
+def _marked_formula(found: re.Match[str]) -> str:
+    text = found[0]
+    if found["code"] is not None:
+        return text
+    begin, end = next(pair for pair in DELIMITERS if text.startswith(pair[0]))
+    formula = text.removeprefix(begin).removesuffix(end)
+    return begin + MARK + _OPENS.sub(lambda opening: opening[0] + MARK_IN_FORMULA, formula) + MARK + end
 
 
 def plain(text: str) -> str:
     """The text that `inert` was given. The page's script does the same to what a visitor copies."""
-    return _MARKED.sub(r"\1", text)
+    return _MARKED.sub(lambda marked: marked[1] or marked[2] or marked[3], text)
 
 
 # --- the gate ----------------------------------------------------------------------------------------------

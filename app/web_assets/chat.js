@@ -19,9 +19,10 @@ const glm = (() => {
   document.documentElement.lang = chinese ? locale : "en";
   const words = settings.words[chinese ? "zh" : "en"];
 
-  // --- text: the server marks what could become HTML with an invisible character (app/web_security.py)
+  // --- text: the server marks what could become HTML, and formulas, with an invisible character (app/web_security.py)
 
-  const plain = (text) => text.replace(/(<|!|```)\u2060/g, "$1");
+  const MARKS = /(<|!|```|\$\$?|\\[[(])\u2060|\u2060(\$\$?|\\[\])])|(<|!|```)\r(?=[A-Za-z/!?[])/g;
+  const plain = (text) => text.replace(MARKS, "$1$2$3");
 
   const textOf = (message) =>
     typeof message.content === "string" ? message.content : message.content.map((part) => part.text ?? "").join("");

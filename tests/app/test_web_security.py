@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -33,6 +34,50 @@ def test_ordinary_text_is_left_alone() -> None:
     for text in ("你好！[链接](x)", "a < b and c > d", "5 <6", "```python\nx\n```", "nice! [x](y)", f"a{MARK}b"):
         assert inert(text) == text
         assert plain(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "marked"),
+    [
+        (r"$a^2$, \(b\), $$c$$ and \[d\]", r"$·a^2·$, \(·b·\), $$·c·$$ and \[·d·\]"),
+        ("用$a$表示 $x$=$y$", "用$·a·$表示 $·x·$=$·y·$"),
+        ("$$\na\n\nb\n$$", "$$·\na\n\nb\n·$$"),
+        ("$ a = b $", "$· a = b ·$"),
+        (r"$\$5$", r"$·\$5·$"),
+        ("`unclosed $x$", "`unclosed $·x·$"),
+        ("- ```\n  $x$\n  ```\n  $y$", "- ```\n  $x$\n  ```\n  $·y·$"),
+    ],
+)
+def test_formulas_are_marked(text: str, marked: str) -> None:
+    assert inert(text) == marked.replace("·", MARK)
+    assert plain(inert(text)) == text
+    assert inert(inert(text)) == inert(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "$5 and $6", "US$5, HK$6", "$5 to $6.", r"\$5 and \$6", "$x\ny$", "$", "$$", "$$$$", r"\[ \[", r"\(a",
+        "`$x$` ``$y$``", "```bash\necho $HOME\n```\nand\n```bash\necho $PATH\n```", "~~~\n$x$", "$HOME and $PATH",
+    ],
+)  # fmt: skip
+def test_what_is_no_formula_is_not_marked(text: str) -> None:
+    assert inert(text) == text
+
+
+def test_a_formula_holds_nothing_that_is_drawn_or_opens_a_tag() -> None:
+    text = "$a<b$ and $n![k]$ and $$\n```mermaid\n```\n$$"
+    shown = inert(text)
+    assert not re.search(r"<[A-Za-z/!?]|!\[|```mermaid", shown)
+    assert shown.count(MARK) == 6
+    assert plain(shown) == text
+
+
+@pytest.mark.parametrize("part", ["$$a", "$ ", "$a", r"\[", r"\(", "` ", "```\n", "$ =", "~~~a\n"])
+def test_long_texts_are_marked_in_no_time(part: str) -> None:
+    start = time.process_time()
+    inert(part * 50_000)
+    assert time.process_time() - start < 2
 
 
 # --- the gate

@@ -91,7 +91,7 @@ def test_the_settings_reach_the_model(site: Site, visit: Visit) -> None:
     assert site.stream.seen_options[-1].seed is None
     visitor.page.get_by_label(EN.page_seed).fill("often")
     visitor.type_and_send("hello")
-    expect(visitor.line.locator(".failed")).to_contain_text("the seed 'often' is not a whole number from 0")
+    expect(visitor.line.locator(".failed")).to_contain_text("The seed must be a whole number from 0 to")
 
 
 # --- the keyboard
@@ -176,6 +176,19 @@ def test_answers_are_rendered(site: Site, visit: Visit) -> None:
     expect(answer.locator(".katex-display")).to_have_count(2)
     expect(answer.locator("a")).to_have_attribute("rel", "noopener noreferrer")
     assert "<b>tags</b>" in answer.inner_text().replace("\N{WORD JOINER}", "")
+
+
+def test_money_and_variables_are_no_formulas(site: Site, visit: Visit) -> None:
+    site.stream.answer = lambda question: "It costs $5, **bold**, or $6.\n```sh\n$A\n```\n*then*\n```sh\n$B\n```\n$a<b$"
+    visitor = visit(site.url)
+    logged: list[str] = []
+    visitor.page.on("console", lambda message: logged.append(message.text))
+    visitor.ask("I have $5 and $6")
+    expect(visitor.answers.locator("pre")).to_have_text(["$A", "$B"])
+    expect(visitor.answers.locator("strong")).to_have_text("bold")
+    expect(visitor.answers.locator(".katex")).to_have_count(1)
+    assert visitor.questions.all_inner_texts() == ["I have $5 and $6"]
+    assert [text for text in logged if "LaTeX" in text or "character" in text] == []
 
 
 def test_what_is_copied_has_no_invisible_marks(site: Site, visit: Visit) -> None:
