@@ -137,6 +137,9 @@ class _Page:
             self._chat.read_file, self.carrier, [self.carrier, self.line], js="() => glm.pickFile()", **now()
         )
         pick.then(None, self.carrier, None, js="(json) => glm.imported(json)")
+        # Where the notice that it could not be read is in sight.
+        pick.then(None, None, self.side, js="() => glm.sideBar()", **now())
+        pick.then(None, None, self.tabs, js="() => glm.showChat()", **now())
 
 
 def _transcript(say: gr.I18n) -> gr.Chatbot:

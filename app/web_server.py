@@ -127,8 +127,13 @@ def launch_arguments(options: Options, visitors: Visitors) -> dict[str, Any]:
 
 def _theme() -> gr.themes.Base:
     theme = gr.themes.Default(primary_hue="blue", font=FONTS, font_mono=MONO_FONTS)
-    # Gradio's own grey is too pale on white to be read by everybody.
-    return theme.set(body_text_color_subdued="*neutral_500", body_text_color_subdued_dark="*neutral_400")
+    # Gradio's own greys are too pale to be read by everybody.
+    return theme.set(
+        body_text_color_subdued="*neutral_500",
+        body_text_color_subdued_dark="*neutral_400",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+    )
 
 
 def page_script(options: Options) -> str:

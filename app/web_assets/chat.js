@@ -42,6 +42,8 @@ const glm = (() => {
 
   function ask(...inputs) {
     answering = true;
+    const view = document.querySelector("#transcript .bubble-wrap");
+    if (view) view.scrollTop = view.scrollHeight; // from there Gradio follows the answer
     return withHistory(...inputs);
   }
 
@@ -79,6 +81,27 @@ const glm = (() => {
   }
 
   // --- saved chats
+
+  // Where the browser is told to keep nothing, a store that lasts as long as the page.
+  function storage(name) {
+    try {
+      return window[name];
+    } catch {
+      return Object.create({
+        getItem(key) {
+          return this[key] ?? null;
+        },
+        setItem(key, value) {
+          this[key] = value;
+        },
+        removeItem(key) {
+          delete this[key];
+        },
+      });
+    }
+  }
+  const localStorage = storage("localStorage");
+  const sessionStorage = storage("sessionStorage");
 
   const read = (id) => {
     try {
@@ -231,7 +254,7 @@ const glm = (() => {
           window.alert(words.list_too_large);
           resolve("");
         } else {
-          resolve(await file.text());
+          resolve((await file.text()) || "\n"); // "" would be no file
         }
       });
       input.click();

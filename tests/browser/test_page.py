@@ -248,6 +248,16 @@ def test_long_conversations_scroll_inside_the_page(site: Site, visit: Visit) -> 
     assert visitor.page.evaluate("document.documentElement.scrollHeight <= innerHeight")
 
 
+def test_a_new_question_is_in_sight(site: Site, visit: Visit) -> None:
+    site.stream.answer = lambda question: "line\n\n" * 60
+    visitor = visit(site.url)
+    visitor.ask("go")
+    visitor.page.locator("#transcript .bubble-wrap").evaluate("view => view.scrollTop = 0")
+    site.stream.answer = lambda question: "done"
+    visitor.ask("and now")
+    expect(visitor.answers.last).to_be_in_viewport()
+
+
 def brightness(visitor: Visitor) -> int:
     colour = visitor.page.evaluate("getComputedStyle(document.body).backgroundColor")
     return sum(map(int, re.findall(r"\d+", colour)[:3])) // 3

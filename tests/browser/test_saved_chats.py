@@ -179,11 +179,27 @@ def test_an_imported_chat_is_one_of_its_own(site: Site, visit: Visit, tmp_path: 
 def test_a_file_that_is_no_chat_changes_nothing_and_says_why(site: Site, visit: Visit, tmp_path: Path) -> None:
     path = tmp_path / "chat.json"
     path.write_text('{"cities": []}', encoding="utf-8")
-    visitor = visit(site.url)
+    visitor = visit(site.url, viewport={"width": 375, "height": 667})
     visitor.ask("apples")
+    visitor.page.locator(".toggle-button").click()  # on a phone the side bar lies over what is said
     visitor.page.get_by_text("Export and import").click()
     load_file(visitor, path)
     expect(visitor.line).to_contain_text("could not be imported")
+    expect(visitor.page.locator(".sidebar.open")).to_have_count(0)
     expect(visitor.questions).to_have_text(["apples"])
     visitor.ask("more")
     expect(visitor.chats).to_have_count(1)
+
+
+def test_the_page_works_where_the_browser_keeps_nothing(site: Site, visit: Visit) -> None:
+    visitor = visit(site.url)
+    visitor.context.add_init_script(
+        "for (const name of ['localStorage', 'sessionStorage'])"
+        "  Object.defineProperty(window, name, {get() { throw new DOMException('blocked', 'SecurityError'); }});"
+    )
+    visitor.open(site.url)
+    visitor.ask("apples")
+    expect(visitor.chats).to_have_count(1)
+    visitor.page.locator("#new-chat").click()
+    expect(visitor.questions).to_have_count(0)
+    visitor.page.locator("#theme").click()
