@@ -49,8 +49,10 @@ def quantize(weight: Tensor, bits: int, peak: Tensor | None = None) -> tuple[Ten
 
     Returns:
         Packed integers, int8 [rows, columns * bits / 8], and scales, float16 [rows]. A row of zeros has scale 0, and so
-        has one of values too small for a half scale (all under 2e-7 with 4 bits, 4e-6 with 8), which becomes zeros. A
-        row that holds NaN or infinity, or values over 65504 times the largest integer, has a scale that is not finite.
+        has one of values too small for a half scale (all under 2e-7 with 4 bits, 4e-6 with 8), which becomes zeros. In
+        a row whose scale half rounds down strongly (all values under 3e-6 with 4 bits, 1e-3 with 8) the largest may
+        wrap round to the other sign, as the original lets them. A row that holds NaN or infinity, or values over 65504
+        times the largest integer, has a scale that is not finite.
 
     Raises:
         ValueError: not a floating matrix, ``bits`` not 4 or 8, or an odd number of columns with 4 bits.
@@ -81,11 +83,9 @@ def _peaks(rows: Tensor) -> Tensor:
 def _quantize_rows(weight: Tensor, peak: Tensor, limit: int) -> tuple[Tensor, Tensor]:
     scale = (peak / torch.tensor(limit, dtype=peak.dtype, device=peak.device)).half()
     integers = torch.round(weight / scale[:, None])
-    # The original lets a scale that half rounds down strongly (under 6e-5) push integers over the limit, where they
-    # wrap round to the other sign, and casts the NaN of a zero scale to whatever the processor makes of it.
-    usable = (scale > 0) & scale.isfinite()
-    integers = torch.where(usable[:, None], integers.clamp(-limit, limit), 0)
-    return integers.to(torch.int8), scale
+    # A scale of zero or none at all: the original casts what is then NaN or infinite to int8, which gives 0 on x86.
+    # Through int32, so that integers over the limit lose their upper bits on every processor.
+    return integers.nan_to_num(0, 0, 0).to(torch.int32).to(torch.int8), scale
 
 
 def pack(integers: Tensor, bits: int) -> Tensor:

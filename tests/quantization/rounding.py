@@ -24,7 +24,7 @@ def nearest(value: Fraction, dtype: torch.dtype) -> Fraction:
 
 
 def quantized_row(row: list[float], dtype: torch.dtype, bits: int) -> tuple[list[int], float]:
-    """Integers and scale of one row of weights in `dtype`."""
+    """Integers and scale of one row of weights in `dtype`; integers too large for their bits wrap round."""
     values = [Fraction(value) for value in row]
     limit = 2 ** (bits - 1) - 1
     scale = nearest(nearest(max(map(abs, values)) / limit, dtype), torch.float16)
@@ -32,7 +32,7 @@ def quantized_row(row: list[float], dtype: torch.dtype, bits: int) -> tuple[list
         return [0] * len(row), 0.0
     quotient_dtype = torch.promote_types(dtype, torch.float16)
     integers = [round(nearest(value / scale, quotient_dtype)) for value in values]
-    return [max(-limit, min(limit, integer)) for integer in integers], float(scale)
+    return [(integer + limit + 1) % 2**bits - limit - 1 for integer in integers], float(scale)
 
 
 def quantized(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
