@@ -21,8 +21,9 @@ needs_compiler = pytest.mark.skipif(not any(map(shutil.which, build.COMPILERS)),
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, for this test alone."""
+    """An empty cache, for this test alone, and nothing in its place."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", os.devnull)
     return tmp_path / "glm_home"
 
 
@@ -170,14 +171,42 @@ def test_no_compiler_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "no C++ compiler" in line
 
 
-@needs_compiler
-@pytest.mark.usefixtures("undecided")
+@pytest.mark.usefixtures("undecided", "cache")
 def test_a_cache_that_cannot_be_made_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", str(counting_compiler(tmp_path)[0]))
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     name, line = answer()
     assert name == without_compiler()
-    assert "cannot be used" in line
+    assert f"the cache {tmp_path / 'file' / 'glm_home'} cannot be used" in line
+    assert f"the cache {os.devnull}/glm_home" in line
+
+
+@pytest.mark.parametrize("home", [None, "file"], ids=["unknown", "not writable"])
+def test_a_user_without_a_home_has_a_temporary_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str | None
+) -> None:
+    monkeypatch.setenv("CXX", str(counting_compiler(tmp_path)[0]))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    if home is None:
+        monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user whom the system does not know
+    else:
+        (tmp_path / home).write_text("in the way")
+        monkeypatch.setenv("HOME", str(tmp_path / home))
+    library = build.build("avx2")
+    assert library.parent == tmp_path / f"glm_home-{os.getuid()}"
+    assert library.parent.stat().st_mode & 0o777 == 0o700
+    assert build.build("avx2") == library
+
+
+def test_the_named_compiler_may_have_arguments(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = fake_compiler(tmp_path, COUNTING.format(log=tmp_path / "log", seconds=0).replace("made", "$*"))
+    monkeypatch.setenv("CXX", f"{compiler} -DWITH=1")
+    library = build.build("avx2")
+    assert (tmp_path / "log").read_text().startswith("-DWITH=1 -std=c++17 ")
+    monkeypatch.setenv("CXX", str(compiler))
+    assert build.build("avx2") != library
 
 
 @needs_compiler

@@ -205,7 +205,7 @@ def run_check(compiler: str, options: list[str], emulator: list[str], program: P
 def test_threads_work_together(tmp_path: Path) -> None:
     program = tmp_path / "check"
     options = ["-std=c++17", "-O1", "-g", "-fsanitize=thread", "-pthread", f"-I{build.SOURCE}"]
-    subprocess.run([build.find_compiler(), *options, str(CHECK_THREADS), "-o", str(program)], check=True, timeout=120)
+    subprocess.run([*build.find_compiler(), *options, str(CHECK_THREADS), "-o", str(program)], check=True, timeout=120)
     done = subprocess.run([str(program)], timeout=120, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "every task once\n"), done.stdout + done.stderr
 
@@ -214,7 +214,7 @@ def test_memory_is_respected(tmp_path: Path) -> None:
     """Under the address and undefined-behaviour sanitizers; reads past the end of the weights would be seen."""
     sanitizers = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover"]
     options = build.INSTRUCTION_SETS[build.instruction_sets()[0]][1]
-    assert "fast" in run_check(build.find_compiler(), [*sanitizers, *options], [], tmp_path / "check")
+    assert "fast" in run_check(build.find_compiler()[0], [*sanitizers, *options], [], tmp_path / "check")
 
 
 @pytest.mark.skipif(

@@ -52,23 +52,29 @@ def instruction_sets() -> list[str]:
     return [name for name, (needed, _) in INSTRUCTION_SETS.items() if all(capabilities.get(flag) for flag in needed)]
 
 
-def cache_folder() -> Path:
-    """Where compiled kernels lie: $XDG_CACHE_HOME/glm_home, or ~/.cache/glm_home."""
+def cache_folders() -> list[Path]:
+    """Where compiled kernels may lie: $XDG_CACHE_HOME/glm_home or ~/.cache/glm_home, then a temporary folder.
+
+    The second one is for users of containers who have no home, or one that cannot be written.
+    """
+    folders = [Path(os.environ.get("TMPDIR") or "/tmp") / f"glm_home-{os.getuid()}"]
     root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "glm_home"
+    with contextlib.suppress(RuntimeError):  # the system does not know the user
+        folders.insert(0, (Path(root) if root else Path.home() / ".cache") / "glm_home")
+    return folders
 
 
-def find_compiler() -> str:
-    """The user's C++ compiler: $CXX, or the first of the usual names in PATH.
+def find_compiler() -> list[str]:
+    """The user's C++ compiler: $CXX, which may have arguments, or the first of the usual names in PATH.
 
     Raises:
         BuildError: there is none.
     """
-    named = os.environ.get("CXX")
-    for name in (named,) if named else COMPILERS:
+    named = os.environ.get("CXX", "").split()
+    for name in named[:1] or COMPILERS:
         if path := shutil.which(name):
-            return path
-    missing = f"CXX={named} was not found" if named else f"no C++ compiler ({', '.join(COMPILERS)}) in PATH"
+            return [path, *named[1:]]
+    missing = f"CXX={named[0]} was not found" if named else f"no C++ compiler ({', '.join(COMPILERS)}) in PATH"
     raise BuildError(missing)
 
 
@@ -85,16 +91,24 @@ def build(instructions: str, source: Path = SOURCE / "kernels.cpp") -> Path:
     if sys.platform == "win32":
         raise BuildError("not built on Windows")
     compiler = find_compiler()
-    command = [compiler, *_OPTIONS, *INSTRUCTION_SETS[instructions][1], str(source)]
-    try:
-        folder = _private_folder(cache_folder())
-        library = folder / f"{source.stem}-{instructions}-{_fingerprint(command)}.so"
-        if not library.exists():
-            with _lock(folder / "build.lock"):
-                if not library.exists():
-                    _compile(command, library)
-    except OSError as error:
-        raise BuildError(f"the cache {cache_folder()} cannot be used: {error}") from error
+    options = [*compiler[1:], *_OPTIONS, *INSTRUCTION_SETS[instructions][1]]
+    command = [compiler[0], *options, str(source)]
+    name = f"{source.stem}-{instructions}-{_fingerprint(command)}.so"
+    problems = []
+    for cache in cache_folders():
+        try:
+            return _cached(command, cache, name)
+        except OSError as error:
+            problems.append(f"the cache {cache} cannot be used: {error}")
+    raise BuildError("; ".join(problems))
+
+
+def _cached(command: list[str], cache: Path, name: str) -> Path:
+    library = _private_folder(cache) / name
+    if not library.exists():
+        with _lock(cache / "build.lock"):
+            if not library.exists():
+                _compile(command, library)
     return library
 
 
