@@ -76,7 +76,8 @@ def paths() -> dict[str, Product]:
             found[f"{instructions}-{name}"] = native_product(library, quantize)
             found.setdefault(f"native-{name}", native_product(library, quantize))
     if onnx.is_installed():
-        found["onnxruntime"] = onnx.matmul
+        found["onnxruntime"] = onnx.fast_matmul
+        found["onnxruntime-exact"] = onnx.exact_matmul
     found["reference"] = reference.matmul
     return found
 
@@ -125,7 +126,8 @@ def measure(name: str, rows: int, bits: int, chosen: dict[str, Product], pool: T
     row_bytes = columns * bits // 8
     # onnxruntime rearranges a weight when it first sees it: fewer of them, still more than a cache holds.
     weights = {
-        path: weights_in_turn(pool, outputs, row_bytes, POOL // 4 if path == "onnxruntime" else POOL) for path in chosen
+        path: weights_in_turn(pool, outputs, row_bytes, POOL // 4 if path.startswith("onnxruntime") else POOL)
+        for path in chosen
     }
     x, scale = torch.randn(rows, columns), torch.rand(outputs).half()
     # With few rows long enough to be timed, and for the threads to be awake.

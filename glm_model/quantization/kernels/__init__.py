@@ -51,7 +51,8 @@ REFERENCE = Kernel("reference", "exact", reference.supports, reference.matmul)
 _KERNELS = [
     Kernel("native", "fast", native.supports, native.fast_matmul, True),
     Kernel("native", "exact", native.supports, native.exact_matmul, True),
-    Kernel("onnxruntime", "fast", onnx.supports, onnx.matmul),
+    Kernel("onnxruntime", "fast", onnx.supports, onnx.fast_matmul),
+    Kernel("onnxruntime", "exact", onnx.supports, onnx.exact_matmul),
     Kernel("triton", "exact", triton_backend.supports, triton_backend.matmul, True, triton_backend.input_gradient),
     Kernel("cpm_kernels", "exact", cpm.supports, cpm.matmul, True),
     REFERENCE,
@@ -77,9 +78,9 @@ def describe(precision: Precision = "exact", device: torch.device | str = "cpu")
             return f"{found}, {precision}"
     else:
         found = f"GLM_KERNEL={wanted()}"
-    if precision == "fast" and allowed("onnxruntime") and onnx.is_installed():
-        return f"onnxruntime ({found})"
-    return f"reference kernel, slow ({found}; a C++ compiler or, for fast precision, onnxruntime would help)"
+    if allowed("onnxruntime") and onnx.is_installed():
+        return f"onnxruntime, {precision} ({found})"
+    return f"reference kernel, slow ({found}; a C++ compiler or onnxruntime would help)"
 
 
 def _describe_gpu(device: torch.device) -> str:

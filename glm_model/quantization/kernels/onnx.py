@@ -2,11 +2,11 @@
 
 It wants the integers in its own order and unsigned, and rearranges them once more for itself, so each weight is copied
 when it is first used and the packed bytes of the file are needed no more: a mapped file leaves memory by itself.
-Precision is ``fast``: onnxruntime rounds activations to 8 bits in blocks of columns.
+For ``fast`` onnxruntime rounds activations to 8 bits in blocks of columns; for ``exact`` it multiplies in float32.
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,10 +14,21 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from .choice import allowed
 
-# Columns that share a scale, for weights by the format and for activations by the way it is computed. Smaller blocks
-# keep outliers from coarsening their neighbours, but repeat the scale of a row more often.
-_BLOCK = 32
-_QUANTIZED_ACTIVATIONS = 4  # accuracy_level: "int8"
+
+class _Way(NamedTuple):
+    """How a product is computed.
+
+    Attributes:
+        block: columns that share a scale, for weights by the operator's format, and for activations that are rounded.
+            There smaller blocks keep outliers from coarsening their neighbours; otherwise they only cost time.
+        accuracy_level: of the operator.
+    """
+
+    block: int
+    accuracy_level: int
+
+
+_FAST, _EXACT = _Way(32, 4), _Way(128, 1)
 
 _FLOAT, _UINT8 = 1, 2  # ONNX element types
 
@@ -50,45 +61,54 @@ def supports(x: Tensor, weight: Tensor, scale: Tensor, bits: int) -> bool:
     )
 
 
-def matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int) -> Tensor:
+def fast_matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int) -> Tensor:
     """``x @ (integers * scale).T``; see :func:`glm_model.quantization.kernels.quantized_matmul`."""
+    return _matmul(x, weight, scale, bits, _FAST)
+
+
+def exact_matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int) -> Tensor:
+    """As :func:`fast_matmul`."""
+    return _matmul(x, weight, scale, bits, _EXACT)
+
+
+def _matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int, way: _Way) -> Tensor:
     states = x.detach().reshape(-1, x.shape[-1]).float().numpy()
-    (out,) = _session(weight, scale, bits).run(None, {"x": states})
+    (out,) = _session(weight, scale, bits, way).run(None, {"x": states})
     return torch.from_numpy(out).to(x.dtype).reshape(*x.shape[:-1], len(weight))
 
 
-def _session(weight: Tensor, scale: Tensor, bits: int) -> Any:
-    """The session that holds this weight, made anew if the weight was written to since."""
-    version = 0 if weight.is_inference() else weight._version
+def _session(weight: Tensor, scale: Tensor, bits: int, way: _Way) -> Any:
+    """The session that holds this weight, made anew if the weight was written to since, or for the other precision."""
+    made_for = 0 if weight.is_inference() else weight._version, way
     known = _sessions.get(weight)
-    if known is None or known[0] != version:
-        known = _sessions[weight] = version, _make_session(weight, scale, bits)
+    if known is None or known[0] != made_for:
+        known = _sessions[weight] = made_for, _make_session(weight, scale, bits, way)
     return known[1]
 
 
-def _make_session(weight: Tensor, scale: Tensor, bits: int) -> Any:
+def _make_session(weight: Tensor, scale: Tensor, bits: int, way: _Way) -> Any:
     onnxruntime = _onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     # Threads of hundreds of sessions that spin while they wait would take the cores from torch.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    model = product_model(weight, scale, bits)
+    model = product_model(weight, scale, bits, way)
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def product_model(weight: Tensor, scale: Tensor, bits: int) -> bytes:
+def product_model(weight: Tensor, scale: Tensor, bits: int, way: _Way) -> bytes:
     """An ONNX model of one node: input ``x`` float32 [rows, in], output ``y`` float32 [rows, out]."""
     outputs, columns = len(weight), weight.shape[1] * 8 // bits
-    blocks = -(-columns // _BLOCK)
+    blocks = -(-columns // way.block)
     integers = _unsigned(weight.detach(), bits)
-    integers = torch.nn.functional.pad(integers, (0, blocks * _BLOCK * bits // 8 - integers.shape[1]))
+    integers = torch.nn.functional.pad(integers, (0, blocks * way.block * bits // 8 - integers.shape[1]))
     scales = scale.detach().float()[:, None].expand(outputs, blocks).contiguous()
     attributes = {
         "K": columns,
         "N": outputs,
         "bits": bits,
-        "block_size": _BLOCK,
-        "accuracy_level": _QUANTIZED_ACTIVATIONS,
+        "block_size": way.block,
+        "accuracy_level": way.accuracy_level,
     }
     node = [
         *(_text(1, name) for name in ("x", "w", "s")),
@@ -97,7 +117,7 @@ def product_model(weight: Tensor, scale: Tensor, bits: int) -> bytes:
     ]
     graph = [
         *(_part(1, *node), _text(2, "product")),
-        _constant("w", _UINT8, [outputs, blocks, _BLOCK * bits // 8], integers),
+        _constant("w", _UINT8, [outputs, blocks, way.block * bits // 8], integers),
         _constant("s", _FLOAT, [outputs * blocks], scales),
         *(_part(11, *_matrix("x", columns)), _part(12, *_matrix("y", outputs))),
     ]
