@@ -164,7 +164,7 @@ class GLMConfig(PreTrainedConfig):
         if chosen.get("quant_method") != QUANTIZATION_METHOD:
             self.__dict__["quantization_config"] = value
             return
-        self.quantization_bit, self.quantization_embeddings = chosen["bits"], chosen["embeddings"]
+        self.quantization_bit, self.quantization_embeddings = chosen.get("bits", 4), chosen.get("embeddings", False)
         self.validate_architecture()
 
     @quantization_config.deleter

@@ -7,13 +7,13 @@ from typing import Any, cast, get_args
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, StrictDataclassError
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from .checkpoint_files import CONFIG, read_json
 from .errors import CheckpointError
-from .loading_checks import require_model_type
+from .loading_checks import read_config
 from .parallel.distribute import finish_part, shared_over
 from .parallel.following import lead_or_follow
 from .parallel.world import World, join_world
@@ -89,7 +89,7 @@ def load(
     working_dtype = _dtype("dtype", dtype, where)
     stored_dtype = None if cache_dtype is None else _dtype("cache_dtype", cache_dtype, where)
     folder = _folder(path)
-    config = _config(folder)
+    config = read_config(folder)
     quantization = _quantization(quantize, quantize_head and not config.quantization_bit)
     tokenizer = _tokenizer(folder)
     _require_same_vocabulary(folder, config, tokenizer)
@@ -178,18 +178,6 @@ def _folder(path: str | Path) -> Path:
             f"there is no folder {folder}. Nothing is downloaded here: get the checkpoint first "
             "(hf download OWNER/NAME --local-dir DIR) and name its folder."
         ) from None
-
-
-def _config(folder: Path) -> Any:
-    require_model_type(folder, {"chatglm", "glm130b"})
-    try:
-        config = AutoConfig.from_pretrained(folder)
-    except (StrictDataclassError, AttributeError) as error:  # the latter for a torch_dtype that torch does not have
-        reason = " ".join(str(error).split())
-        raise CheckpointError(
-            f"{folder / CONFIG}: {reason}. Take the file that was published with the weights."
-        ) from None
-    return config
 
 
 def _tokenizer(folder: Path) -> ChatGLMTokenizer:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
+from transformers import AutoConfig
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from .checkpoint_files import CONFIG, StoredTensor, read_json, stored_tensors, weight_files
@@ -86,6 +88,18 @@ def require_model_type(folder: Path, known: set[str]) -> None:
             f"{folder / CONFIG} says model_type {model_type!r}; this needs {' or '.join(map(repr, sorted(known)))}. "
             "Choose a folder with a first-generation ChatGLM-6B or GLM-130B checkpoint."
         )
+
+
+def read_config(folder: Path) -> Any:
+    """The configuration of a folder with a model of this package; raises CheckpointError if it cannot be one."""
+    require_model_type(folder, {"chatglm", "glm130b"})
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except (StrictDataclassError, AttributeError) as error:  # the latter for a torch_dtype that torch does not have
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{folder / CONFIG}: {reason}. Take the file that was published with the weights."
+        ) from None
 
 
 def _refuse_unconverted(folder: Path) -> None:

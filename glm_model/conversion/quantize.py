@@ -12,12 +12,11 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import AutoConfig
 
 from ..checkpoint_files import CONFIG, StoredTensor, read_json, stored_tensors, weight_files
 from ..errors import CheckpointError
 from ..lazy_tensors import lazy_tensors
-from ..loading_checks import require_model_type
+from ..loading_checks import read_config
 from ..quantization.checks import refuse_mixed
 from ..quantization.packing import BITS
 from ..quantization.rules import is_packed
@@ -55,8 +54,7 @@ def quantize_checkpoint(
     if bits not in BITS:
         raise ValueError(f"bits must be 4 or 8, not {bits!r}")
     require_free(target)
-    require_model_type(source, {"chatglm", "glm130b"})
-    config = AutoConfig.from_pretrained(source)
+    config = read_config(source)
     stored = stored_tensors(weight_files(source))
     _require_float(source, config, stored)
     shards = _Shards(stored, bits, embeddings, tied=config.tie_word_embeddings)

@@ -154,6 +154,15 @@ def test_a_source_that_is_packed(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert f"{INT4.folder} is INT4 already" in capsys.readouterr().err
 
 
+def test_a_source_whose_config_cannot_be(
+    source: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source.configure(quantization_bit=3)
+    assert run(source.folder, tmp_path / "packed", INT4) == 1
+    assert "config.json: Validation error for field 'quantization_bit'" in capsys.readouterr().err
+    assert not (tmp_path / "packed").exists()
+
+
 def test_a_source_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path / "nothing", tmp_path / "target", INT4) == 1
     assert "config.json does not exist" in capsys.readouterr().err

@@ -70,6 +70,11 @@ def test_missing_scales(int4: Checkpoint) -> None:
     refused(int4, f"lacks {SCALE}")
 
 
+def test_a_quantization_config_in_the_file_that_says_otherwise(int4: Checkpoint) -> None:
+    int4.configure(quantization_config={"quant_method": "glm", "bits": 8})
+    refused(int4, "is INT4 by its shape", "quantization_bit 8")
+
+
 def test_a_row_of_zeros_has_scale_zero(int4: Checkpoint) -> None:
     """As the original packs it, and this package."""
     int4.tensors[DENSE][5], int4.tensors[SCALE][5] = 0, 0
