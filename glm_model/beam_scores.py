@@ -5,58 +5,86 @@ and answer, an end token not counted. With a length penalty other than 0 that ra
 ``BeamSearchScorer`` and ``BeamHypotheses`` of transformers 4.27.1.
 """
 
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.generation import GenerationMixin
+from transformers.generation import GenerationConfig, GenerationMixin
+
+_END_TOKENS: ContextVar[Tensor] = ContextVar("end tokens of the beam search that is running")
 
 
 class PublishedBeamScoresMixin(GenerationMixin):
-    """Two hooks of ``generate``'s beam search."""
+    """Hooks of ``generate``'s beam search."""
+
+    def _beam_search(self, input_ids: Tensor, *args: Any, generation_config: GenerationConfig, **kwargs: Any) -> Any:
+        end_tokens = generation_config._eos_token_tensor
+        token = _END_TOKENS.set(input_ids.new_empty(0) if end_tokens is None else end_tokens.to(input_ids.device))
+        try:
+            return super()._beam_search(input_ids, *args, generation_config=generation_config, **kwargs)
+        finally:
+            _END_TOKENS.reset(token)
 
     def _update_finished_beams(
         self,
         *,
+        sequences: Tensor,
+        beam_scores: Tensor,
+        beam_indices: Tensor,
+        is_sent_finished: Tensor,
         topk_running_sequences: Tensor,
         topk_log_probs: Tensor,
         next_token_hits_stopping_criteria: Tensor,
         top_num_beam_mask: Tensor,
+        is_early_stop_heuristic_unsatisfied: Tensor,
         num_beams: int,
         cur_len: int,
         decoder_prompt_len: int,
         length_penalty: float,
+        early_stopping: bool | str,
         **state: Any,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Candidates are [batch, candidates]; ``cur_len`` counts the tokens before the new one."""
+        """Candidates are [batch, candidates], the best first; ``cur_len`` counts the tokens before the new one."""
         ended = next_token_hits_stopping_criteria
-        is_last_step = cur_len + 1 == topk_running_sequences.shape[-1]
+        is_last_step = bool(ended.all())
         if is_last_step:
-            end_tokens = torch.tensor(self._end_tokens(), device=ended.device)
-            ended = torch.isin(topk_running_sequences[:, :, cur_len], end_tokens)
-        # An ended beam counts if it is among the best; at the last step, so do the best that did not end.
-        finished = ended & top_num_beam_mask
-        if is_last_step:
-            finished |= ~ended & ((~ended).cumsum(dim=-1) <= num_beams)
+            ended = torch.isin(topk_running_sequences[:, :, cur_len], _END_TOKENS.get())
         length = cur_len + (~ended).to(topk_log_probs.dtype)
         answer_length = cur_len + 1 - decoder_prompt_len  # what transformers is about to divide by
-        return super()._update_finished_beams(
-            topk_running_sequences=topk_running_sequences,
-            topk_log_probs=topk_log_probs * (answer_length / length) ** length_penalty,
-            next_token_hits_stopping_criteria=finished,
-            top_num_beam_mask=torch.ones_like(top_num_beam_mask),
-            num_beams=num_beams,
-            cur_len=cur_len,
-            decoder_prompt_len=decoder_prompt_len,
-            length_penalty=length_penalty,
-            **state,
-        )
+        update = super()._update_finished_beams
+
+        def finish(which: Tensor, *beams: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+            names = ("sequences", "beam_scores", "beam_indices", "is_sent_finished")
+            return update(
+                **dict(zip(names, beams, strict=True)),
+                topk_running_sequences=topk_running_sequences,
+                topk_log_probs=topk_log_probs * (answer_length / length) ** length_penalty,
+                next_token_hits_stopping_criteria=which,
+                top_num_beam_mask=torch.ones_like(top_num_beam_mask),
+                is_early_stop_heuristic_unsatisfied=is_early_stop_heuristic_unsatisfied,
+                num_beams=num_beams,
+                cur_len=cur_len,
+                decoder_prompt_len=decoder_prompt_len,
+                length_penalty=length_penalty,
+                early_stopping=early_stopping,
+                **state,
+            )
+
+        # An ended beam counts if it is among the best.
+        beams = finish(ended & top_num_beam_mask, sequences, beam_scores, beam_indices, is_sent_finished)
+        # A prompt is done when its beams are full and the best candidate, ended or not, would be no better than the
+        # worst of them. In place, as transformers asks `_check_early_stop_heuristic`, which is not told of candidates.
+        is_hopeful = early_stopping == "never" and length_penalty > 0
+        best_length = topk_running_sequences.shape[-1] if is_hopeful else cur_len
+        is_beaten = beams[1].amin(dim=-1) >= topk_log_probs.amax(dim=-1) / best_length**length_penalty
+        is_done = beams[3].all(dim=-1) & (is_beaten | (early_stopping is True))
+        is_early_stop_heuristic_unsatisfied &= ~is_done[:, None]
+        if is_last_step:  # where a prompt is not done, so do the best that have not ended
+            beams = finish(~ended & ((~ended).cumsum(dim=-1) <= num_beams), *beams)
+        return beams
 
     @staticmethod
-    def _check_early_stop_heuristic(*, decoder_prompt_len: int, **state: Any) -> Tensor:
-        # Called when the new token counts already; 4.27 took the length before it.
-        return GenerationMixin._check_early_stop_heuristic(decoder_prompt_len=1, **state)
-
-    def _end_tokens(self) -> list[int]:
-        end_tokens = self.generation_config.eos_token_id
-        return list(end_tokens) if isinstance(end_tokens, list) else [end_tokens]
+    def _check_early_stop_heuristic(*, is_early_stop_heuristic_unsatisfied: Tensor, **state: Any) -> Tensor:
+        # `_update_finished_beams` has seen to it.
+        return is_early_stop_heuristic_unsatisfied

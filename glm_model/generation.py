@@ -207,7 +207,7 @@ def stream_text(
             "Shorten the prompt or raise max_length."
         )
     decoder, response = IncrementalDecoder(tokenizer), ResponseStream()
-    end_tokens = model._end_tokens()
+    end_tokens = _end_tokens(model)
     steps = generate_steps(
         model,
         torch.tensor([prompt_ids], device=model.device),
@@ -227,6 +227,11 @@ def stream_text(
             yield TextChunk(text + rest, count, "length" if finished else "cancelled")
             return
         yield TextChunk(text, count)
+
+
+def _end_tokens(model: Any) -> list[int]:
+    end_tokens = model.generation_config.eos_token_id
+    return end_tokens if isinstance(end_tokens, list) else [end_tokens]
 
 
 def _sampling(do_sample: bool, temperature: float, top_p: float, top_k: int = PUBLISHED_TOP_K) -> dict[str, Any]:

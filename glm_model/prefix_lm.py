@@ -149,6 +149,15 @@ class PrefixLMGenerationMixin(PublishedBeamScoresMixin):
             return
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
 
+    def _expand_inputs_for_generation(
+        self, expand_size: int = 1, *args: Any, position_ids: Tensor | None = None, **kwargs: Any
+    ) -> tuple[Tensor, dict[str, Any]]:
+        # transformers takes positions of three dimensions for a multimodal model's, whose batch comes second.
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(expand_size, *args, **kwargs)
+        if position_ids is not None:
+            position_ids = position_ids.repeat_interleave(expand_size, dim=0)
+        return input_ids, {**model_kwargs, "position_ids": position_ids}
+
     def _prepare_position_ids_for_generation(self, *args: Any, **kwargs: Any) -> None:
         # Derived from all ids at every step instead.
         return None
