@@ -75,8 +75,10 @@ class PublishedBeamScoresMixin(GenerationMixin):
         beams = finish(ended & top_num_beam_mask, sequences, beam_scores, beam_indices, is_sent_finished)
         # A prompt is done when its beams are full and the best candidate, ended or not, would be no better than the
         # worst of them. In place, as transformers asks `_check_early_stop_heuristic`, which is not told of candidates.
-        is_hopeful = early_stopping == "never" and length_penalty > 0
-        best_length = topk_running_sequences.shape[-1] if is_hopeful else cur_len
+        if early_stopping == "never" and length_penalty > 0:
+            best_length = torch.tensor(topk_running_sequences.shape[-1])
+        else:  # 4.27 counts one token more for each prompt of a batch that is not done, this one and those before it
+            best_length = cur_len + is_early_stop_heuristic_unsatisfied[:, 0].long().cumsum(dim=0)
         is_beaten = beams[1].amin(dim=-1) >= topk_log_probs.amax(dim=-1) / best_length**length_penalty
         is_done = beams[3].all(dim=-1) & (is_beaten | (early_stopping is True))
         is_early_stop_heuristic_unsatisfied &= ~is_done[:, None]

@@ -77,7 +77,7 @@ def _decode(
     cache, mask = model_kwargs.get("past_key_values"), model_kwargs.get("attention_mask")
     # A mask of ones hides nothing; newer releases of transformers leave it out themselves.
     shown = mask is None or bool(mask.all())
-    given = any(model_kwargs.get(name) is not None for name in ("position_ids", "prompt_mask"))
+    given = any(model_kwargs.get(name) is not None for name in ("prompt_mask", "prompt_position_ids"))
     if len(input_ids) == 1 and cache is not None and not cache.is_compileable and shown and not given:
         return _one_row_steps(*common, _guesser(lookup_tokens, generation_config), owns_cache)
     if lookup_tokens:

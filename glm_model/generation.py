@@ -11,13 +11,16 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
-from transformers.generation import GenerationMixin, LogitsProcessor, LogitsProcessorList
+from transformers.generation import GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList
+from transformers.utils import logging
 
 from .chat_format import History, ResponseStream, process_response
 from .decode_stream import DecodeStream
 from .decoding import generate_steps
 from .parallel.following import on_every_rank
 from .text_stream import IncrementalDecoder
+
+logger = logging.get_logger(__name__)
 
 # What transformers 4.27 added silently to the published sampling settings.
 PUBLISHED_TOP_K = 50
@@ -132,7 +135,7 @@ class ChatMixin(GenerationMixin):
         inputs = self._chat_inputs(tokenizer, query, history)
         prompt_length = inputs["input_ids"].shape[1]
         settings = {
-            "max_length": max(max_length, prompt_length + 1),
+            "max_length": max_length,
             "num_beams": num_beams,
             **_sampling(do_sample, temperature, top_p),
             "logits_processor": _guarded(logits_processor),
@@ -175,6 +178,23 @@ class ChatMixin(GenerationMixin):
         for all_ids, finished in generate_steps(self, input_ids, **kwargs):
             if not finished:
                 yield all_ids
+
+    def _prepare_generated_length(
+        self, generation_config: GenerationConfig, *args: Any, input_ids_length: int, **kwargs: Any
+    ) -> GenerationConfig:
+        # transformers 4.27 warned where 5 refuses, and wrote a token.
+        prepared: GenerationConfig = super()._prepare_generated_length(
+            generation_config, *args, input_ids_length=input_ids_length, **kwargs
+        )
+        if prepared.max_length <= input_ids_length:
+            logger.warning(
+                "the prompt has %d tokens and max_length, which counts prompt and answer, is %d: one token follows. "
+                "Raise max_length, or pass max_new_tokens.",
+                input_ids_length,
+                prepared.max_length,
+            )
+            prepared.max_length = input_ids_length + 1
+        return prepared
 
     def _chat_inputs(self, tokenizer: SupportsChat, query: str, history: History | None) -> dict[str, Tensor]:
         prompt = tokenizer.build_prompt(query, history)

@@ -55,7 +55,7 @@ def mask_position(input_ids: Tensor, mask_token_priority: Sequence[int]) -> tupl
         present = is_mask.any(dim=-1)
         position = torch.where(present, _first(is_mask), position)
         kind = torch.where(present, token_id, kind)
-    _require_every_row((kind >= 0)[:, None], f"a mask token (one of ids {tuple(mask_token_priority)})")
+    _require_every_row((kind >= 0)[:, None], f"mask token (one of ids {tuple(mask_token_priority)})")
     return position, kind
 
 

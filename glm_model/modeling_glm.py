@@ -172,6 +172,7 @@ class GLMModel(GLMPreTrainedModel):
         is_prompt = past_key_values is None or past_key_values.get_seq_length() == 0
         if position_ids is None:
             position_ids = self._prompt_positions(input_ids, attention_mask, is_prompt)
+        _require_one_per_token(self.config, position_ids, inputs_embeds.shape[1])
         mask = self._attention_mask(input_ids, inputs_embeds, attention_mask, past_key_values, is_prompt)
         prefix = self._prefix(past_key_values, inputs_embeds.dtype, is_prompt)
         if prefix is not None and mask is not None:
@@ -211,6 +212,13 @@ class GLMModel(GLMPreTrainedModel):
         is_prompt: bool,
     ) -> Any:
         """The mask in the form of the attention implementation; None where every token sees every key."""
+        if self.prefix_encoder is not None and self.config._attn_implementation == "flex_attention":
+            raise UnsupportedError("flex_attention takes no P-Tuning prefix; use 'sdpa' or 'eager'")
+        if attention_mask is not None and attention_mask.ndim not in (2, 4):
+            raise ValueError(
+                f"attention_mask has shape {list(attention_mask.shape)}; it must be [batch, keys], 0 for padding, or "
+                "[batch, 1, tokens, keys], True = masked"
+            )
         if attention_mask is not None and attention_mask.ndim == 4:
             return self._given_mask(attention_mask, inputs_embeds, past_key_values)
         context_blocks = None
@@ -239,6 +247,11 @@ class GLMModel(GLMPreTrainedModel):
     def _given_mask(self, attention_mask: Tensor, inputs_embeds: Tensor, past_key_values: Cache | None) -> Tensor:
         if self.config._attn_implementation == "flex_attention":
             raise UnsupportedError("flex_attention takes no ready 4-D attention_mask; use 'sdpa' or 'eager'")
+        if attention_mask.dtype != torch.bool and not attention_mask.is_floating_point():
+            raise ValueError(
+                "a 4-D attention_mask must be bool (True = masked) or an additive float mask, not "
+                f"{attention_mask.dtype}"
+            )
         visible = ~attention_mask if attention_mask.dtype == torch.bool else attention_mask
         query_length = inputs_embeds.shape[1]
         key_length = attention_mask.shape[-1]
@@ -264,6 +277,15 @@ class GLMModel(GLMPreTrainedModel):
         if is_prompt:
             past_key_values.glm_prefix = self.prefix_encoder(dtype)
         return past_key_values.glm_prefix
+
+
+def _require_one_per_token(config: GLMConfig, position_ids: Tensor, length: int) -> None:
+    rows = (2,) if config.position_encoding_2d else ()
+    if position_ids.shape[1:] != (*rows, length):
+        wanted = ", ".join(["batch", *map(str, rows), str(length)])
+        raise ValueError(
+            f"position_ids has shape {list(position_ids.shape)}; for {length} tokens it must be [{wanted}]"
+        )
 
 
 class GLMForCausalLM(GLMPreTrainedModel, PrefixLMGenerationMixin):

@@ -88,6 +88,10 @@ class PrefixLMGenerationMixin(PublishedBeamScoresMixin):
         mask = kwargs.get("attention_mask")
         if mask is not None and mask.ndim == 4:
             kwargs["prompt_mask"] = kwargs.pop("attention_mask")
+        if kwargs.get("position_ids") is not None:
+            # Under a name that transformers does not know: it would go on counting by a causal model's rules, and takes
+            # positions of three dimensions for a multimodal model's, whose batch comes second.
+            kwargs["prompt_position_ids"] = kwargs.pop("position_ids")
         return super().generate(inputs, **kwargs)
 
     def prepare_inputs_for_generation(
@@ -98,16 +102,18 @@ class PrefixLMGenerationMixin(PublishedBeamScoresMixin):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         prompt_mask: Tensor | None = None,
+        prompt_position_ids: Tensor | None = None,
         is_first_iteration: bool | None = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Inputs of one forward pass; ``input_ids`` are all ids so far, ``prompt_mask`` a 4-D mask of the prompt."""
+        """Inputs of one forward pass; ``input_ids`` are all ids so far, mask (4-D) and positions are the prompt's."""
         if is_first_iteration:
             self._refuse_partial_context(input_ids, past_key_values)
-        if position_ids is None:
+        given = position_ids if prompt_position_ids is None else prompt_position_ids
+        if given is None:
             position_ids = derive_position_ids(self.config, input_ids, attention_mask)
         else:
-            position_ids = extend_position_ids(self.config, position_ids, input_ids)
+            position_ids = extend_position_ids(self.config, given, input_ids)
         query_length = next_sequence_length or input_ids.shape[1]
         if prompt_mask is None and past_key_values is not None and past_key_values.is_compileable:
             prompt_mask = self._mask_for_static_cache(input_ids, attention_mask)
@@ -149,15 +155,6 @@ class PrefixLMGenerationMixin(PublishedBeamScoresMixin):
             return
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
 
-    def _expand_inputs_for_generation(
-        self, expand_size: int = 1, *args: Any, position_ids: Tensor | None = None, **kwargs: Any
-    ) -> tuple[Tensor, dict[str, Any]]:
-        # transformers takes positions of three dimensions for a multimodal model's, whose batch comes second.
-        input_ids, model_kwargs = super()._expand_inputs_for_generation(expand_size, *args, **kwargs)
-        if position_ids is not None:
-            position_ids = position_ids.repeat_interleave(expand_size, dim=0)
-        return input_ids, {**model_kwargs, "position_ids": position_ids}
-
     def _prepare_position_ids_for_generation(self, *args: Any, **kwargs: Any) -> None:
         # Derived from all ids at every step instead.
         return None
@@ -169,14 +166,6 @@ class PrefixLMGenerationMixin(PublishedBeamScoresMixin):
         input_ids = model_kwargs.get("input_ids", inputs_tensor)
         padding = masking.left_padding(input_ids, self.config.pad_token_id)
         return (torch.arange(input_ids.shape[1], device=input_ids.device) >= padding[:, None]).long()
-
-    def _update_model_kwargs_for_generation(
-        self, outputs: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> dict[str, Any]:
-        # Positions given for the prompt are extended in `prepare_inputs_for_generation`, by GLM's rules.
-        position_ids = model_kwargs.pop("position_ids", None)
-        model_kwargs = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
-        return {**model_kwargs, "position_ids": position_ids}
 
     def _prefill(self, input_ids: Tensor, generation_config: GenerationConfig, *args: Any, **kwargs: Any) -> Any:
         if generation_config.prefill_chunk_size is not None:

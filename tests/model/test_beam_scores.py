@@ -53,7 +53,7 @@ def slow_beams(
             if ids[-1] == end_token:
                 finish(total, ids, length)
         running = [beam for beam in grown if beam[1][-1] != end_token][:num_beams]
-        best_length = max_length if early_stopping == "never" and length_penalty > 0 else length
+        best_length = max_length if early_stopping == "never" and length_penalty > 0 else length + 1
         if len(finished) == num_beams and (
             early_stopping is True or finished[-1][0] >= grown[0][0] / best_length**length_penalty
         ):

@@ -1,5 +1,6 @@
 """Prompt lookup: the same tokens in fewer passes, through `generate`, `stream_text` and `stream_chat`."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -107,6 +108,16 @@ def test_a_cache_given_holds_what_was_accepted(model: Any) -> None:
     all_ids = steps(model, ids, 6, past_key_values=cache)
     assert cache.get_seq_length() == len(all_ids) - 1
     assert not cache.layers[0].keys.is_inference()
+
+
+@pytest.mark.parametrize("helper", ["lookup", "assistant"])
+def test_given_positions(model: Any, helper: str) -> None:
+    """Tokens that are tried get the positions that GLM gives them, not those of a causal model."""
+    options = {"prompt_lookup_num_tokens": 4} if helper == "lookup" else {"assistant_model": copy.deepcopy(model)}
+    for ids in prompts(model):
+        settings = {"max_length": 40, "do_sample": False, "position_ids": 2 * model.derive_position_ids(ids)}
+        wanted = model.generate(ids, **settings)
+        assert torch.equal(model.generate(ids, **settings, **options), wanted)
 
 
 def test_a_batch_is_refused(model: Any) -> None:

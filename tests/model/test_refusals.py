@@ -1,5 +1,7 @@
 """What a bidirectional prompt cannot do is refused with a sentence, never answered wrongly."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor
@@ -76,6 +78,34 @@ def test_ids_and_embeddings_at_once(model: ChatGLMForCausalLM) -> None:
 def test_a_mask_of_another_shape(model: ChatGLMForCausalLM, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="attention_mask has shape"):
         model(PROMPT, attention_mask=torch.zeros(shape, dtype=torch.bool))
+
+
+def test_a_mask_of_no_known_kind(model: ChatGLMForCausalLM) -> None:
+    mask = torch.zeros(1, 1, 6, 6, dtype=torch.bool)
+    with pytest.raises(ValueError, match=r"not torch\.int64"):
+        model(PROMPT, attention_mask=mask.long())
+    with pytest.raises(ValueError, match=r"\[1, 6, 6\]; it must be"):
+        model(PROMPT, attention_mask=mask[0])
+
+
+@pytest.mark.parametrize("positions", [torch.arange(6)[None], torch.zeros(1, 2, 5, dtype=torch.long)], ids=["row", "5"])
+def test_positions_of_another_shape(model: ChatGLMForCausalLM, positions: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"position_ids has shape .* must be \[batch, 2, 6\]"):
+        model(PROMPT, position_ids=positions)
+
+
+def test_flex_attention_with_a_prefix(model: ChatGLMForCausalLM) -> None:
+    config = copy.deepcopy(model.config)
+    config.pre_seq_len = 2
+    with pytest.raises(UnsupportedError, match="prefix"):
+        logits_with(ChatGLMForCausalLM(config).eval(), "flex_attention", PROMPT)
+
+
+@pytest.mark.parametrize("max_length", [2, 6])
+def test_a_prompt_as_long_as_max_length_gets_one_token(model: ChatGLMForCausalLM, max_length: int) -> None:
+    """No refusal: transformers 4.27 went on for a token."""
+    assert model.generate(PROMPT, max_length=max_length, do_sample=False).shape == (1, 7)
+    assert list(model.stream_generate(PROMPT, max_length=max_length, do_sample=False)) == []
 
 
 def logits_with(model: ChatGLMForCausalLM, attention: str, ids: Tensor) -> Tensor:
