@@ -329,7 +329,7 @@ class GLMForCausalLM(GLMPreTrainedModel, PrefixLMGenerationMixin):
 
         Args:
             labels: [batch, length], -100 where no loss is taken; shifted by one here. The loss is the mean over all
-                counted tokens of the batch, in float32.
+                counted tokens of the batch, computed in float32 and rounded to the dtype of the hidden states.
             logits_to_keep: the last so many positions, or their indices; 0 for all.
         """
         outputs: BaseModelOutputWithPast = self.model(
@@ -346,6 +346,7 @@ class GLMForCausalLM(GLMPreTrainedModel, PrefixLMGenerationMixin):
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+            loss = loss.to(outputs.last_hidden_state.dtype)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
