@@ -91,16 +91,18 @@ void tile(const uint8_t* const* w, int64_t ahead, const QuantizedSpan* x, int64_
     for (int64_t s = 0; s < spans; s++) {
         for (int r = 0; r < R; r++) prefetch<Weights::kBytes>(w[r] + s * Weights::kBytes, ahead);
         for (int part = 0; part < kParts; part++) {
-            Bytes wv[R][4];
-            for (int r = 0; r < R; r++) Weights::load(w[r] + s * Weights::kBytes, part, wv[r]);
-            for (int n = 0; n < N; n++) {
-                const QuantizedSpan& span = x[n * x_stride + s];
-                const uint8_t* values = reinterpret_cast<const uint8_t*>(span.values) + part * kPartBytes;
-                Bytes xv[4];
-                for (int c = 0; c < 4; c++) xv[c] = load_bytes(values + c * kChunk);
-                Floats scales = load(span.scales + part * kLanes);
-                for (int r = 0; r < R; r++)
-                    acc[r][n] = multiply_add(to_floats(Weights::dot(wv[r], xv)), scales, acc[r][n]);
+            Floats scales[N];
+            for (int n = 0; n < N; n++) scales[n] = load(x[n * x_stride + s].scales + part * kLanes);
+            // Activations come from the first-level cache again for each row: registers for both there are not.
+            for (int r = 0; r < R; r++) {
+                Bytes wv[4];
+                Weights::load(w[r] + s * Weights::kBytes, part, wv);
+                for (int n = 0; n < N; n++) {
+                    const int8_t* values = x[n * x_stride + s].values + part * kPartBytes;
+                    Bytes xv[4];
+                    for (int c = 0; c < 4; c++) xv[c] = load_bytes(reinterpret_cast<const uint8_t*>(values) + c * kChunk);
+                    acc[r][n] = multiply_add(to_floats(Weights::dot(wv, xv)), scales[n], acc[r][n]);
+                }
             }
         }
     }
