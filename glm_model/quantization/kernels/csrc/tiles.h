@@ -98,9 +98,9 @@ void tile(const uint8_t* const* w, int64_t ahead, const QuantizedSpan* x, int64_
                 Bytes wv[4];
                 Weights::load(w[r] + s * Weights::kBytes, part, wv);
                 for (int n = 0; n < N; n++) {
-                    const int8_t* values = x[n * x_stride + s].values + part * kPartBytes;
+                    const void* values = x[n * x_stride + s].values + part * kPartBytes;
                     Bytes xv[4];
-                    for (int c = 0; c < 4; c++) xv[c] = load_bytes(reinterpret_cast<const uint8_t*>(values) + c * kChunk);
+                    for (int c = 0; c < 4; c++) xv[c] = load_bytes(static_cast<const uint8_t*>(values) + c * kChunk);
                     acc[r][n] = multiply_add(to_floats(Weights::dot(wv, xv)), scales[n], acc[r][n]);
                 }
             }
