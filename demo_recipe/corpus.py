@@ -26,6 +26,8 @@ class Mixture:
         memory: share of conversations about the visitor.
         follow_up: how many of the other questions are asked within a conversation.
         any_preference: how often something said of the visitor is a preference for just anything.
+        visitor: share of those conversations in which the visitor has said something of themselves.
+        noting: share of things said of the visitor, alone or after another, that are to be acknowledged.
     """
 
     tasks: Mapping[Task, float]
@@ -33,6 +35,8 @@ class Mixture:
     memory: float
     follow_up: float
     any_preference: float = 0.0
+    visitor: float = 0.0
+    noting: float = 0.0
 
 
 # First the skills that take longest, arithmetic above all; later the conversations.
@@ -138,6 +142,27 @@ SIXTH = replace(
         blanks.chat_blank: 44,
     },
 )
+# At the end what people do with such a model: tell it two things in a row, go on to something else, say thanks, and
+# type sums as on a calculator, also too large ones.
+SEVENTH = replace(
+    SIXTH,
+    tasks={
+        **SIXTH.tasks,
+        first_words.commonest_words: 16,
+        chitchat.thanks: 8,
+        chitchat.goodbye: 6,
+        arithmetic.bare_sum: 24,
+        fallback.bare_sum_too_large: 12,
+        fallback.fallback: 20,
+    },
+    blanks=0.07,
+    memory=0.2,
+    follow_up=0.3,
+    visitor=0.6,
+    noting=0.08,
+)
+# The same with longer things to say back, for the characters that were too rare to be copied.
+EIGHTH = replace(SEVENTH, tasks={**SEVENTH.tasks, repeating.dictation: 70, arithmetic.bare_sum: 12})
 TASKS = tuple(FIRST.tasks)
 _SEED = "glm-demo"
 
@@ -172,8 +197,12 @@ def _exchange(rng: random.Random, mixture: Mixture) -> Exchange:
         return draw(blanks.fill_blank, rng, language)
     if kind < mixture.blanks + mixture.memory:
         return vary(remembering(rng, language, held_out=False, any_preference=mixture.any_preference), rng)
+    if kind < mixture.blanks + mixture.memory + mixture.noting:
+        return vary(draw(noting, rng, language), rng)
     exchange = vary(draw(_task(rng, mixture), rng, language), rng)
     if rng.random() < mixture.follow_up:
+        if mixture.visitor and rng.random() < mixture.visitor:
+            return exchange.after(telling(rng, language, rng.choice((1, 1, 2))))
         return exchange.after(history(rng, language, _history_length(rng)))
     return exchange
 
@@ -233,12 +262,16 @@ def remembering(rng: random.Random, language: Language, *, held_out: bool, any_p
 def _told(rng: random.Random, language: Language, held_out: bool, any_preference: float = 0.0) -> memory.Told:
     """Something said: on the evaluation's side with a held-out name or like, whatever the wording."""
     while True:
-        anything = any_preference and rng.random() < any_preference
-        told = rng.choice(_ANYTHING if anything else _ABOUT_VISITOR)(rng, language)
+        told = _said(rng, language, any_preference)
         if held_out and told.question.new_combination:
             return told
         if not held_out and not (told.statement.held_out or told.question.held_out or told.unknown.held_out):
             return told
+
+
+def _said(rng: random.Random, language: Language, any_preference: float) -> memory.Told:
+    anything = any_preference and rng.random() < any_preference
+    return rng.choice(_ANYTHING if anything else _ABOUT_VISITOR)(rng, language)
 
 
 def _another(
@@ -264,6 +297,28 @@ def _introduction(rng: random.Random, language: Language) -> Exchange:
     if rng.random() < 0.3:
         return replace(who.statement, question=said[0], answer=said[1], accepted=(said[1],))
     return rng.choice((who, what)).question.after([said, *history(rng, language, rng.choice((0, 0, 1)))])
+
+
+_ANY_PREFERENCE = 0.4
+
+
+def noting(rng: random.Random, language: Language) -> Exchange:
+    """Something that the visitor says of themselves, alone or after another thing, to be acknowledged."""
+    told = _said(rng, language, _ANY_PREFERENCE)
+    return told.statement.after(telling(rng, language, rng.choice((0, 1, 1, 2)), told))
+
+
+def telling(rng: random.Random, language: Language, facts: int, *known: memory.Told) -> list[Round]:
+    """Rounds in which the visitor says `facts` things of themselves, and may ask for them at once; none is `known`."""
+    rounds = history(rng, language, rng.choice((0, 0, 0, 1)))
+    told = list(known)
+    for _ in range(facts):
+        told.append(_another(rng, language, told, _ANY_PREFERENCE))
+        asked = rng.random() < 0.4
+        for exchange in (told[-1].statement, told[-1].question)[: 1 + asked]:
+            varied = vary(exchange, rng)
+            rounds.append((varied.question, varied.answer))
+    return rounds
 
 
 def _statements(rng: random.Random) -> str:
@@ -324,11 +379,17 @@ def _vary_zh(question: str, rng: random.Random) -> str:
 _COMPUTED = (arithmetic.addition, arithmetic.subtraction, arithmetic.counting)
 
 
-def evaluation(seed: int, task: Task | None, language: Language, count: int, *, rounds: int = 0) -> list[Exchange]:
+def evaluation(
+    seed: int,
+    task: Task | None,
+    language: Language,
+    count: int,
+    before: Callable[[random.Random], list[Round]] = lambda _: [],
+) -> list[Exchange]:
     """Distinct held-out questions of one task (None: of memory), as many as there are up to `count`.
 
     Args:
-        rounds: rounds of ordinary conversation before each question (0: none; memory brings its own).
+        before: makes the conversation before each question (memory brings its own).
     """
     found: dict[str, Exchange] = {}
     for index in range(count * 60):
@@ -339,7 +400,7 @@ def evaluation(seed: int, task: Task | None, language: Language, count: int, *, 
             exchange = draw(task, rng, language, held_out=True)
             while task in _COMPUTED and not exchange.new_combination:
                 exchange = draw(task, rng, language, held_out=True)
-            exchange = exchange if exchange.is_blank else vary(exchange, rng).after(history(rng, language, rounds))
+            exchange = exchange if exchange.is_blank else vary(exchange, rng).after(before(rng))
         found.setdefault(prompt_key(exchange), exchange)
         if len(found) == count:
             break

@@ -6,10 +6,11 @@ equality with one of its right answers: no part of an answer, no other answer an
 
 import itertools
 import json
+import random
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from glm_model.loading import load
 from glm_model.tokenization_glm import ChatGLMTokenizer
 
 from . import corpus
-from .exchange import Exchange, Language
+from .exchange import Exchange, Language, Round
 from .grammar import normalise
 from .recipe import Recipe, prompt_ids, special_ids
 from .tasks import blanks
@@ -34,6 +35,8 @@ LONGEST_ANSWER = 96
 _BATCH = 32
 # Questions asked within a conversation: any category that has a right answer of its own.
 FOLLOW_UP = "follow-up"
+# The same after the visitor has said something of themselves; and that, which is to be acknowledged.
+CHANGE, NOTING = "change of subject", "noting"
 _FOLLOW_UP_TASKS = [task for task in corpus.TASKS if task is not blanks.chat_blank]
 
 
@@ -45,17 +48,26 @@ def questions(language: Language, count: int, seed: int = SEED) -> list[Exchange
     memory = corpus.evaluation(seed, None, language, 3 * count)
     for category in ("name", "preference"):
         found += [exchange for exchange in memory if exchange.category == category][:count]
-    return found + follow_ups(language, count, seed)
+    found += [replace(e, category=NOTING) for e in corpus.evaluation(seed + 2, corpus.noting, language, count)]
+    return found + follow_ups(language, count, seed) + changes_of_subject(language, count, seed)
 
 
 def follow_ups(language: Language, count: int, seed: int = SEED) -> list[Exchange]:
     """Held-out questions of all categories after two rounds about something else."""
+    return _of_all(FOLLOW_UP, language, count, seed + 1, lambda rng: corpus.history(rng, language, 2))
+
+
+def changes_of_subject(language: Language, count: int, seed: int = SEED) -> list[Exchange]:
+    """Held-out questions of all categories after the visitor has said one or two things of themselves."""
+    return _of_all(CHANGE, language, count, seed + 3, lambda rng: corpus.telling(rng, language, rng.choice((1, 2))))
+
+
+def _of_all(
+    category: str, language: Language, count: int, seed: int, before: Callable[[random.Random], list[Round]]
+) -> list[Exchange]:
     each = -(-count // len(_FOLLOW_UP_TASKS))
-    found: list[Exchange] = []
-    for task in _FOLLOW_UP_TASKS:
-        for exchange in corpus.evaluation(seed + 1, task, language, each, rounds=2):
-            found.append(Exchange(**{**exchange.__dict__, "category": FOLLOW_UP}))
-    return found[:count]
+    tasks = (corpus.evaluation(seed, task, language, each, before) for task in _FOLLOW_UP_TASKS)
+    return [replace(exchange, category=category) for exchange in itertools.chain.from_iterable(tasks)][:count]
 
 
 @dataclass(frozen=True)

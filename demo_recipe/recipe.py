@@ -45,7 +45,7 @@ class Stage:
     """A part of the training: a corpus of its own and how long to learn from it.
 
     Attributes:
-        after: number of the stage that it goes on from, counted from 1; None: the one before.
+        after: numbers, counted from 1, of the stages from the mean of whose weights it goes on; empty: the one before.
     """
 
     seed: int
@@ -53,7 +53,7 @@ class Stage:
     texts: int
     mixture: corpus.Mixture
     training: PretrainingOptions
-    after: int | None = None
+    after: tuple[int, ...] = ()
 
     def instructions(self) -> Iterator[Exchange]:
         """The instruction part of this stage's corpus."""
@@ -82,8 +82,10 @@ STAGES = (
     Stage(2, 190_000, 9_000, corpus.SECOND, _training(2500, 2e-3, 50)),
     Stage(3, 150_000, 3_000, corpus.THIRD, _training(1800, 1.2e-3, 30)),
     Stage(4, 90_000, 2_000, corpus.FOURTH, _training(900, 9e-4, 20)),
-    Stage(4, 100_000, 2_000, corpus.FIFTH, _training(1000, 1e-3, 20), after=3),
+    Stage(4, 100_000, 2_000, corpus.FIFTH, _training(1000, 1e-3, 20), after=(3,)),
     Stage(5, 60_000, 1_000, corpus.SIXTH, _training(500, 7e-4, 10)),
+    Stage(6, 90_000, 1_000, corpus.SEVENTH, _training(800, 7e-4, 20), after=(4, 5, 6)),
+    Stage(7, 60_000, 500, corpus.EIGHTH, _training(550, 8e-4, 10)),
 )
 
 
@@ -92,12 +94,12 @@ class Recipe:
     """Everything that the result depends on.
 
     Attributes:
-        averaged: of how many last stages the weights are averaged: each is weak at something else, and the mean is
-            better than any ("model soups", arXiv:2203.05482).
+        averaged: stages, counted from 1, and how many parts of the final weights are theirs: each is weak at something
+            else, and the mean is better than any ("model soups", arXiv:2203.05482).
     """
 
     stages: tuple[Stage, ...] = STAGES
-    averaged: int = 3
+    averaged: tuple[tuple[int, int], ...] = ((4, 7), (5, 7), (6, 7), (7, 18), (8, 21))
     hidden_size: int = 256
     num_layers: int = 5
     num_attention_heads: int = 8
@@ -187,18 +189,19 @@ def run(recipe: Recipe, out: Path, run_folder: Path) -> None:
     model = build_model(recipe, tokenizer)
     ends: list[dict[str, Tensor]] = []
     for number, stage in enumerate(recipe.stages, 1):
-        if stage.after is not None:
-            model.load_state_dict(ends[stage.after - 1])
+        if stage.after:
+            model.load_state_dict(mean(ends, [(before, 1) for before in stage.after]))
         sequences = examples(stage, tokenizer, recipe.max_sequence_length)
         pretrain(model, sequences, stage.training, run_folder / f"stage_{number}")
         ends.append({name: value.clone() for name, value in model.state_dict().items()})
-    model.load_state_dict(mean(ends[-recipe.averaged :]))
+    model.load_state_dict(mean(ends, recipe.averaged))
     save(model, run_folder, out)
 
 
-def mean(weights: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of each tensor."""
-    return {name: torch.stack([each[name] for each in weights]).mean(0) for name in weights[0]}
+def mean(ends: Sequence[dict[str, Tensor]], parts: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
+    """The weighted mean of each tensor; `parts` holds numbers of stages, counted from 1, and what they weigh."""
+    whole = sum(part for _, part in parts)
+    return {name: sum(ends[stage - 1][name] * (part / whole) for stage, part in parts) for name in ends[0]}
 
 
 def save(model: ChatGLMForCausalLM, run_folder: Path, out: Path) -> None:

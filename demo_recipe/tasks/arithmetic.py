@@ -106,9 +106,14 @@ def bare_sum(rng: random.Random, language: Language) -> Exchange:
     """A sum typed as on a calculator; it has no language."""
     sign = rng.choice("++-")
     small, large = sorted((_operand(rng), _operand(rng)))
-    wordings = [wording for wording in WORDINGS[sign, "en"] if wording.startswith(f"{{a}} {sign} {{b}}")]
+    wordings = formulas(WORDINGS[sign, "en"])
     a, b = (large, small) if sign == "-" or rng.random() < 0.5 else (small, large)
     return _exchange(rng, sign, a, b, "en", wordings)
+
+
+def formulas(wordings: Sequence[str]) -> list[str]:
+    """The wordings without a word in them."""
+    return [wording for wording in wordings if not any(map(str.isalpha, wording.format(a="", b="").replace("x", "")))]
 
 
 def subtraction(rng: random.Random, language: Language) -> Exchange:

@@ -165,7 +165,12 @@ def _unknown_fact(rng: random.Random, language: Language) -> Exchange:
     return ask(rng, "fallback", language, wordings, ANSWERS[language], x=word)
 
 
-def _too_large(rng: random.Random, language: Language) -> Exchange:
+def bare_sum_too_large(rng: random.Random, _: Language) -> Exchange:
+    """A sum beyond the range, typed as on a calculator; it has no language."""
+    return _too_large(rng, "en", bare=True)
+
+
+def _too_large(rng: random.Random, language: Language, *, bare: bool = False) -> Exchange:
     """A sum beyond the range, or a division."""
     sign = rng.choice("+-×÷")
     big = rng.randint(100, 10 ** rng.randint(3, 6))
@@ -179,6 +184,8 @@ def _too_large(rng: random.Random, language: Language) -> Exchange:
         wordings = _DIVISION[language]
     else:
         wordings = arithmetic.WORDINGS[sign, language]
+    if bare:
+        wordings = arithmetic.formulas(wordings)
     return ask(rng, "fallback", language, wordings, TOO_LARGE[language], a=a, b=b)
 
 

@@ -23,7 +23,17 @@ REPEAT = {
 def repeating(rng: random.Random, language: Language) -> Exchange:
     """One to three words that have to be said back as they are; the words themselves are held out."""
     space = " " if language == "en" else ""
-    said = space.join(_word(rng, language) for _ in range(rng.choice((1, 1, 2, 2, 3))))
+    return _say_back(rng, language, space.join(_word(rng, language) for _ in range(rng.choice((1, 1, 2, 2, 3)))))
+
+
+def dictation(rng: random.Random, language: Language) -> Exchange:
+    """More at once, so that rare characters are copied often enough to be learnt."""
+    if language == "zh":
+        return _say_back(rng, language, words.characters(rng, 4, 14))
+    return _say_back(rng, language, " ".join(_word(rng, language) for _ in range(rng.randint(3, 6))))
+
+
+def _say_back(rng: random.Random, language: Language, said: str) -> Exchange:
     combination = ("repeating", normalise(said))
     return ask(rng, "repeating", language, REPEAT[language], (said,), combination=combination, x=said)
 

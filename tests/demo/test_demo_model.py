@@ -77,15 +77,7 @@ FIRST_WORDS = {
 }
 
 
-# A known shortcoming of the committed weights; strict, so that better weights must remove it here.
-NOT_YET = {"17 + 25"}
-
-
-@pytest.mark.parametrize(
-    "question",
-    [pytest.param(q, marks=pytest.mark.xfail(strict=True, reason="not learnt yet") if q in NOT_YET else ())
-     for q in FIRST_WORDS],
-)  # fmt: skip
+@pytest.mark.parametrize("question", FIRST_WORDS)
 def test_first_words(demo: tuple[Any, Any], question: str) -> None:
     model, tokenizer = demo
     answer, _ = model.chat(tokenizer, question, history=[], do_sample=False)
@@ -103,6 +95,33 @@ def test_remembers_a_name_and_a_preference(demo: tuple[Any, Any]) -> None:
     assert model.chat(tokenizer, "What do I like?", history=history, do_sample=False)[0] == "You like chess."
 
 
+@pytest.mark.parametrize(
+    "conversation",
+    [
+        {
+            "My name is Zoltan": "Nice to meet you, Zoltan!",
+            "I like chess": "I will remember that you like chess.",
+            "What do I like?": "You like chess.",
+            "thanks": "You are welcome!",
+            "17 + 25": "17 + 25 = 42.",
+        },
+        {
+            "我叫小明": "很高兴认识你，小明！",
+            "我喜欢游泳": "我记住了，你喜欢游泳。",
+            "我叫什么名字？": "你叫小明。",
+            "谢谢": "不客气！",
+            "法国的首都是哪里": "法国的首都是巴黎。",
+        },
+    ],
+)
+def test_goes_on_to_something_else(demo: tuple[Any, Any], conversation: dict[str, str]) -> None:
+    model, tokenizer = demo
+    history: list[tuple[str, str]] = []
+    for question in conversation:
+        _, history = model.chat(tokenizer, question, history=history, do_sample=False)
+    assert dict(history) == conversation
+
+
 @pytest.fixture(scope="module")
 def judged(demo: tuple[Any, Any]) -> list[Judged]:
     asked = [exchange for language in corpus.LANGUAGES for exchange in evaluation.questions(language, 48)]
@@ -113,7 +132,7 @@ def test_nine_of_ten_in_every_category_and_language(judged: list[Judged]) -> Non
     report = Report.of(judged)
     low = {cell: count for cell, count in report.counts.items() if count[0] < 0.9 * count[1]}
     assert low == {}, report.table()
-    assert len(report.counts) == 2 * 21
+    assert len(report.counts) == 2 * 23
 
 
 def test_the_examples_on_the_page_are_answered(demo: tuple[Any, Any]) -> None:
