@@ -169,7 +169,8 @@ def _prefill(model: Any, batch: int, context: int) -> Any:
     """Run a prompt. On the meta device ids say nothing, so positions and mask are given, as those of a prompt are."""
     with torch.device("meta"):
         ids = torch.zeros(batch, context, dtype=torch.long)
-        positions = torch.zeros(batch, model.config.num_position_rows, context, dtype=torch.long)
+        rows = (2,) if model.config.position_encoding_2d else ()
+        positions = torch.zeros(batch, *rows, context, dtype=torch.long)
         visible = torch.zeros(batch, 1, context, context, dtype=torch.bool)
     model.model._attention_mask = lambda *_: visible
     return model(ids, position_ids=positions, use_cache=True, logits_to_keep=1).past_key_values

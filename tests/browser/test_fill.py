@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from playwright.sync_api import Locator, expect
+from playwright.sync_api import Locator, Response, expect
 
 from app.options import Options
 from app.web_text import DEMO_BLANKS, EN, ZH, Words
@@ -80,9 +80,20 @@ class Tab:
         expect(self.line.locator(".busy")).to_have_count(0)
         expect(self.start_button).to_be_visible()
 
-    def stop(self) -> None:
-        with self.visitor.page.expect_response(lambda response: "/run/predict" in response.url):
-            self.stop_button.click()
+    def stop(self, way: str = "button") -> None:
+        """Stop, and wait until the server knows, whatever else the page asks for meanwhile."""
+        page = self.visitor.page
+        find = "gradio_config.components.find(component => component.props.elem_id === 'fill-stop').id"
+        button = page.evaluate(find)
+
+        def is_of_the_button(response: Response) -> bool:
+            return "/run/predict" in response.url and response.request.post_data_json["trigger_id"] == button
+
+        with page.expect_response(is_of_the_button):
+            if way == "escape":
+                page.keyboard.press("Escape")
+            else:
+                self.stop_button.click()
 
     def open_settings(self) -> None:
         self._at("#fill-settings > button").click()
@@ -149,11 +160,7 @@ def test_stop_keeps_what_there_is(site: Site, open_tab: OpenTab, way: str) -> No
     tab.start("a [MASK] b [MASK]")
     gate.release(4)
     expect(tab.filled).to_have_text("a fill b [MASK]")
-    if way == "button":
-        tab.stop()
-    else:
-        with tab.visitor.page.expect_response(lambda response: "/run/predict" in response.url):
-            tab.visitor.page.keyboard.press("Escape")
+    tab.stop(way)
     steps = site.fill.steps
     gate.release(1000)
     expect(tab.line).to_have_text(EN.stopped)

@@ -99,9 +99,10 @@ def test_remembers_a_name_and_a_preference(demo: tuple[Any, Any]) -> None:
     "conversation",
     [
         {
-            "My name is Zoltan": "Nice to meet you, Zoltan!",
-            "I like chess": "I will remember that you like chess.",
-            "What do I like?": "You like chess.",
+            "My name is Alice": "Nice to meet you, Alice!",
+            "I like tea": "I will remember that you like tea.",
+            "What's my name?": "Your name is Alice.",
+            "What do I like?": "You like tea.",
             "thanks": "You are welcome!",
             "17 + 25": "17 + 25 = 42.",
         },
