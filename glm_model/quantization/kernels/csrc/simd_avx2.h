@@ -31,6 +31,12 @@ inline float total(Floats v) {
     half = _mm_add_ps(half, _mm_movehl_ps(half, half));
     return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
 }
+// The totals of four vectors, added to four numbers: a third of the work of one after the other.
+inline void add_totals(Floats a, Floats b, Floats c, Floats d, float* sums) {
+    const Floats abcd = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+    const __m128 totals = _mm_add_ps(_mm256_castps256_ps128(abcd), _mm256_extractf128_ps(abcd, 1));
+    _mm_storeu_ps(sums, _mm_add_ps(_mm_loadu_ps(sums), totals));
+}
 
 constexpr int kNibbleOffset = 8;
 inline Bytes offset_nibbles(Bytes v) {

@@ -19,6 +19,15 @@ inline void store_bytes(uint8_t* p, Bytes v) { _mm512_storeu_si512(p, v); }
 inline Floats multiply_add(Floats a, Floats b, Floats sum) { return _mm512_fmadd_ps(a, b, sum); }
 inline Floats to_floats(Ints v) { return _mm512_cvtepi32_ps(v); }
 inline float total(Floats v) { return _mm512_reduce_add_ps(v); }
+// The totals of four vectors, added to four numbers: a third of the work of one after the other.
+inline void add_totals(Floats a, Floats b, Floats c, Floats d, float* sums) {
+    const Floats ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    const Floats cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    const Floats abcd = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(abcd), _mm512_extractf32x8_ps(abcd, 1));
+    const __m128 totals = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+    _mm_storeu_ps(sums, _mm_add_ps(_mm_loadu_ps(sums), totals));
+}
 
 // The dot product instruction wants one unsigned factor, so weights are kept with an offset added. What that adds to
 // a product depends on the activations alone and is taken off at the end.

@@ -20,6 +20,11 @@ inline void store_bytes(uint8_t* p, Bytes v) { vst1q_u8(p, vreinterpretq_u8_s8(v
 inline Floats multiply_add(Floats a, Floats b, Floats sum) { return vfmaq_f32(sum, a, b); }
 inline Floats to_floats(Ints v) { return vcvtq_f32_s32(v); }
 inline float total(Floats v) { return vaddvq_f32(v); }
+// The totals of four vectors, added to four numbers.
+inline void add_totals(Floats a, Floats b, Floats c, Floats d, float* sums) {
+    const Floats totals = vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d));
+    vst1q_f32(sums, vaddq_f32(vld1q_f32(sums), totals));
+}
 
 // Both factors are signed here: no offsets.
 constexpr int kNibbleOffset = 0;

@@ -10,6 +10,7 @@
 #pragma once
 #include <stdint.h>
 
+#include <algorithm>
 #include <atomic>
 #include <exception>
 #include <thread>
@@ -60,7 +61,7 @@ public:
         tasks_ = tasks;
         finished_.store(0, std::memory_order_relaxed);
         ticket_.store(++rounds_ << 32 | static_cast<uint64_t>(tasks), std::memory_order_release);
-        while (take_one()) {
+        while (take_some()) {
         }
         for (int times = 0; finished_.load(std::memory_order_acquire) != tasks; times++) pause_briefly(times);
     }
@@ -70,7 +71,7 @@ private:
     void take_part(const Body& body) {
         if (std::this_thread::get_id() != leader_) {
             for (int times = 0; !over_.load(std::memory_order_acquire); times++) {
-                if (take_one())
+                if (take_some())
                     times = 0;
                 else
                     pause_briefly(times);
@@ -86,13 +87,16 @@ private:
     }
 
     // False if no task is left. Whoever gets a ticket keeps its round from ending, so what belongs to the round can be
-    // read after that and not before.
-    bool take_one() {
+    // read after that and not before. Tasks read memory one after the other and ask for the next one's in advance, so a
+    // thread takes many neighbours while many are left; in the end one by one, so that all threads end together.
+    bool take_some() {
         uint64_t ticket = ticket_.load(std::memory_order_acquire);
-        if (static_cast<uint32_t>(ticket) == 0) return false;
-        if (!ticket_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel)) return true;
-        call_(task_, tasks_ - static_cast<uint32_t>(ticket));
-        finished_.fetch_add(1, std::memory_order_release);
+        const uint32_t left = static_cast<uint32_t>(ticket);
+        if (left == 0) return false;
+        const uint32_t count = std::max<uint32_t>(1, left / (2 * threads_));
+        if (!ticket_.compare_exchange_weak(ticket, ticket - count, std::memory_order_acq_rel)) return true;
+        for (uint32_t i = 0; i < count; i++) call_(task_, tasks_ - left + i);
+        finished_.fetch_add(count, std::memory_order_release);
         return true;
     }
 

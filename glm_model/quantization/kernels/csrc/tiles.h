@@ -82,6 +82,18 @@ inline void prefetch(const uint8_t* from, int64_t ahead) {
     for (int i = 0; ahead && i < kBytes; i += 64) __builtin_prefetch(from + ahead + i, 0, 2);
 }
 
+// Sums over the lanes: with short rows a good part of all work.
+template <int R, int N>
+inline void add_up(const Floats (&acc)[R][N], float* sums) {
+    for (int n = 0; n < N; n++) {
+        if constexpr (R % 4 == 0)
+            for (int r = 0; r < R; r += 4)
+                add_totals(acc[r][n], acc[r + 1][n], acc[r + 2][n], acc[r + 3][n], sums + n * kTile + r);
+        else
+            for (int r = 0; r < R; r++) sums[n * kTile + r] += total(acc[r][n]);
+    }
+}
+
 template <class Weights, int R, int N>
 void tile(const uint8_t* const* w, int64_t ahead, const QuantizedSpan* x, int64_t x_stride, int64_t spans,
           float* sums) {
@@ -106,18 +118,17 @@ void tile(const uint8_t* const* w, int64_t ahead, const QuantizedSpan* x, int64_
             }
         }
     }
-    for (int r = 0; r < R; r++)
-        for (int n = 0; n < N; n++) sums[n * kTile + r] += total(acc[r][n]);
+    add_up<R, N>(acc, sums);
 }
 
 template <class Weights, int R, int N>
 void tile(const uint8_t* const* w, int64_t ahead, const ExactSpan* x, int64_t x_stride, int64_t spans, float* sums) {
     // Additions wait for each other: eight independent chains keep both multipliers busy.
     constexpr int kChains = R * N >= 8 ? 1 : R * N >= 4 ? 2 : 4;
-    Floats acc[R][N][kChains];
-    for (int r = 0; r < R; r++)
-        for (int n = 0; n < N; n++)
-            for (int c = 0; c < kChains; c++) acc[r][n][c] = zero();
+    Floats acc[kChains][R][N];
+    for (int c = 0; c < kChains; c++)
+        for (int r = 0; r < R; r++)
+            for (int n = 0; n < N; n++) acc[c][r][n] = zero();
     for (int64_t s = 0; s < spans; s++) {
         for (int r = 0; r < R; r++) prefetch<Weights::kBytes>(w[r] + s * Weights::kBytes, ahead);
         for (int step = 0; step < kSteps; step++) {
@@ -127,14 +138,12 @@ void tile(const uint8_t* const* w, int64_t ahead, const ExactSpan* x, int64_t x_
                 for (int r = 0; r < R; r++) {
                     Floats wv = Weights::floats(w[r] + s * Weights::kBytes, step, k);
                     for (int n = 0; n < N; n++)
-                        acc[r][n][k % kChains] = multiply_add(wv, xv[n], acc[r][n][k % kChains]);
+                        acc[k % kChains][r][n] = multiply_add(wv, xv[n], acc[k % kChains][r][n]);
                 }
             }
         }
     }
-    for (int r = 0; r < R; r++)
-        for (int n = 0; n < N; n++)
-            for (int c = 0; c < kChains; c++) sums[n * kTile + r] += total(acc[r][n][c]);
+    for (int c = 0; c < kChains; c++) add_up<R, N>(acc[c], sums);
 }
 
 // As above with the number of activation rows, 1..N, known only at run time.
