@@ -14,7 +14,10 @@ def main() -> int:
     options = parse_web()
     # Imported now, so that --help and a wrong option are answered at once.
     with missing_library_explained(), no_proxy():
-        from app.web_server import run
+        from glm_model.importing import no_garbage_collection
+
+        with no_garbage_collection():
+            from app.web_server import run
 
     return run(options)
 

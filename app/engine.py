@@ -13,6 +13,7 @@ share is the queue. Tokens are counted and conversations trimmed here, on the wo
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import threading
 from collections import deque
@@ -180,6 +181,7 @@ class Engine:
         )
         if not lead_or_follow(model, tokenizer):
             raise SystemExit  # rank 0 has served its users
+        gc.freeze()  # nobody need look for garbage in what stays: not while someone waits for a word, and not at the end
         return cls(model, tokenizer, queue_size=options.queue_size)
 
     # Any thread.

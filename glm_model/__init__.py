@@ -4,21 +4,24 @@ Importing this package registers both architectures, so that ``AutoModel`` and `
 checkpoints without running any code of the checkpoint's folder.
 """
 
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
-from transformers.conversion_mapping import register_checkpoint_conversion_mapping
-from transformers.core_model_loading import WeightRenaming
+from .importing import no_garbage_collection
 
-from . import tokenization_glm
-from .blank_filling import FillOptions, FillResult, fill_blanks
-from .configuration_glm import ChatGLMConfig, GLM130BConfig
-from .conversion.keys import RENAMED_KEYS
-from .errors import CheckpointError, GLMError, TokenizerError, UnsupportedError
-from .generation import SamplingOptions, TextChunk, stream_text
-from .loading import DEMO_MODEL, load
-from .modeling_glm import ChatGLMForCausalLM, ChatGLMModel, GLM130BForCausalLM, GLM130BModel
-from .prefix_tuning import load_prefix
-from .quantization.quantizer import GLMQuantizationConfig
-from .tokenization_glm import ChatGLMTokenizer
+with no_garbage_collection():
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming
+
+    from . import tokenization_glm
+    from .blank_filling import FillOptions, FillResult, fill_blanks
+    from .configuration_glm import ChatGLMConfig, GLM130BConfig
+    from .conversion.keys import RENAMED_KEYS
+    from .errors import CheckpointError, GLMError, TokenizerError, UnsupportedError
+    from .generation import SamplingOptions, TextChunk, stream_text
+    from .loading import DEMO_MODEL, load
+    from .modeling_glm import ChatGLMForCausalLM, ChatGLMModel, GLM130BForCausalLM, GLM130BModel
+    from .prefix_tuning import load_prefix
+    from .quantization.quantizer import GLMQuantizationConfig
+    from .tokenization_glm import ChatGLMTokenizer
 
 __all__ = [
     "DEMO_MODEL",
@@ -56,4 +59,5 @@ def _register() -> None:
     tokenization_glm.register()
 
 
-_register()
+with no_garbage_collection():
+    _register()

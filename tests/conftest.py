@@ -1,5 +1,6 @@
 """What every test shares: few threads, no network, and where the golden data lies."""
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -13,8 +14,11 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 import pytest
 import torch
 
+import glm_model  # noqa: F401
+
 GOLDEN = Path(__file__).parent / "data" / "golden"
 
+gc.freeze()  # a seventh of all tests' time went into looking for garbage among libraries
 torch.set_num_threads(min(2, os.cpu_count() or 1))
 # A shell starts its background jobs, and so what these start, with Ctrl-C ignored; it is tested there, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -15,7 +15,6 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # this repository
 
 END = (130001, 130004)  # [gMASK] and <sop>: the last two ids of every prompt
 READINGS = 25  # of half a gigabyte each: a turn of decoding is about as long; one by one they vary by a third
-READINGS = 25  # of half a gigabyte each; one by one they vary by a third
 
 
 class Glm:

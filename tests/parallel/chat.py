@@ -6,6 +6,7 @@ PATIENCE: seconds after which a rank that does not answer the roll call counts a
 An order is a line of JSON, and so is each answer; "ready" comes first.
 """
 
+import gc
 import json
 import sys
 from datetime import timedelta
@@ -22,6 +23,7 @@ from glm_model.parallel import watch
 
 def main(tensor: int, pipeline: int, patience: int = 0) -> None:
     torch.set_num_threads(1)
+    gc.freeze()  # the libraries are no garbage; looking for some takes a second at the end
     if patience:
         watch.PATIENCE = timedelta(seconds=patience)
     model, tokenizer = load(DEMO_MODEL, device="cpu", tensor_parallel=tensor, pipeline_parallel=pipeline)

@@ -3,6 +3,7 @@
 python -m tests.parallel.rank FOLDER RESULTS MODEL,... TENSORxPIPELINE ...     (with torchrun's environment variables)
 """
 
+import gc
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from tests.parallel.models import PROMPTS, ask, read, ready
 
 def main(models: list[Path], results: Path, layouts: list[str]) -> None:
     torch.set_num_threads(1)
+    gc.freeze()  # the libraries are no garbage; looking for some takes a second at the end
     for layout in layouts:
         tensor, pipeline = map(int, layout.split("x"))
         world = join_world(tensor, pipeline, "cpu")
