@@ -181,7 +181,7 @@ class Engine:
         )
         if not lead_or_follow(model, tokenizer):
             raise SystemExit  # rank 0 has served its users
-        gc.freeze()  # nobody need look for garbage in what stays: not while someone waits for a word, and not at the end
+        gc.freeze()  # nobody need look for garbage in what stays, neither while someone waits for a word nor at the end
         return cls(model, tokenizer, queue_size=options.queue_size)
 
     # Any thread.
