@@ -19,7 +19,6 @@ def main() -> int:
     with missing_library_explained(), no_proxy():
         from app.web_server import run
     gc.enable()
-
     return run(options)
 
 

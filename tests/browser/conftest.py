@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, Page, Response, expect, sync_playwright
 
 from app.options import Options
 from tests.app.fakes import echo, shout
@@ -152,14 +152,34 @@ class Visitor:
         self.wait_until_idle()
         return self.answers.last.inner_text().strip()
 
-    def stop(self) -> None:
-        """Press the button, and go on when the server has heard of it."""
-        with self.page.expect_response(lambda response: "/run/predict" in response.url):
-            self.stop_button.click()
+    def stop(self, way: str = "button") -> None:
+        """Press the button or the Escape key, and go on when the server has heard of it."""
+        with heard(self.page, "message", "stop"):
+            if way == "escape":
+                self.page.keyboard.press("Escape")
+            else:
+                self.stop_button.click()
 
     def wait_until_idle(self) -> None:
         expect(self.send_button).to_be_visible()
         expect(self.line.locator(".busy")).to_have_count(0)
+
+
+@contextmanager
+def heard(page: Page, component: str, event: str) -> Iterator[None]:
+    """Wait at the end of the block for the server's answer to an event, whatever else the page asks for meanwhile."""
+    find = """([component, event]) => {
+        const {id} = gradio_config.components.find(each => each.props.elem_id === component);
+        const isOfIt = ([whose, name]) => whose === id && name === event;
+        return gradio_config.dependencies.find(each => each.targets.some(isOfIt)).id;
+    }"""
+    function = page.evaluate(find, [component, event])
+
+    def answers(response: Response) -> bool:
+        return "/run/predict" in response.url and response.request.post_data_json["fn_index"] == function
+
+    with page.expect_response(answers):
+        yield
 
 
 def watch(visitor: Visitor) -> None:

@@ -63,8 +63,7 @@ def test_escape_stops_too(site: Site, visit: Visit) -> None:
     visitor.type_and_send("tell me everything")
     gate.release(5)
     expect(visitor.answers).to_have_text("You s")
-    with visitor.page.expect_response(lambda response: "/run/predict" in response.url):
-        visitor.page.keyboard.press("Escape")
+    visitor.stop("escape")
     gate.release(100)
     expect(visitor.line).to_have_text("Stopped.")
 

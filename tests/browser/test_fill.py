@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from playwright.sync_api import Locator, Response, expect
+from playwright.sync_api import Locator, expect
 
 from app.options import Options
 from app.web_text import DEMO_BLANKS, EN, ZH, Words
 from tests.app.sites import Site
-from tests.browser.conftest import Visitor
+from tests.browser.conftest import Visitor, heard
 from tests.browser.test_hostile import HOSTILE
 
 Visit = Callable[..., Visitor]
@@ -81,17 +81,10 @@ class Tab:
         expect(self.start_button).to_be_visible()
 
     def stop(self, way: str = "button") -> None:
-        """Stop, and wait until the server knows, whatever else the page asks for meanwhile."""
-        page = self.visitor.page
-        find = "gradio_config.components.find(component => component.props.elem_id === 'fill-stop').id"
-        button = page.evaluate(find)
-
-        def is_of_the_button(response: Response) -> bool:
-            return "/run/predict" in response.url and response.request.post_data_json["trigger_id"] == button
-
-        with page.expect_response(is_of_the_button):
+        """Press the button or the Escape key, and go on when the server has heard of it."""
+        with heard(self.visitor.page, "fill-stop", "click"):
             if way == "escape":
-                page.keyboard.press("Escape")
+                self.visitor.page.keyboard.press("Escape")
             else:
                 self.stop_button.click()
 

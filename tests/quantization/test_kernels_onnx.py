@@ -1,5 +1,10 @@
 """onnxruntime's kernel against dequantize-then-multiply in float64, where onnxruntime is installed."""
 
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
@@ -41,3 +46,37 @@ def test_what_it_holds_goes_with_the_weight() -> None:
     assert len(onnx._sessions) == before + 1
     del weight
     assert len(onnx._sessions) == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is given back on Linux alone")
+@pytest.mark.parametrize("bits", [4, 8])
+def test_weights_lie_in_memory_once_more_and_not_twice(bits: int) -> None:
+    x = torch.randn(1, 4096)
+    weights = [quantize(torch.randn(2048, 4096), bits) for _ in range(9)]
+    onnx.exact_matmul(x, *weights.pop(), bits)  # takes what is taken once
+    before = resident_bytes()
+    for weight, scale in weights:
+        onnx.exact_matmul(x, weight, scale, bits)
+    assert resident_bytes() - before < 1.5 * sum(weight.nbytes for weight, _ in weights)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is given back on Linux alone")
+def test_a_session_that_needs_its_memory_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where onnxruntime does not rearrange a weight: its zeros are noticed, and it is made once more."""
+    wanted = torch.full((1, 4), 64.0)
+    started = []
+    start = onnx._start
+
+    def reads_its_memory(*arguments: Any) -> Any:
+        run, memory = start(*arguments)
+        started.append(memory)
+        return lambda names, inputs: [run(names, inputs)[0] * (memory[0][0] > 0)], memory
+
+    monkeypatch.setattr(onnx, "_start", reads_its_memory)
+    weight, scale = quantize(torch.ones(4, 64), 4)
+    assert torch.allclose(onnx.fast_matmul(torch.ones(1, 64), weight, scale, 4), wanted, rtol=0.01)
+    assert len(started) == 2
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")

@@ -1,11 +1,15 @@
 """The kernel for machines without a compiler: onnxruntime's MatMulNBits, which comes in a wheel.
 
 It wants the integers in its own order and unsigned, and rearranges them once more for itself, so each weight is copied
-when it is first used and the packed bytes of the file are needed no more: a mapped file leaves memory by itself.
+when it is first used and the packed bytes of the file are needed no more: a mapped file leaves memory by itself. The
+copy in between is given back, too.
 For ``fast`` onnxruntime rounds activations to 8 bits in blocks of columns; for ``exact`` it multiplies in float32.
 """
 
 import functools
+import mmap
+import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +33,8 @@ class _Way(NamedTuple):
 
 
 _FAST, _EXACT = _Way(32, 4), _Way(128, 1)
+
+_ROWS = 256  # of a weight that are rearranged at a time
 
 _FLOAT, _UINT8 = 1, 2  # ONNX element types
 
@@ -77,32 +83,79 @@ def _matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int, way: _Way) -> T
     return torch.from_numpy(out).to(x.dtype).reshape(*x.shape[:-1], len(weight))
 
 
-def _session(weight: Tensor, scale: Tensor, bits: int, way: _Way) -> Any:
+class _Session(NamedTuple):
+    """A product that onnxruntime is ready to compute.
+
+    Attributes:
+        made_for: what would make it the wrong one if it changed.
+        run: as that of an ``InferenceSession``.
+        memory: what it was made from; the addresses have to stay valid as long as it is used.
+    """
+
+    made_for: tuple[int, _Way]
+    run: Callable[..., Any]
+    memory: list[mmap.mmap]
+
+
+def _session(weight: Tensor, scale: Tensor, bits: int, way: _Way) -> _Session:
     """The session that holds this weight, made anew if the weight was written to since, or for the other precision."""
     made_for = 0 if weight.is_inference() else weight._version, way
     known = _sessions.get(weight)
-    if known is None or known[0] != made_for:
-        known = _sessions[weight] = made_for, _make_session(weight, scale, bits, way)
-    return known[1]
+    if known is None or known.made_for != made_for:
+        known = _Session(made_for, *_start(weight, scale, bits, way))
+        if sys.platform == "linux" and not _can_do_without_memory(known, weight.shape[1] * 8 // bits):
+            known = _Session(made_for, *_start(weight, scale, bits, way))
+        _sessions[weight] = known
+    return known
 
 
-def _make_session(weight: Tensor, scale: Tensor, bits: int, way: _Way) -> Any:
+def _start(weight: Tensor, scale: Tensor, bits: int, way: _Way) -> tuple[Callable[..., Any], list[mmap.mmap]]:
+    """What a :class:`_Session` runs, and its memory."""
     onnxruntime = _onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     # Threads of hundreds of sessions that spin while they wait would take the cores from torch.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    model = product_model(weight, scale, bits, way)
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
-def product_model(weight: Tensor, scale: Tensor, bits: int, way: _Way) -> bytes:
-    """An ONNX model of one node: input ``x`` float32 [rows, in], output ``y`` float32 [rows, out]."""
     outputs, columns = len(weight), weight.shape[1] * 8 // bits
     blocks = -(-columns // way.block)
-    integers = _unsigned(weight.detach(), bits)
-    integers = torch.nn.functional.pad(integers, (0, blocks * way.block * bits // 8 - integers.shape[1]))
-    scales = scale.detach().float()[:, None].expand(outputs, blocks).contiguous()
+    memory = [_pages(outputs * blocks * way.block * bits // 8), _pages(outputs * blocks * 4)]
+    integers = torch.frombuffer(memory[0], dtype=torch.uint8).view(outputs, blocks, -1)
+    scales = torch.frombuffer(memory[1], dtype=torch.float32)
+    # Some rows at a time: large copies that come and go would leave holes in memory that nobody fits into.
+    for to, packed in zip(integers.flatten(1).split(_ROWS), weight.detach().split(_ROWS), strict=True):
+        to[:, : packed.shape[1]] = _unsigned(packed, bits)
+    scales.view(outputs, blocks)[:] = scale.detach()[:, None]
+    values = [onnxruntime.OrtValue.ortvalue_from_numpy(each.numpy()) for each in (integers, scales)]
+    options.add_external_initializers(["w", "s"], values)
+    model = product_model(outputs, columns, bits, way)
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return session.run, memory
+
+
+def _pages(size: int) -> mmap.mmap:
+    """Memory of its own, which can be given back while its addresses stay valid."""
+    if sys.platform == "linux":
+        return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return mmap.mmap(-1, size)
+
+
+def _can_do_without_memory(session: _Session, columns: int) -> bool:
+    """Give its memory back; false if the session had not rearranged it for itself and now computes with zeros."""
+    x = torch.linspace(-1, 1, 3 * columns).reshape(3, columns).numpy()
+    (before,) = session.run(None, {"x": x})
+    for pages in session.memory:
+        pages.madvise(mmap.MADV_DONTNEED)
+    (after,) = session.run(None, {"x": x})
+    return bool((before == after).all())
+
+
+def product_model(outputs: int, columns: int, bits: int, way: _Way) -> bytes:
+    """An ONNX model of one node: input ``x`` float32 [rows, in], output ``y`` float32 [rows, out].
+
+    Its constants are handed over apart: a weight ``w``, uint8 [out, blocks, bytes], and scales ``s``, float32
+    [out * blocks].
+    """
+    blocks = -(-columns // way.block)
     attributes = {
         "K": columns,
         "N": outputs,
@@ -117,8 +170,8 @@ def product_model(weight: Tensor, scale: Tensor, bits: int, way: _Way) -> bytes:
     ]
     graph = [
         *(_part(1, *node), _text(2, "product")),
-        _constant("w", _UINT8, [outputs, blocks, way.block * bits // 8], integers),
-        _constant("s", _FLOAT, [outputs * blocks], scales),
+        _constant("w", _UINT8, [outputs, blocks, way.block * bits // 8]),
+        _constant("s", _FLOAT, [outputs * blocks]),
         *(_part(11, *_matrix("x", columns)), _part(12, *_matrix("y", outputs))),
     ]
     opsets = [_part(8, _text(1, domain), _number(2, version)) for domain, version in (("", 17), ("com.microsoft", 1))]
@@ -158,9 +211,10 @@ def _text(field: int, text: str) -> bytes:
     return _part(field, text.encode())
 
 
-def _constant(name: str, element: int, shape: list[int], values: Tensor) -> bytes:
-    dimensions = [_number(1, size) for size in shape]
-    return _part(5, *dimensions, _number(2, element), _text(8, name), _part(9, values.numpy().tobytes()))
+def _constant(name: str, element: int, shape: list[int]) -> bytes:
+    """A tensor whose values are elsewhere; the place is a name that nobody reads."""
+    elsewhere = _part(13, _text(1, "location"), _text(2, "memory")), _number(14, 1)
+    return _part(5, *(_number(1, size) for size in shape), _number(2, element), _text(8, name), *elsewhere)
 
 
 def _matrix(name: str, columns: int) -> tuple[bytes, bytes]:
