@@ -24,18 +24,21 @@ class Glm:
         self.torch: Any = importlib.import_module("torch")
         glm_model: Any = importlib.import_module("glm_model")
         self.torch.set_num_threads(threads)
-        self.model, _ = glm_model.load(path, precision=os.environ.get("GLM_PRECISION", "fast"))
+        precision = os.environ.get("GLM_PRECISION", "fast")
+        self.model, _ = glm_model.load(path, precision=precision)
+        self.new_cache = importlib.import_module("glm_model.kv_cache").new_cache
+        # Half precision as chatglm.cpp has it, and the original on a GPU.
+        self.cache_dtype = None if precision == "exact" else self.torch.float16
         self.answers: dict[int, Any] = {}
 
     def prompt(self, ids: list[int], rows: int = 1) -> None:
-        self.answers[rows] = self.torch.tensor([ids] * rows), None
+        self.answers[rows] = self.torch.tensor([ids] * rows), self.new_cache(self.model.device, self.cache_dtype)
         self.token(rows)
 
     def token(self, rows: int = 1) -> None:
         ids, cache = self.answers[rows]
-        new = 1 if cache is not None else ids.shape[1]
         inputs = self.model.prepare_inputs_for_generation(
-            ids, next_sequence_length=new, past_key_values=cache, use_cache=True
+            ids, next_sequence_length=ids.shape[1] - cache.get_seq_length(), past_key_values=cache, use_cache=True
         )
         with self.torch.inference_mode():
             output = self.model(**{**inputs, "logits_to_keep": 1})

@@ -222,6 +222,6 @@ def test_memory_is_respected(tmp_path: Path) -> None:
     reason="needs g++-aarch64-linux-gnu and qemu-user-static to run ARM's instructions",
 )
 def test_neon_in_an_emulator(tmp_path: Path) -> None:
-    options = ["-O3", "-fno-math-errno", "-static", *build.INSTRUCTION_SETS["neon"][1]]
+    options = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-static", *build.INSTRUCTION_SETS["neon"][1]]
     line = run_check("aarch64-linux-gnu-g++", options, ["qemu-aarch64-static"], tmp_path / "check")
     assert line.startswith("NEON")
