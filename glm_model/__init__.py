@@ -4,7 +4,7 @@ Importing this package registers both architectures, so that ``AutoModel`` and `
 checkpoints without running any code of the checkpoint's folder.
 """
 
-from .importing import no_garbage_collection
+from .garbage import no_garbage_collection
 
 with no_garbage_collection():
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from .checkpoint_files import CONFIG, read_json
 from .errors import CheckpointError
+from .garbage import no_garbage_collection
 from .loading_checks import read_config
 from .parallel.distribute import finish_part, shared_over
 from .parallel.following import lead_or_follow
@@ -34,6 +35,7 @@ _QUANTIZATION_BITS = {"int8": 8, "int4": 4}
 _TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
+@no_garbage_collection()
 def load(
     path: str | Path = DEMO_MODEL,
     *,
