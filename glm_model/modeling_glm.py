@@ -8,6 +8,7 @@ This module knows the stack; attention is in ``attention``, masks and positions 
 generation from ``prefix_lm``.
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ from .parallel.distribute import ShareableModel
 from .prefix_lm import PrefixLMGenerationMixin, count_padding, derive_position_ids
 from .prefix_tuning import PrefixEncoder
 from .published_rounding import attention_in_use, gelu, row_linear
+from .quantization import kernels
 from .quantization.linear import QuantizedWeight, make_embedding, make_linear
 from .quantization.model import TIED_SCALE
 
@@ -183,15 +185,17 @@ class GLMModel(GLMPreTrainedModel):
         step = native_decoder.decode(self, hidden_states, position_embeddings, mask, past_key_values, prefix)
         if step is not None:
             return BaseModelOutputWithPast(last_hidden_state=self.norm(step), past_key_values=past_key_values)
-        for layer in self.layers:
-            hidden_states = layer(
-                hidden_states,
-                position_embeddings=position_embeddings,
-                attention_mask=mask,
-                past_key_values=past_key_values,
-                prefix=prefix,
-                **kwargs,
-            )
+        is_packed_step = self.config.quantization_bit and hidden_states.shape[1] == 1
+        with kernels.decoding(hidden_states) if is_packed_step else nullcontext():
+            for layer in self.layers:
+                hidden_states = layer(
+                    hidden_states,
+                    position_embeddings=position_embeddings,
+                    attention_mask=mask,
+                    past_key_values=past_key_values,
+                    prefix=prefix,
+                    **kwargs,
+                )
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
 
     def _prompt_positions(self, input_ids: Tensor | None, attention_mask: Tensor | None, is_prompt: bool) -> Tensor:

@@ -10,7 +10,8 @@ import torch
 
 pytest.importorskip("onnxruntime")
 
-from glm_model.quantization.kernels import onnx
+from glm_model import ChatGLMConfig, ChatGLMForCausalLM
+from glm_model.quantization.kernels import choice, onnx
 from glm_model.quantization.packing import dequantize, quantize
 
 
@@ -51,8 +52,9 @@ def test_what_it_holds_goes_with_the_weight() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is given back on Linux alone")
 @pytest.mark.parametrize("bits", [4, 8])
 def test_weights_lie_in_memory_once_more_and_not_twice(bits: int) -> None:
-    x = torch.randn(1, 4096)
-    weights = [quantize(torch.randn(2048, 4096), bits) for _ in range(9)]
+    x = torch.randn(1, 8192)
+    shape = (8192, 8192 * bits // 8)  # large enough for the allocator to give memory back, too
+    weights = [(torch.randint(-128, 128, shape, dtype=torch.int8), torch.rand(8192)) for _ in range(4)]
     onnx.exact_matmul(x, *weights.pop(), bits)  # takes what is taken once
     before = resident_bytes()
     for weight, scale in weights:
@@ -80,3 +82,25 @@ def test_a_session_that_needs_its_memory_keeps_it(monkeypatch: pytest.MonkeyPatc
 
 def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def test_in_a_step_the_cores_are_the_products_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch has one thread, the products as many as ever, and afterwards all is as before."""
+    threads = torch.get_num_threads()
+    started = []
+    options = onnx._onnxruntime().SessionOptions
+    monkeypatch.setattr(onnx._onnxruntime(), "SessionOptions", lambda: started.append(options()) or started[-1])
+    with onnx.one_thread_for_torch():
+        assert torch.get_num_threads() == 1
+        onnx.fast_matmul(torch.ones(1, 64), *quantize(torch.ones(4, 64), 4), 4)
+    assert torch.get_num_threads() == threads
+    assert {each.intra_op_num_threads for each in started} == {threads}
+
+
+def test_a_model_decodes_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "wanted", lambda: "onnxruntime")
+    model = ChatGLMForCausalLM(ChatGLMConfig.preset("demo", num_layers=1)).quantize(4).eval()
+    threads = []
+    model.model.layers[0].register_forward_hook(lambda *_: threads.append(torch.get_num_threads()))
+    model.generate(torch.tensor([[5, 6, model.config.gmask_token_id, model.config.bos_token_id]]), max_new_tokens=3)
+    assert threads == [torch.get_num_threads(), 1, 1]

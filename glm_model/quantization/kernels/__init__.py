@@ -14,6 +14,7 @@ all on one device, and return [..., out] in the dtype of ``x``. Some also take
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -98,6 +99,13 @@ def _describe_gpu(device: torch.device) -> str:
                 return f"{name} kernels on {torch.cuda.get_device_name(device)}"
             reasons.append(reason)
     return f"reference kernel, slow ({'; '.join(reasons) or f'GLM_KERNEL={wanted()}'})"
+
+
+def decoding(x: Tensor) -> AbstractContextManager[None]:
+    """To stand around the layers of a packed model while each sequence gets one token; ``x``: what they are given."""
+    if torch.compiler.is_compiling() or x.device.type != "cpu" or (allowed("native") and native.is_usable()):
+        return nullcontext()
+    return onnx.one_thread_for_torch() if allowed("onnxruntime") and onnx.is_installed() else nullcontext()
 
 
 def choose(x: Tensor, weight: Tensor, scale: Tensor, bits: int, precision: Precision = "exact") -> Kernel:

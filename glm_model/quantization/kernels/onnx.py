@@ -9,7 +9,8 @@ For ``fast`` onnxruntime rounds activations to 8 bits in blocks of columns; for 
 import functools
 import mmap
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -39,11 +40,12 @@ _ROWS = 256  # of a weight that are rearranged at a time
 _FLOAT, _UINT8 = 1, 2  # ONNX element types
 
 _sessions: WeakIdKeyDictionary = WeakIdKeyDictionary()
+_threads: int | None = None  # of products while torch has one; otherwise as many as torch
 
 
 @functools.cache
 def _onnxruntime() -> Any:
-    """The module, with one pool of threads for all products, or None if it is not installed."""
+    """The module, or None if it is not installed."""
     try:
         import onnxruntime
     except ImportError:
@@ -65,6 +67,23 @@ def supports(x: Tensor, weight: Tensor, scale: Tensor, bits: int) -> bool:
         and x.shape[-1] * bits == weight.shape[1] * 8
         and is_installed()
     )
+
+
+@contextmanager
+def one_thread_for_torch() -> Iterator[None]:
+    """While the block runs, a decoding step, the cores are the products' own.
+
+    After an operation of torch its threads spin for milliseconds in case there is another one, and so the next product
+    would wait for a core.
+    """
+    global _threads
+    _threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(_threads)
+        _threads = None
 
 
 def fast_matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int) -> Tensor:
@@ -113,7 +132,7 @@ def _start(weight: Tensor, scale: Tensor, bits: int, way: _Way) -> tuple[Callabl
     """What a :class:`_Session` runs, and its memory."""
     onnxruntime = _onnxruntime()
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = _threads or torch.get_num_threads()
     # Threads of hundreds of sessions that spin while they wait would take the cores from torch.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     outputs, columns = len(weight), weight.shape[1] * 8 // bits
