@@ -68,7 +68,7 @@ async def events_until(stop: asyncio.Event, reply: Reply) -> AsyncIterator[Event
         while True:
             following = asyncio.ensure_future(anext(reply, None))
             await asyncio.wait({following, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            if not following.done():
+            if stopped.done():  # whatever else has come: from a quick model something always has
                 following.cancel()
                 reply.cancel()
                 yield Finished("cancelled", 0, 0)

@@ -15,7 +15,8 @@ import pytest
 from app.conversation import Message, to_json, to_markdown
 from app.engine import Engine
 from app.options import Options
-from app.web_chat import Chat, Visitors, line, read_history, show
+from app.reply import Event, Finished, Text
+from app.web_chat import Chat, Visitors, events_until, line, read_history, show
 from app.web_text import EN, ZH, Words
 from tests.app.fakes import SEPARATOR, FakeModel, FakeStream, FakeTokenizer, visitor
 
@@ -188,6 +189,32 @@ def test_stop_keeps_what_there_is(make: Callable[..., Chat], stream: FakeStream)
     stream.gate = None
     assert play(chat.send(visitor(), "[]", "b", *SETTINGS)).texts[-1] == "You said: b"
     assert stream.steps <= 4 + len("You said: b")
+
+
+def test_stop_ends_an_answer_of_which_there_is_always_more() -> None:
+    """From a model that is quicker than the page, the next words are there at the same moment as the stop."""
+
+    class Quick:
+        cancelled = False
+
+        async def __anext__(self) -> Text:
+            return Text("more ")
+
+        def cancel(self) -> None:
+            self.cancelled = True
+
+    async def stop_at_three() -> list[Event]:
+        stop, taken = asyncio.Event(), []
+        async for event in events_until(stop, quick):
+            taken.append(event)
+            if len(taken) == 3:
+                stop.set()
+            assert len(taken) < 9
+        return taken
+
+    quick: Any = Quick()
+    assert asyncio.run(stop_at_three()) == [Text("more ")] * 3 + [Finished("cancelled", 0, 0)]
+    assert quick.cancelled
 
 
 def test_stop_is_for_the_visitor_who_asks(make: Callable[..., Chat], stream: FakeStream) -> None:
