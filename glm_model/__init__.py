@@ -48,6 +48,7 @@ __all__ = [
 ]
 
 
+@no_garbage_collection()
 def _register() -> None:
     for config, model in ((ChatGLMConfig, ChatGLMForCausalLM), (GLM130BConfig, GLM130BForCausalLM)):
         AutoConfig.register(config.model_type, config)
@@ -59,5 +60,4 @@ def _register() -> None:
     tokenization_glm.register()
 
 
-with no_garbage_collection():
-    _register()
+_register()

@@ -153,21 +153,21 @@ class Visitor:
         return self.answers.last.inner_text().strip()
 
     def stop(self, way: str = "button") -> None:
-        """Press the button or the Escape key, and go on when the server has heard of it."""
-        with heard(self.page, "message", "stop"):
-            if way == "escape":
-                self.page.keyboard.press("Escape")
-            else:
-                self.stop_button.click()
+        press_stop(self.stop_button, way, "message", "stop")
 
     def wait_until_idle(self) -> None:
         expect(self.send_button).to_be_visible()
         expect(self.line.locator(".busy")).to_have_count(0)
 
 
-@contextmanager
-def heard(page: Page, component: str, event: str) -> Iterator[None]:
-    """Wait at the end of the block for the server's answer to an event, whatever else the page asks for meanwhile."""
+def press_stop(button: Locator, way: str, component: str, event: str) -> None:
+    """Press a button or the Escape key, and go on when the server has heard of it.
+
+    Args:
+        way: "button" or "escape".
+        component, event: what the server hears; it is waited for whatever else the page asks for meanwhile.
+    """
+    page = button.page
     find = """([component, event]) => {
         const {id} = gradio_config.components.find(each => each.props.elem_id === component);
         const isOfIt = ([whose, name]) => whose === id && name === event;
@@ -179,7 +179,10 @@ def heard(page: Page, component: str, event: str) -> Iterator[None]:
         return "/run/predict" in response.url and response.request.post_data_json["fn_index"] == function
 
     with page.expect_response(answers):
-        yield
+        if way == "escape":
+            page.keyboard.press("Escape")
+        else:
+            button.click()
 
 
 def watch(visitor: Visitor) -> None:

@@ -12,7 +12,7 @@ from playwright.sync_api import Locator, expect
 from app.options import Options
 from app.web_text import DEMO_BLANKS, EN, ZH, Words
 from tests.app.sites import Site
-from tests.browser.conftest import Visitor, heard
+from tests.browser.conftest import Visitor, press_stop
 from tests.browser.test_hostile import HOSTILE
 
 Visit = Callable[..., Visitor]
@@ -83,12 +83,7 @@ class Tab:
         expect(self.start_button).to_be_visible()
 
     def stop(self, way: str = "button") -> None:
-        """Press the button or the Escape key, and go on when the server has heard of it."""
-        with heard(self.visitor.page, "fill-stop", "click"):
-            if way == "escape":
-                self.visitor.page.keyboard.press("Escape")
-            else:
-                self.stop_button.click()
+        press_stop(self.stop_button, way, "fill-stop", "click")
 
     def open_settings(self) -> None:
         self._at("#fill-settings > button").click()
