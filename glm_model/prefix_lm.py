@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationConfig
 
@@ -115,10 +116,16 @@ class PrefixLMGenerationMixin(PublishedBeamScoresMixin):
         else:
             position_ids = extend_position_ids(self.config, given, input_ids)
         query_length = next_sequence_length or input_ids.shape[1]
-        if prompt_mask is None and past_key_values is not None and past_key_values.is_compileable:
+        is_static = past_key_values is not None and past_key_values.is_compileable
+        if prompt_mask is None and is_static:
             prompt_mask = self._mask_for_static_cache(input_ids, attention_mask)
         if prompt_mask is not None:
             attention_mask = masking.extend_mask(prompt_mask, input_ids.shape[1])[:, :, -query_length:]
+        if is_static:
+            # As wide as the cache from the start: a compiled step is compiled again for each new shape.
+            room = past_key_values.get_mask_sizes(query_length, 0)[0] - attention_mask.shape[-1]
+            padded = F.pad(attention_mask, (0, room), value=True)
+            attention_mask = padded.clone(memory_format=torch.contiguous_format)
         return super().prepare_inputs_for_generation(
             input_ids,
             next_sequence_length=next_sequence_length,

@@ -11,8 +11,22 @@ from typing import Any, Self
 _WITH_US = ("setpriv", "--pdeathsig", "KILL")
 
 
+def apart(count: int) -> list[int]:
+    """So many CPUs, as few as possible of which are threads of one core, and far from each other."""
+    cpus = sorted(os.sched_getaffinity(0))
+    cores = sorted(cpu for cpu in cpus if min(_siblings(cpu)) == cpu)
+    step = len(cores) // count
+    return cores[: step * count : step] if step else cpus[:count]
+
+
+def _siblings(cpu: int) -> list[int]:
+    """Itself and the other threads of its core, as far as Linux knows; it writes 0,8 or 0-1."""
+    listed = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+    return [int(number) for number in listed.read_text().replace("-", ",").split(",")] if listed.exists() else [cpu]
+
+
 class Process:
-    """See worker.py for the commands. Runs on the first ``cpus`` CPUs only, and stands still between commands.
+    """See worker.py for the commands. Runs on so many CPUs only, and stands still between commands.
 
     It ends with this process, even if that is killed: one that stands still would keep its gigabytes for ever.
 
@@ -23,9 +37,10 @@ class Process:
 
     def __init__(self, program: str, python: str, path: str, cpus: int, threads: int, **environment: str) -> None:
         worker = Path(__file__).with_name("worker.py")
+        mask = ",".join(map(str, apart(cpus)))
         self.started = time.perf_counter()
         self._process = subprocess.Popen(
-            [*_WITH_US, "taskset", "-c", f"0-{cpus - 1}", python, str(worker), program, path, str(threads)],
+            [*_WITH_US, "taskset", "-c", mask, python, str(worker), program, path, str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
