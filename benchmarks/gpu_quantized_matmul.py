@@ -64,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dtype", choices=DTYPES, default="float16")
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 4, 16, 64, 512])
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), help=f"of {', '.join(SHAPES)}; or 4096x16384")
+    parser.add_argument("--without-reference", action="store_true", help="which takes most of the time")
     parser.add_argument("--tiles", action="store_true", help="also each tile of the Triton kernels for few rows")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--pool", type=float, default=1.0, help="GiB that the weights of a shape fill")
@@ -128,6 +129,7 @@ def ways(name: str, rows: int, size: int, device: torch.device, options: argpars
     found = {
         path: in_turn(partial(multiply_by, product, x, scale, options.bits, bias), packed)
         for path, product in kernels(x, options.tiles).items()
+        if not (options.without_reference and product is reference_with_bias)
     }
     return {**found, FLOAT: in_turn(lambda weight: F.linear(x, weight, bias), floats)}
 

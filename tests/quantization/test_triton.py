@@ -49,12 +49,12 @@ def triton_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 # What a launch would tell the compiler of its arguments. Numbers of rows and the like are int32.
-POINTERS = {"pairs_ptr": "*i32", "words_ptr": "*i32", "packed_ptr": "*i8", "scale_ptr": "*fp16"}
+POINTERS = {"partial_ptr": "*fp32", "pairs_ptr": "*i32", "words_ptr": "*i32", "packed_ptr": "*i8", "scale_ptr": "*fp16"}
 
 
 def compiled(triton: Any, kernel: Any, capability: int, dtype: str, warps: int, stages: int, **constants: Any) -> Any:
     """The machine code of a kernel for a GPU that need not be there."""
-    pointers = {**POINTERS, "bias_ptr": f"*{dtype}", "out_ptr": f"*{dtype}"}
+    pointers = {**POINTERS, **dict.fromkeys(("x_ptr", "bias_ptr", "out_ptr"), f"*{dtype}")}
     signature = {name: "constexpr" if name in constants else pointers.get(name, "i32") for name in kernel.arg_names}
     aligned = {(index,): [["tt.divisibility", 16]] for index, kind in enumerate(signature.values()) if "*" in kind}
     source = triton.compiler.ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
@@ -69,15 +69,19 @@ def test_it_compiles(triton_here: Any, bits: int, dtype: str, capability: int) -
     """The interpreter takes more for granted than the compiler: types, constants, names from outside."""
     from glm_model.quantization.kernels import triton_dequantize, triton_fused
 
-    for rows, kernel in ((1, triton_fused._one_row), (16, triton_fused._few_rows)):
+    for rows, kernel in ((1, triton_fused._one_row), (16, triton_fused._several_rows)):
         tile = triton_fused.tiles(rows)[0]
         sizes = {"bits": bits, "tile_outputs": tile.outputs, "tile_words": tile.words}
+        sizes |= {"tile_rows": rows, "parts": 1} if rows > 1 else {}
         bias = {} if dtype == "fp16" else {"bias_ptr": None}
-        code = compiled(triton_here, kernel, capability, dtype, tile.warps, tile.stages, **sizes, **bias).asm
-        assert code["cubin"]
-        assert "st.local" not in code["ptx"]
+        made = compiled(triton_here, kernel, capability, dtype, tile.warps, tile.stages, **sizes, **bias)
+        assert made.asm["cubin"]
+        assert made.metadata.shared <= 48 << 10  # what every GPU has
+        assert "st.local" not in made.asm["ptx"]
         # The tensor cores, for as many rows as they are made for.
-        assert ("mma.sync" in code["ptx"]) == (rows > 1)
+        assert (("wgmma" if capability == 90 else "mma.sync") in made.asm["ptx"]) == (rows > 1)
+    sums = {"parts": 4, "tile_outputs": 512}
+    assert compiled(triton_here, triton_fused._add_up, capability, dtype, 4, 1, **sums).asm["cubin"]
     code = compiled(triton_here, triton_dequantize._dequantize, capability, dtype, 4, 1, bits=bits, tile=1024).asm
     assert code["cubin"]
 
@@ -113,3 +117,15 @@ def test_the_fastest_tile(triton_here: Any, monkeypatch: pytest.MonkeyPatch) -> 
     assert fastest("shape") == "b"
     assert timed == ["a", "b", "c"], "remembered"
     assert fastest("another") == "c"
+
+
+def test_a_tile_that_this_gpu_has_no_room_for(triton_here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from triton.runtime.errors import OutOfResources
+
+    from glm_model.quantization.kernels import triton_tuning
+
+    def do_bench(run: Callable[[], object], *durations: int, return_mode: str) -> float:
+        raise OutOfResources(1 << 18, 1 << 16, "shared memory")
+
+    monkeypatch.setattr(triton_tuning, "do_bench", do_bench)
+    assert triton_tuning._time(lambda: None) == float("inf")

@@ -21,7 +21,7 @@ from tests.quantization.rounding import dequantized
 
 # Of the whole product, by norm. The interpreter cuts off the digits that bfloat16 lacks, where a GPU rounds.
 BOUND = {torch.float16: 5e-4, torch.bfloat16: 6e-3}
-ROWS = [1, 2, 7, 16, 17, 300]
+ROWS = [1, 2, 7, 16, 17, 64, 65, 300]
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +81,7 @@ def test_rows_that_are_no_whole_words(rows: int, bits: int, columns: int) -> Non
     assert_right(triton_backend.matmul(x, weight, scale, bits, bias), expected, torch.float16)
 
 
-@pytest.mark.parametrize("rows", [1, 16])
+@pytest.mark.parametrize("rows", [1, 16, 40])
 @pytest.mark.parametrize("bits", [4, 8])
 def test_every_tile_and_more_than_one_step(bits: int, rows: int) -> None:
     for tile in triton_fused.tiles(rows):
@@ -127,7 +127,7 @@ def test_a_weight_that_does_not_begin_at_a_word() -> None:
     assert_right(result, wanted(x, weight, scale, 4, bias), torch.float16)
 
 
-@pytest.mark.parametrize("rows", [1, 5, 20])
+@pytest.mark.parametrize("rows", [1, 5, 70])
 def test_scales_in_float32_as_in_the_first_published_file(rows: int) -> None:
     x, weight, scale, bias = drawn(rows, 64, 9, 4, torch.float16)
     scale = scale.float() * 1.0001
@@ -151,7 +151,7 @@ def test_dequantized(columns: int, bits: int) -> None:
 @pytest.mark.parametrize("bits", [4, 8])
 def test_blocks_of_a_large_weight(bits: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "_BLOCK", block)
-    x, weight, scale, bias = drawn(20, 64, 9, bits, torch.float16)
+    x, weight, scale, bias = drawn(70, 64, 9, bits, torch.float16)
     result = triton_backend.matmul(x, weight, scale, bits, bias)
     assert_right(result, wanted(x, weight, scale, bits, bias), torch.float16)
     gradient = torch.randn(2, 10, 9, generator=torch.Generator().manual_seed(0)).half()
@@ -167,13 +167,13 @@ def test_the_trial_finds_it_right() -> None:
 
 
 def test_the_benchmark_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    options = "--device cpu --shapes 24x64 --rows 1 3 17 --rounds 2 --pool 1e-6 --tiles"
+    options = "--device cpu --shapes 24x64 --rows 1 3 70 --rounds 2 --pool 1e-6 --tiles"
     assert gpu_quantized_matmul.main(options.split()) == 0
     *table, line = capsys.readouterr().out.splitlines()
     report = json.loads(line)
     ways = {(result["rows"], name) for result in report["results"] for name in result if isinstance(result[name], dict)}
     tiled = {(rows, f"triton {tuple(tile)}") for rows in (1, 3) for tile in triton_fused.tiles(rows)}
-    plain = {(rows, name) for rows in (1, 3, 17) for name in ("triton", "reference", gpu_quantized_matmul.FLOAT)}
+    plain = {(rows, name) for rows in (1, 3, 70) for name in ("triton", "reference", gpu_quantized_matmul.FLOAT)}
     assert ways == tiled | plain
     assert len(table) == 2 + len(ways)
     for result in report["results"]:

@@ -44,7 +44,7 @@ def float_blocks(
 
 # Rows of activations and in_features: one row, a few and many may each be multiplied in a way of its own, and so may
 # weights whose rows are no whole words.
-_SHAPES = ((1, 264), (5, 264), (40, 264), (3, 262))
+_SHAPES = ((1, 264), (5, 264), (80, 264), (3, 262))
 _OUTPUTS = 70
 
 

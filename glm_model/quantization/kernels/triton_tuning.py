@@ -4,10 +4,12 @@ Our own few lines in the place of ``triton.autotune``, which measures also where
 graph, and on a card that the model nearly fills, where the memory that it overwrites to empty the caches would not fit.
 """
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import TypeVar
 
 import torch
+from triton.runtime.errors import OutOfResources
 from triton.testing import do_bench
 
 Tile = TypeVar("Tile")
@@ -32,6 +34,14 @@ def fastest(shape: Hashable, tiles: Sequence[Tile], run: Callable[[Tile], object
         return _found[shape]  # type: ignore[return-value]
     if device.type != "cuda" or torch.cuda.is_current_stream_capturing() or torch.cuda.mem_get_info(device)[0] < _ROOM:
         return tiles[0]
-    times = [do_bench(lambda: run(tile), _WARM_UP, _MEASURED, return_mode="median") for tile in tiles]  # noqa: B023
+    times = [_time(lambda: run(tile)) for tile in tiles]  # noqa: B023
     _found[shape] = best = tiles[times.index(min(times))]
     return best
+
+
+def _time(run: Callable[[], object]) -> float:
+    """Milliseconds; no tile that needs more shared memory than this GPU has is the fastest."""
+    try:
+        return do_bench(run, _WARM_UP, _MEASURED, return_mode="median")
+    except OutOfResources:
+        return math.inf
