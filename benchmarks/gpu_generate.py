@@ -1,4 +1,4 @@
-"""Tokens from a model of ChatGLM-6B's shape on a GPU: in half, INT8 and INT4, step by step and compiled.
+"""Tokens from a model of ChatGLM-6B's shape on a GPU: in half, INT8 and INT4.
 
     python benchmarks/gpu_generate.py                                 # ChatGLM-6B, contexts 64 and 512
     python benchmarks/gpu_generate.py --quantize int4 --contexts 2000 --batch 8
@@ -6,7 +6,8 @@
 
 Random weights on the device, as in benchmarks/plan.py. Ways to the same tokens, in turns:
 
-    stream    `generate_steps`, as chat, the page and the terminal use it
+    stream    `generate_steps`, as chat, the page and the terminal use it: each step is one CUDA graph
+    plain     the same without graphs
     compiled  `model.generate` with a `StaticCache`: transformers compiles a step and replays it as one CUDA graph
 
 A token takes at least as long as reading the weights that it needs takes at the speed at which this device copies
@@ -46,6 +47,7 @@ def main() -> int:
     parser.add_argument("--quantize", nargs="+", choices=BITS, default=list(BITS))
     parser.add_argument("--contexts", type=int, nargs="+", default=[64, 512])
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--tokens", type=int, default=64, help="decoded in a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtype", choices=DTYPES, default=None, help="default: float16 on a GPU, float32 on a CPU")
@@ -74,28 +76,36 @@ def measure(kind: str, dtype: torch.dtype, options: argparse.Namespace) -> list[
 def timed(model: Any, ids: Tensor, options: argparse.Namespace) -> dict[str, float]:
     """Medians over rounds in turns: milliseconds of a token each way, and of the prompt."""
     cache = StaticCache(config=model.config, max_cache_len=max(options.contexts) + options.tokens)
-    ways = {"stream": partial(stream, model, ids), "compiled": partial(compiled, model, ids, cache)}
+    ways = {name: partial(WAYS[name], model, ids, cache) for name in options.ways}
     for run in ways.values():
         run(options.tokens)  # what is compiled, tuned or captured on the way is done
     found: dict[str, list[float]] = {f"{name}_ms": [] for name in ways} | {"prompt_ms": []}
     for _ in range(options.rounds):
-        found["prompt_ms"].append(1e3 * seconds(ids, lambda: stream(model, ids, 1)))
+        found["prompt_ms"].append(1e3 * seconds(ids, lambda: stream(model, ids, cache, 1)))
         for name, run in ways.items():
             few, all_ = (seconds(ids, partial(run, count)) for count in (FEW, options.tokens))
             found[f"{name}_ms"].append(1e3 * (all_ - few) / (options.tokens - FEW))
     return {name: statistics.median(times) for name, times in found.items()}
 
 
-def stream(model: Any, ids: Tensor, tokens: int) -> None:
-    """As whoever shows an answer while it is written."""
+def stream(model: Any, ids: Tensor, cache: StaticCache, tokens: int, graphs: bool = True) -> None:
+    """As whoever shows an answer while it is written, with CUDA graphs where there is a GPU."""
+    model.cuda_graphs = graphs
     for _ in generate_steps(model, ids, do_sample=False, max_new_tokens=tokens):
         pass
 
 
-def compiled(model: Any, ids: Tensor, cache: StaticCache, tokens: int) -> None:
+def generate(model: Any, ids: Tensor, cache: StaticCache, tokens: int) -> None:
     """transformers compiles a step of a cache that does not grow."""
     cache.reset()
     model.generate(ids, do_sample=False, max_new_tokens=tokens, past_key_values=cache)
+
+
+WAYS: dict[str, Callable[..., None]] = {
+    "stream": stream,
+    "plain": partial(stream, graphs=False),
+    "compiled": generate,
+}
 
 
 def seconds(ids: Tensor, run: Callable[[], Any]) -> float:

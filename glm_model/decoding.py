@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import GenerationConfig
+from transformers.cache_utils import Cache
 from transformers.generation import (
     EosTokenCriteria,
     LogitsProcessorList,
@@ -24,6 +25,7 @@ from transformers.generation import (
 )
 
 from .errors import UnsupportedError
+from .graphed_steps import GraphedSteps, can_be_graphed
 
 Step = tuple[Tensor, bool]
 """All ids so far, [batch, length], and whether the newest token is the last one."""
@@ -79,7 +81,8 @@ def _decode(
     shown = mask is None or bool(mask.all())
     given = any(model_kwargs.get(name) is not None for name in ("prompt_mask", "prompt_position_ids"))
     if len(input_ids) == 1 and cache is not None and not cache.is_compileable and shown and not given:
-        return _one_row_steps(*common, _guesser(lookup_tokens, generation_config), owns_cache)
+        graphed = owns_cache and not lookup_tokens and can_be_graphed(model, cache)
+        return _one_row_steps(*common, _guesser(lookup_tokens, generation_config), owns_cache, graphed)
     if lookup_tokens:
         raise UnsupportedError(
             "prompt lookup tries several tokens of one prompt in a growing cache: leave out prompt_lookup_num_tokens "
@@ -116,6 +119,7 @@ def _one_row_steps(
     model_kwargs: dict[str, Any],
     guess: Callable[[Tensor], list[int]],
     owns_cache: bool,
+    graphed: bool,
 ) -> Iterator[Step]:
     """One unpadded prompt. A step computes the newest token and guesses of what follows; wrong guesses are undone."""
     cache, length = model_kwargs["past_key_values"], generation_config.max_length
@@ -124,6 +128,7 @@ def _one_row_steps(
     quickly = torch.inference_mode if owns_cache else nullcontext
     logits = model._prefill(input_ids, generation_config, model_kwargs).logits[:, -1:]
     position_ids = model.derive_position_ids(input_ids, length=length)
+    forward = GraphedSteps(model, cache, length) if graphed else partial(_logits, model, cache)
     guesses: list[int] = []
     while True:
         for place in range(len(guesses) + 1):
@@ -146,7 +151,12 @@ def _one_row_steps(
         place = input_ids.shape[1] - 1
         positions = position_ids[..., place : place + inputs.shape[1]]
         with quickly():
-            logits = model(inputs, position_ids=positions, past_key_values=cache, use_cache=True).logits
+            logits = forward(inputs, positions)
+
+
+def _logits(model: Any, cache: Cache, tokens: Tensor, position_ids: Tensor) -> Tensor:
+    logits: Tensor = model(tokens, position_ids=position_ids, past_key_values=cache, use_cache=True).logits
+    return logits
 
 
 def _one_row_stop(criteria: StoppingCriteriaList) -> Callable[[Tensor, Tensor, int], bool]:

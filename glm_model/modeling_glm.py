@@ -23,7 +23,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from . import masking, native_decoder
-from .attention import GLMAttention, GLMRotaryEmbedding
+from .attention import GLMAttention, GLMRotaryEmbedding, attention_kernels
 from .configuration_glm import ChatGLMConfig, GLM130BConfig, GLMConfig
 from .conversion.keys import IGNORED_KEYS
 from .errors import UnsupportedError
@@ -186,7 +186,8 @@ class GLMModel(GLMPreTrainedModel):
         if step is not None:
             return BaseModelOutputWithPast(last_hidden_state=self.norm(step), past_key_values=past_key_values)
         is_packed_step = self.config.quantization_bit and hidden_states.shape[1] == 1
-        with kernels.decoding(hidden_states) if is_packed_step else nullcontext():
+        products = kernels.decoding(hidden_states) if is_packed_step else nullcontext()
+        with products, attention_kernels(hidden_states):
             for layer in self.layers:
                 hidden_states = layer(
                     hidden_states,

@@ -69,14 +69,22 @@ def extend_position_ids(config: GLMConfig, position_ids: Tensor, input_ids: Tens
     return torch.cat([position_ids, position_ids[..., -1:] + increments], dim=-1)
 
 
+def _as_wide_as(cache: Cache, mask: Tensor) -> Tensor:
+    """Masked where a static cache is empty: a compiled step would be compiled again for each new shape."""
+    width, _ = cache.get_mask_sizes(mask.shape[-2], 0)
+    return F.pad(mask, (0, width - mask.shape[-1]), value=True).clone(memory_format=torch.contiguous_format)
+
+
 class PrefixLMGenerationMixin(PublishedBeamScoresMixin):
     """The hooks of ``generate`` for a model whose prompt is bidirectional.
 
     Attributes:
         cache_dtype: to store keys and values in where no cache is given; None is that of the activations.
+        cuda_graphs: whether an answer that is streamed on one GPU is decoded by :mod:`glm_model.graphed_steps`.
     """
 
     cache_dtype: torch.dtype | None = None
+    cuda_graphs: bool = True
 
     def derive_position_ids(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, length: int | None = None
@@ -116,16 +124,12 @@ class PrefixLMGenerationMixin(PublishedBeamScoresMixin):
         else:
             position_ids = extend_position_ids(self.config, given, input_ids)
         query_length = next_sequence_length or input_ids.shape[1]
-        is_static = past_key_values is not None and past_key_values.is_compileable
-        if prompt_mask is None and is_static:
+        static = past_key_values if past_key_values is not None and past_key_values.is_compileable else None
+        if prompt_mask is None and static is not None:
             prompt_mask = self._mask_for_static_cache(input_ids, attention_mask)
         if prompt_mask is not None:
-            attention_mask = masking.extend_mask(prompt_mask, input_ids.shape[1])[:, :, -query_length:]
-        if is_static:
-            # As wide as the cache from the start: a compiled step is compiled again for each new shape.
-            room = past_key_values.get_mask_sizes(query_length, 0)[0] - attention_mask.shape[-1]
-            padded = F.pad(attention_mask, (0, room), value=True)
-            attention_mask = padded.clone(memory_format=torch.contiguous_format)
+            mask = masking.extend_mask(prompt_mask, input_ids.shape[1])[:, :, -query_length:]
+            attention_mask = mask if static is None else _as_wide_as(static, mask)
         return super().prepare_inputs_for_generation(
             input_ids,
             next_sequence_length=next_sequence_length,

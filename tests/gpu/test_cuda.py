@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, DynamicCache
 
-from glm_model import ChatGLMForCausalLM
+from glm_model import ChatGLMForCausalLM, graphed_steps
+from glm_model.decoding import generate_steps
 from glm_model.loading import load
 from glm_model.prefix_tuning import load_prefix
 from glm_model.quantization import kernels
@@ -107,6 +108,62 @@ def test_gradients_of_a_prefix(bits: int) -> None:
     assert_near(found[1], found[0], 0.05)
 
 
+# ---- answers
+
+
+def answer(model: Any, ids: Tensor, **options: Any) -> list[int]:
+    *_, (all_ids, _) = generate_steps(model, ids, do_sample=False, max_length=48, eos_token_id=None, **options)
+    return all_ids[0].tolist()
+
+
+@pytest.mark.parametrize("bits", [0, 4])
+@pytest.mark.parametrize("folder", [FP32, TUNED[0]])
+def test_recorded_steps(folder: str, bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32 no two tokens come near each other; packed weights are multiplied by PyTorch's operators in it."""
+    values = expected(folder)
+    model = ChatGLMForCausalLM.from_pretrained(GOLDEN / FP32)
+    if folder in TUNED:
+        load_prefix(model, GOLDEN / folder)
+    model = model.quantize(bits).float().cuda().eval()
+    ids = values["a.input_ids"].cuda()
+    recordings = []
+    original = graphed_steps.recorded
+    monkeypatch.setattr(graphed_steps, "ROOM", 10)
+    monkeypatch.setattr(graphed_steps, "recorded", lambda run: recordings.append(original(run)) or recordings[-1])
+    tokens = answer(model, ids)
+    assert len(recordings) == 3  # from token 18, 28 and 38 on; the 48th is not given to the model
+    model.cuda_graphs = False
+    assert tokens == answer(model, ids)
+    assert len(recordings) == 3
+
+
+@pytest.mark.parametrize("dtype", BOUND, ids=str)
+@pytest.mark.parametrize("bits", [0, 4, 8])
+def test_recorded_logits(published: Path, bits: int, dtype: torch.dtype) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(published)
+    model = ChatGLMForCausalLM.from_pretrained(published).quantize(bits).to(dtype).cuda().eval()
+    ids = prompt(tokenizer, "cuda")
+    positions = model.derive_position_ids(ids, length=ids.shape[1] + 8)
+    cache, plain = DynamicCache(), DynamicCache()
+    with torch.inference_mode():
+        for one in (cache, plain):
+            model(ids, past_key_values=one, use_cache=True)
+        steps = graphed_steps.GraphedSteps(model, cache, ids.shape[1] + 8)
+        for place in range(ids.shape[1], ids.shape[1] + 8):
+            token, position = torch.tensor([[place + 10]], device="cuda"), positions[..., place : place + 1]
+            wanted = model(token, position_ids=position, past_key_values=plain, use_cache=True).logits
+            assert_near(steps(token, position), wanted, 2 * BOUND[dtype])
+
+
+@pytest.mark.parametrize("bits", [0, 4])
+def test_transformers_compiles_a_step_of_a_static_cache(bits: int) -> None:
+    model = ChatGLMForCausalLM.from_pretrained(GOLDEN / FP32).quantize(bits).float().cuda().eval()
+    ids = expected(FP32)["a.input_ids"].cuda()
+    options = {"do_sample": False, "max_length": 32, "eos_token_id": None}
+    dynamic = model.generate(ids, **options)
+    assert torch.equal(model.generate(ids, cache_implementation="static", **options), dynamic)
+
+
 # ---- the kernels
 
 
@@ -134,7 +191,7 @@ SHAPES = [(264, 37), (4096, 4100), (16384, 130), (262, 70), (5001, 33)]
 
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("dtype", BOUND, ids=str)
-@pytest.mark.parametrize("rows", [1, 2, 7, 16, 17, 300])
+@pytest.mark.parametrize("rows", [1, 2, 7, 16, 17, 64, 65, 300])
 def test_product(rows: int, dtype: torch.dtype, bits: int) -> None:
     for columns, outputs in SHAPES:
         if columns * bits % 8:
@@ -142,7 +199,14 @@ def test_product(rows: int, dtype: torch.dtype, bits: int) -> None:
         x, weight, scale, bias = drawn(rows, columns, outputs, bits, dtype)
         result = quantized_matmul(x, weight, scale, bits, bias=bias)
         assert result.dtype == dtype
-        assert_near(result, exact_product(x, weight, scale, bits, bias), BOUND[dtype])
+        exact = exact_product(x, weight, scale, bits, bias)
+        assert_near(result, exact, max(BOUND[dtype], 1.1 * library_error(x, weight, scale, bits, bias, exact)))
+
+
+def library_error(x: Tensor, weight: Tensor, scale: Tensor, bits: int, bias: Tensor, exact: Tensor) -> float:
+    """Of the GPU's own product, which many rows and odd widths are given to: in bfloat16 it may add up in bfloat16."""
+    product = nn.functional.linear(x, dequantize(weight, scale, bits, x.dtype), bias)
+    return float((product.double() - exact).norm() / exact.norm())
 
 
 @needs_triton
@@ -155,7 +219,7 @@ def test_triton_is_used_and_said() -> None:
 @needs_triton
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("dtype", BOUND, ids=str)
-@pytest.mark.parametrize("rows", [1, 16])
+@pytest.mark.parametrize("rows", [1, 16, 64])
 def test_every_tile(rows: int, dtype: torch.dtype, bits: int) -> None:
     from glm_model.quantization.kernels import triton_fused
 
@@ -186,7 +250,7 @@ def test_gradient_of_the_input(dtype: torch.dtype, bits: int) -> None:
 
 
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
-@pytest.mark.parametrize("rows", [1, 16, 40])
+@pytest.mark.parametrize("rows", [1, 16, 80])
 def test_torch_compile(rows: int, mode: str) -> None:
     layer = QuantizedLinear.from_float(nn.Linear(264, 70), 4).half().cuda()
     compiled = torch.compile(layer, mode=mode, fullgraph=True)
