@@ -62,7 +62,8 @@ class GraphedSteps:
     def _make_room(self, tokens: Tensor, position_ids: Tensor) -> None:
         self._replay = self._forward  # lets go of the graph, and so of the old room
         self._room = min(self._place.length + ROOM, self._longest)
-        self._cache.layers = [_FixedLayer(layer, self._room, self._place) for layer in self._cache.layers]
+        for number, layer in enumerate(self._cache.layers):  # one by one: not all are there twice at a time
+            self._cache.layers[number] = _FixedLayer(layer, self._room, self._place)
         self._tokens, self._position_ids = torch.empty_like(tokens), torch.empty_like(position_ids)
         dtype = self._model.dtype
         self._mask = torch.full((1, 1, 1, self._room), torch.finfo(dtype).min, dtype=dtype, device=tokens.device)

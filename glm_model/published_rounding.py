@@ -2,6 +2,8 @@
 
 There the published results can be reproduced bit by bit, and two tokens that are nearly as likely come out in the
 original's order. A GPU's kernels round in ways of their own, and float32 and bfloat16 take the fast kernels everywhere.
+So do oneDNN's on a CPU that calculates in half itself (AVX512-FP16), unless ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 is in
+the environment before torch is imported.
 """
 
 import torch

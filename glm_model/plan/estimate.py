@@ -12,7 +12,8 @@ from .layout import Part, Split, parts_of, shared_meta_model
 
 CUDA_CONTEXT = 512 * MIB
 """The driver's context and the kernels loaded into it, per process and GPU: about 400 MiB with lazy loading of kernels
-(https://github.com/pytorch/pytorch/issues/109888), 470 MiB seen on an RTX 4090; it grows with the kernels in use."""
+(https://github.com/pytorch/pytorch/issues/109888), 470 MiB seen on an RTX 4090, 695 MiB on an H200 (torch 2.11, cuDNN
+loaded too); it grows with the kernels in use."""
 
 CUBLAS_WORKSPACE = 32 * MIB
 """What PyTorch gives it on Hopper (https://github.com/pytorch/pytorch/pull/120925); 8 MiB before."""

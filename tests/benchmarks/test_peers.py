@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.peers import __main__ as command
-from benchmarks.peers import measure
+from benchmarks.peers import measure, process
 from benchmarks.peers.process import Process
 from benchmarks.peers.table import markdown, summaries, summary
 
@@ -112,6 +112,25 @@ def test_rows_are_asked_of_one_process(asked: list[tuple[str, dict[str, object]]
     rounds = list(measure.PARTS["rows"](setting(rounds=2)))
     assert list(rounds[0]) == ["1 row", "8 rows"]
     assert [what["rows"] for _, what in asked] == [1, 8, 1, 8, 1, 8]
+
+
+@pytest.mark.parametrize(
+    ("siblings", "count", "chosen"),
+    [
+        (["0", "1", "2", "3"], 2, [0, 2]),  # far from each other
+        (["0-1", "0-1", "2-3", "2-3"], 2, [0, 2]),
+        (["0,2", "1,3", "0,2", "1,3"], 2, [0, 1]),
+        (["0,2", "1,3", "0,2", "1,3"], 3, [0, 1, 2]),  # more than there are cores
+        (["0", "1", "2", "3"], 4, [0, 1, 2, 3]),
+    ],
+)
+def test_threads_of_one_core_are_the_last_choice(
+    siblings: list[str], count: int, chosen: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process.os, "sched_getaffinity", lambda pid: set(range(len(siblings))))
+    monkeypatch.setattr(process.Path, "exists", lambda path: True)
+    monkeypatch.setattr(process.Path, "read_text", lambda path: siblings[int(path.parts[-3].removeprefix("cpu"))])
+    assert process.apart(count) == chosen
 
 
 def test_a_worker_answers_and_ends_with_its_block() -> None:
