@@ -18,6 +18,8 @@ BIN := $(VENV)/bin
 # One stamp per requirements file: a second `make` skips pip unless a pin changed since.
 RUN_READY := $(VENV)/run.stamp
 TEST_READY := $(VENV)/test.stamp
+# Two files of tests at a time: most tests wait for a process or a page. ARGS=-n0 for one.
+IN_TWO := -n 2 --dist loadfile --no-loadscope-reorder
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check
 
 .PHONY: help run test lint lock clean
@@ -30,7 +32,7 @@ run: $(RUN_READY)
 
 test: lint
 	@if [ "$(SYSTEM_PACKAGES)" = yes ]; then sh tests/install_browser.sh; fi
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(IN_TWO) $(ARGS)
 
 lint: $(TEST_READY)
 	$(BIN)/ruff check .

@@ -119,11 +119,11 @@ def answer_all(
     exchanges: Sequence[Exchange],
     options: SamplingOptions,
 ) -> list[Judged]:
-    """Answers in batches of like length, as the front-ends decode them."""
+    """Answers in batches, as the front-ends decode them, of prompts and of right answers of like length."""
     torch.manual_seed(options.seed or 0)
     special = special_ids(tokenizer)
     prompts = [prompt_ids(e, tokenizer) + ([] if e.is_blank else [special.gmask]) + [special.sop] for e in exchanges]
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]) // 8, len(exchanges[index].answer)))
     judged: dict[int, Judged] = {}
     for start in tqdm(range(0, len(order), _BATCH), "answers"):
         chosen = order[start : start + _BATCH]

@@ -94,12 +94,14 @@ def test_a_rank_that_dies_in_the_middle_of_an_answer(ranks: list[subprocess.Pope
     assert "rank 0 of 2 lost the others, so the whole job ends" in errors
 
 
-def test_a_rank_that_is_frozen() -> None:
+def test_a_rank_that_is_frozen(answers: list[Any]) -> None:
     """Its connections stay open, so that nothing but its silence tells. Either rank, of two jobs at once."""
     jobs = [start(2, "-m", "tests.parallel.chat", 2, 1, 3) for _ in range(2)]
     try:
         for frozen, ranks in enumerate(jobs):
             assert hear(ranks[0]) == "ready"
+            tell(ranks[0], ORDERS[0])  # rank 1 may not be ready yet
+            assert hear(ranks[0]) == answers[0]
             ranks[frozen].send_signal(signal.SIGSTOP)
         for frozen, ranks in enumerate(jobs):
             other = ranks[1 - frozen]

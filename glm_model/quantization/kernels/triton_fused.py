@@ -247,7 +247,10 @@ def _add_up(
 
 @triton.jit
 def _to_half(words, first_bits, second_bits, bits: tl.constexpr):
-    """The integers of all columns, float16 [outputs, columns], from [outputs, words]."""
+    """The integers of all columns, float16 [outputs, columns], from [outputs, words].
+
+    Of 4 bits the even column is the high nibble of its byte; the halves of a word are four columns apart.
+    """
     if bits == 4:
         column_1, column_5 = _halves((words & 0x000F000F) ^ first_bits, tl.float16)
         column_0, column_4 = _halves((words & 0x00F000F0) ^ second_bits, tl.float16)
