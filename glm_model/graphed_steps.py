@@ -17,6 +17,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 logger = logging.getLogger(__name__)
 
 ROOM = 512  # tokens; recording takes as long as some ten steps
+_ALIGNMENT = 8  # keys; for a mask of another width attention would make a wider one in every layer
 
 
 def can_be_graphed(model: Any, cache: Cache) -> bool:
@@ -61,11 +62,12 @@ class GraphedSteps:
 
     def _make_room(self, tokens: Tensor, position_ids: Tensor) -> None:
         self._replay = self._forward  # lets go of the graph, and so of the old room
-        self._room = min(self._place.length + ROOM, self._longest)
+        least = min(self._place.length + ROOM, self._longest)
+        self._room = -(-least // _ALIGNMENT) * _ALIGNMENT
         for number, layer in enumerate(self._cache.layers):  # one by one: not all are there twice at a time
             self._cache.layers[number] = _FixedLayer(layer, self._room, self._place)
         self._tokens, self._position_ids = torch.empty_like(tokens), torch.empty_like(position_ids)
-        dtype = self._model.dtype
+        dtype = self._cache.layers[0].keys.dtype
         self._mask = torch.full((1, 1, 1, self._room), torch.finfo(dtype).min, dtype=dtype, device=tokens.device)
         self._mask[..., : self._place.length] = 0
 
