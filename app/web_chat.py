@@ -41,23 +41,24 @@ class Visitors:
     """
 
     def __init__(self) -> None:
-        self._stops: dict[tuple[str, str], asyncio.Event] = {}  # by session and room
+        self._answers: dict[tuple[str, str], tuple[Reply, asyncio.Event]] = {}  # by session and room
 
     @contextmanager
-    def answering(self, session: str, room: str = CHAT) -> Iterator[asyncio.Event]:
-        """While the block runs, `stop` sets the event. A session has one answer at a time in each room (tab)."""
+    def answering(self, session: str, reply: Reply, room: str = CHAT) -> Iterator[asyncio.Event]:
+        """While the block runs, `stop` cancels the reply and sets the event. A session has one in each room (tab)."""
         self.stop(session, room)
-        stop = self._stops[session, room] = asyncio.Event()
+        answer = self._answers[session, room] = reply, asyncio.Event()
         try:
-            yield stop
+            yield answer[1]
         finally:
-            if self._stops.get((session, room)) is stop:
-                del self._stops[session, room]
+            if self._answers.get((session, room)) is answer:
+                del self._answers[session, room]
 
     def stop(self, session: str, room: str | None = None) -> None:
         """Stop the session's answer in a room, if there is one; without a room all its answers."""
-        for (whose, where), event in self._stops.items():
+        for (whose, where), (reply, event) in self._answers.items():
             if whose == session and room in (where, None):
+                reply.cancel()  # now: who waits for the event may be showing what came before it
                 event.set()
 
 
@@ -212,7 +213,7 @@ class Chat:
         except ValueError as error:
             yield give_up(asked, words.refused.format(reason=error))
             return
-        with reply, self._visitors.answering(str(request.session_hash)) as stop:
+        with reply, self._visitors.answering(str(request.session_hash), reply) as stop:
             yield show(asked.messages), box("" if asked.typed else None, writing=True), line(words.thinking, "busy")
             async for update in self._updates(asked, events_until(stop, reply), words, length):
                 yield update

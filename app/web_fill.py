@@ -54,7 +54,7 @@ class Fill:
         except ValueError as error:
             yield refusal(words.refused.format(reason=error))
             return
-        with reply, self._visitors.answering(str(request.session_hash), ROOM) as stop:
+        with reply, self._visitors.answering(str(request.session_hash), reply, ROOM) as stop:
             yield gr.skip(), gr.skip(), line(words.thinking, "busy"), *buttons(filling=True)
             async for update in _updates(text, events_until(stop, reply), words):
                 yield update

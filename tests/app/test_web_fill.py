@@ -8,6 +8,7 @@ import re
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -201,7 +202,7 @@ def test_stop_keeps_what_there_is_and_leaves_the_chat_alone(make: Callable[..., 
 
     async def stopped() -> Screen:
         screen = Screen()
-        with visitors.answering("me") as chat:
+        with visitors.answering("me", Mock()) as chat:
             async for update in fill.fill(visitor(), "a [MASK] b [MASK]", *SETTINGS):
                 screen.take(update)
                 if screen.filled is None and model.gate is not None:
@@ -217,11 +218,14 @@ def test_stop_keeps_what_there_is_and_leaves_the_chat_alone(make: Callable[..., 
     assert screen.texts[-1].endswith(" b [MASK]")
 
 
-def test_leaving_stops_everything() -> None:
-    visitors = Visitors()
-    with visitors.answering("me") as chat, visitors.answering("me", "fill") as fill, visitors.answering("you") as other:
+def test_leaving_stops_everything_at_once() -> None:
+    visitors, replies = Visitors(), [Mock(), Mock(), Mock()]
+    mine = [visitors.answering("me", replies[0]), visitors.answering("me", replies[1], "fill")]
+    with mine[0] as chat, mine[1] as fill, visitors.answering("you", replies[2]) as other:
         visitors.stop("me")
         assert (chat.is_set(), fill.is_set(), other.is_set()) == (True, True, False)
+        # By then, and not when those who show the answers hear of it.
+        assert [reply.cancel.called for reply in replies] == [True, True, False]
 
 
 def test_a_failing_model_gives_a_sentence(make: Callable[..., Fill], model: FakeFill) -> None:
