@@ -37,6 +37,7 @@ from glm_model.loading import DTYPES
 from glm_model.plan.estimate import Workload
 from glm_model.plan.models import PRESETS, preset
 
+WAYS = ("stream", "plain", "compiled")
 FEW = 4  # tokens after which the clock of decoding starts
 
 
@@ -47,7 +48,7 @@ def main() -> int:
     parser.add_argument("--quantize", nargs="+", choices=BITS, default=list(BITS))
     parser.add_argument("--contexts", type=int, nargs="+", default=[64, 512])
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--tokens", type=int, default=64, help="decoded in a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtype", choices=DTYPES, default=None, help="default: float16 on a GPU, float32 on a CPU")
@@ -76,19 +77,24 @@ def measure(kind: str, dtype: torch.dtype, options: argparse.Namespace) -> list[
 def timed(model: Any, ids: Tensor, options: argparse.Namespace) -> dict[str, float]:
     """Medians over rounds in turns: milliseconds of a token each way, and of the prompt."""
     cache = StaticCache(config=model.config, max_cache_len=max(options.contexts) + options.tokens)
-    ways = {name: partial(WAYS[name], model, ids, cache) for name in options.ways}
+    every: dict[str, Callable[[int], None]] = {
+        "stream": partial(stream, model, ids),
+        "plain": partial(stream, model, ids, graphs=False),
+        "compiled": partial(generate, model, ids, cache),
+    }
+    ways = {name: every[name] for name in options.ways}
     for run in ways.values():
         run(options.tokens)  # what is compiled, tuned or captured on the way is done
     found: dict[str, list[float]] = {f"{name}_ms": [] for name in ways} | {"prompt_ms": []}
     for _ in range(options.rounds):
-        found["prompt_ms"].append(1e3 * seconds(ids, lambda: stream(model, ids, cache, 1)))
+        found["prompt_ms"].append(1e3 * seconds(ids, lambda: stream(model, ids, 1)))
         for name, run in ways.items():
             few, all_ = (seconds(ids, partial(run, count)) for count in (FEW, options.tokens))
             found[f"{name}_ms"].append(1e3 * (all_ - few) / (options.tokens - FEW))
     return {name: statistics.median(times) for name, times in found.items()}
 
 
-def stream(model: Any, ids: Tensor, cache: StaticCache, tokens: int, graphs: bool = True) -> None:
+def stream(model: Any, ids: Tensor, tokens: int, graphs: bool = True) -> None:
     """As whoever shows an answer while it is written, with CUDA graphs where there is a GPU."""
     model.cuda_graphs = graphs
     for _ in generate_steps(model, ids, do_sample=False, max_new_tokens=tokens):
@@ -99,13 +105,6 @@ def generate(model: Any, ids: Tensor, cache: StaticCache, tokens: int) -> None:
     """transformers compiles a step of a cache that does not grow."""
     cache.reset()
     model.generate(ids, do_sample=False, max_new_tokens=tokens, past_key_values=cache)
-
-
-WAYS: dict[str, Callable[..., None]] = {
-    "stream": stream,
-    "plain": partial(stream, graphs=False),
-    "compiled": generate,
-}
 
 
 def seconds(ids: Tensor, run: Callable[[], Any]) -> float:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 logger = logging.getLogger(__name__)
@@ -124,7 +125,10 @@ class _FixedLayer(DynamicLayer):
 
     def __init__(self, layer: DynamicLayer, room: int, place: _Place) -> None:
         super().__init__()
-        self.keys, self.values = (_with_room(states, place.length, room) for states in (layer.keys, layer.values))
+        # Padded with zeros: what is hidden is multiplied by zero.
+        self.keys, self.values = (
+            F.pad(states[:, :, : place.length], (0, 0, 0, room - place.length)) for states in (layer.keys, layer.values)
+        )
         self.dtype, self.device, self.is_initialized = self.keys.dtype, self.keys.device, True
         self._place = place
 
@@ -138,10 +142,3 @@ class _FixedLayer(DynamicLayer):
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.keys.shape[-2], 0
-
-
-def _with_room(states: Tensor, length: int, room: int) -> Tensor:
-    # Zeros: what is hidden is multiplied by zero.
-    larger = states.new_zeros(*states.shape[:2], room, states.shape[-1])
-    larger[:, :, :length] = states[:, :, :length]
-    return larger

@@ -26,7 +26,7 @@ def _siblings(cpu: int) -> list[int]:
 
 
 class Process:
-    """See worker.py for the commands. Runs on so many CPUs only, and stands still between commands.
+    """See worker.py for the commands. Runs on ``cpus`` CPUs only, and stands still between commands.
 
     It ends with this process, even if that is killed: one that stands still would keep its gigabytes for ever.
 

@@ -111,8 +111,8 @@ def test_gradients_of_a_prefix(bits: int) -> None:
 # ---- answers
 
 
-def answer(model: Any, ids: Tensor, **options: Any) -> list[int]:
-    *_, (all_ids, _) = generate_steps(model, ids, do_sample=False, max_length=48, eos_token_id=None, **options)
+def answer(model: Any, ids: Tensor) -> list[int]:
+    *_, (all_ids, _) = generate_steps(model, ids, do_sample=False, max_length=48, eos_token_id=None)
     return all_ids[0].tolist()
 
 

@@ -268,16 +268,14 @@ def _to_half(words, first_bits, second_bits, bits: tl.constexpr):
 @triton.jit
 def _to_bfloat16(words, first_bits, second_bits, bits: tl.constexpr):
     """The same as bfloat16, whose mantissa is too short for two at once."""
+    column_0, column_1 = _float_pair(words, 0, first_bits, second_bits, bits)
+    column_2, column_3 = _float_pair(words, 1, first_bits, second_bits, bits)
     if bits == 4:
-        column_0, column_1 = _float_pair(words, 0, first_bits, second_bits, bits)
-        column_2, column_3 = _float_pair(words, 1, first_bits, second_bits, bits)
         column_4, column_5 = _float_pair(words, 2, first_bits, second_bits, bits)
         column_6, column_7 = _float_pair(words, 3, first_bits, second_bits, bits)
         even = tl.join(tl.join(column_0, column_4), tl.join(column_2, column_6)) - 24.0
         odd = tl.join(tl.join(column_1, column_5), tl.join(column_3, column_7)) - 264.0
     else:
-        column_0, column_1 = _float_pair(words, 0, first_bits, second_bits, bits)
-        column_2, column_3 = _float_pair(words, 1, first_bits, second_bits, bits)
         even, odd = tl.join(column_0, column_2) - 384.0, tl.join(column_1, column_3) - 384.0
     return _in_order(even.to(tl.bfloat16), odd.to(tl.bfloat16), words, bits)
 
