@@ -39,11 +39,12 @@ inline void add_totals(Floats a, Floats b, Floats c, Floats d, float* sums) {
 }
 
 constexpr int kNibbleOffset = 8;
-inline Bytes offset_nibbles(Bytes v) {
-    return _mm256_xor_si256(_mm256_and_si256(v, _mm256_set1_epi8(15)), _mm256_set1_epi8(8));
+// Signed nibbles become 0..15.
+inline void split_nibbles(Bytes v, Bytes& high, Bytes& low) {
+    const Bytes offset = _mm256_xor_si256(v, _mm256_set1_epi8(-120));
+    high = _mm256_and_si256(_mm256_srli_epi16(offset, 4), _mm256_set1_epi8(15));
+    low = _mm256_and_si256(offset, _mm256_set1_epi8(15));
 }
-inline Bytes high_nibbles(Bytes v) { return offset_nibbles(_mm256_srli_epi16(v, 4)); }
-inline Bytes low_nibbles(Bytes v) { return offset_nibbles(v); }
 
 #ifdef GLM_DOT256
 

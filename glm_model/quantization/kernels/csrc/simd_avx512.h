@@ -38,8 +38,10 @@ constexpr int kByteOffset = 128;
 inline Bytes offset_nibbles(Bytes v) {
     return _mm512_ternarylogic_epi32(v, _mm512_set1_epi8(8), _mm512_set1_epi8(15), 0x28);
 }
-inline Bytes high_nibbles(Bytes v) { return offset_nibbles(_mm512_srli_epi32(v, 4)); }
-inline Bytes low_nibbles(Bytes v) { return offset_nibbles(v); }
+inline void split_nibbles(Bytes v, Bytes& high, Bytes& low) {
+    high = offset_nibbles(_mm512_srli_epi32(v, 4));
+    low = offset_nibbles(v);
+}
 inline Bytes offset_bytes(Bytes v) { return _mm512_xor_si512(v, _mm512_set1_epi8(-128)); }
 
 // Sums of the four products in each lane, over four vectors.

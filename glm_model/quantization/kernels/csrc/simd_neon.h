@@ -29,8 +29,10 @@ inline void add_totals(Floats a, Floats b, Floats c, Floats d, float* sums) {
 // Both factors are signed here: no offsets.
 constexpr int kNibbleOffset = 0;
 constexpr int kByteOffset = 0;
-inline Bytes high_nibbles(Bytes v) { return vshrq_n_s8(v, 4); }
-inline Bytes low_nibbles(Bytes v) { return vshrq_n_s8(vshlq_n_s8(v, 4), 4); }
+inline void split_nibbles(Bytes v, Bytes& high, Bytes& low) {
+    high = vshrq_n_s8(v, 4);
+    low = vshrq_n_s8(vshlq_n_s8(v, 4), 4);
+}
 inline Bytes offset_bytes(Bytes v) { return v; }
 
 inline Ints dot_nibbles(const Bytes w[4], const Bytes x[4]) {

@@ -21,11 +21,7 @@ constexpr int kPartBytes = 4 * kLanes;
 struct PackedNibbles {
     static constexpr int kBytes = kSpan / 2, kOffset = kNibbleOffset;
     static void load(const uint8_t* span, int part, Bytes w[4]) {
-        for (int c = 0; c < 2; c++) {
-            Bytes both = load_bytes(span + c * kChunk + part * kPartBytes);
-            w[c] = high_nibbles(both);
-            w[2 + c] = low_nibbles(both);
-        }
+        for (int c = 0; c < 2; c++) split_nibbles(load_bytes(span + c * kChunk + part * kPartBytes), w[c], w[2 + c]);
     }
     static Ints dot(const Bytes w[4], const Bytes x[4]) { return dot_nibbles(w, x); }
     static Floats floats(const uint8_t* span, int step, int k) {
@@ -82,16 +78,16 @@ inline void prefetch(const uint8_t* from, int64_t ahead) {
     for (int i = 0; ahead && i < kBytes; i += 64) __builtin_prefetch(from + ahead + i, 0, 2);
 }
 
-// Sums over the lanes: with short rows a good part of all work.
+// Sums over the lanes, with short rows a good part of all work: cheapest by four vectors.
 template <int R, int N>
 inline void add_up(const Floats (&acc)[R][N], float* sums) {
-    for (int n = 0; n < N; n++) {
-        if constexpr (R % 4 == 0)
-            for (int r = 0; r < R; r += 4)
-                add_totals(acc[r][n], acc[r + 1][n], acc[r + 2][n], acc[r + 3][n], sums + n * kTile + r);
-        else
-            for (int r = 0; r < R; r++) sums[n * kTile + r] += total(acc[r][n]);
-    }
+    constexpr int kByFour = R * N / 4 * 4;
+    float totals[R * N] = {};
+    GLM_UNROLL for (int i = 0; i < kByFour; i += 4)
+        add_totals(acc[i % R][i / R], acc[(i + 1) % R][(i + 1) / R], acc[(i + 2) % R][(i + 2) / R],
+                   acc[(i + 3) % R][(i + 3) / R], totals + i);
+    for (int i = kByFour; i < R * N; i++) totals[i] = total(acc[i % R][i / R]);
+    for (int i = 0; i < R * N; i++) sums[i / R * kTile + i % R] += totals[i];
 }
 
 template <class Weights, int R, int N>
