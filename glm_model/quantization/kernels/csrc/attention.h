@@ -28,16 +28,6 @@ struct Step {
     Type type;               // in the rooms
 };
 
-inline float dot(const float* a, const float* b, int64_t count) {
-    Floats sums[2] = {zero(), zero()};
-    int64_t i = 0;
-    for (; i + 2 * kLanes <= count; i += 2 * kLanes)
-        for (int k = 0; k < 2; k++) sums[k] = multiply_add(load(a + i + k * kLanes), load(b + i + k * kLanes), sums[k]);
-    float sum = total(sums[0]) + total(sums[1]);
-    for (; i < count; i++) sum += a[i] * b[i];
-    return sum;
-}
-
 // (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin) over the two halves of each row of positions.
 inline void rotate(const float* from, const float* cos, const float* sin, const Heads& h, float* to) {
     const int64_t width = h.head_dim / h.position_rows, half = width / 2;
@@ -48,30 +38,99 @@ inline void rotate(const float* from, const float* cos, const float* sin, const 
         }
 }
 
-// Reads rows of a room as float32; those that are so already stay where they are.
-struct RoomRows {
-    const void* room;
-    Type type;
-    int64_t first, width;
-    float* row;  // [width], for the others
+// What a room holds, a number or a vector of them.
+inline Floats load(const Half* p) { return load_halves(&p->bits); }
+inline Floats load(const BFloat* p) { return load_bfloats(&p->bits); }
+inline float number(float v) { return v; }
+inline float number(Half v) { return half_to_float(v.bits); }
+inline float number(BFloat v) { return bfloat_to_float(v.bits); }
 
-    const float* operator[](int64_t token) const {
-        const int64_t at = first + token * width;
-        if (type == kFloat32) return static_cast<const float*>(room) + at;
-        read_numbers(room, type, at, width, row);
-        return row;
+// The product of a query with the whole vectors of a key, lane by lane.
+template <class Stored>
+inline Floats dot(const float* query, const Stored* key, int64_t width) {
+    Floats sums = zero();
+    for (int64_t i = 0; i + kLanes <= width; i += kLanes) sums = multiply_add(load(key + i), load(query + i), sums);
+    return sums;
+}
+
+// scores[t] = query . keys[t]
+template <class Stored>
+inline void score(const Stored* keys, const float* query, int64_t tokens, int64_t width, float* scores) {
+    constexpr int64_t kAhead = 4096;  // bytes, the next page: four keys at a time are too irregular to be foreseen
+    std::fill_n(scores, tokens, 0.0f);
+    int64_t t = 0;
+    for (; t + 4 <= tokens; t += 4) {
+        const Stored* key = keys + t * width;
+        for (int64_t i = 0; i < 4 * width; i += 64 / sizeof(Stored))
+            __builtin_prefetch(reinterpret_cast<const char*>(key + i) + kAhead, 0, 2);
+        add_totals(dot(query, key, width), dot(query, key + width, width), dot(query, key + 2 * width, width),
+                   dot(query, key + 3 * width, width), scores + t);
     }
-};
+    for (; t < tokens; t++) scores[t] = total(dot(query, keys + t * width, width));
+    for (int64_t i = width / kLanes * kLanes; i < width; i++)
+        for (t = 0; t < tokens; t++) scores[t] += query[i] * number(keys[t * width + i]);
+}
 
-// Scores to probabilities; at least one is finite, as a token sees itself.
+// context[i] = sum of weights[t] * values[t][i], of kVectors vectors of a row.
+template <int kVectors, class Stored>
+inline void sum_vectors(const float* weights, const Stored* values, int64_t tokens, int64_t width, float* context) {
+    Floats sums[kVectors];
+    for (int k = 0; k < kVectors; k++) sums[k] = zero();
+    for (int64_t t = 0; t < tokens; t++) {
+        const Floats weight = broadcast(weights[t]);
+        for (int k = 0; k < kVectors; k++)
+            sums[k] = multiply_add(load(values + t * width + k * kLanes), weight, sums[k]);
+    }
+    for (int k = 0; k < kVectors; k++) store(context + k * kLanes, sums[k]);
+}
+
+// The same of whole rows; heads of 128 columns, as both models have, are read in the order in which they lie in memory.
+template <class Stored>
+inline void sum_values(const float* weights, const Stored* values, int64_t tokens, int64_t width, float* context) {
+    constexpr int kHead = 128;
+    int64_t i = 0;
+    for (; i + kHead <= width; i += kHead)
+        sum_vectors<kHead / kLanes>(weights, values + i, tokens, width, context + i);
+    for (; i + kLanes <= width; i += kLanes) sum_vectors<1>(weights, values + i, tokens, width, context + i);
+    for (; i < width; i++) {
+        context[i] = 0;
+        for (int64_t t = 0; t < tokens; t++) context[i] += weights[t] * number(values[t * width + i]);
+    }
+}
+
+// Scores to probabilities; at least one is finite, as a token sees itself. In 16 parts, for vectors.
 inline void softmax(float* scores, int64_t count) {
-    const float highest = *std::max_element(scores, scores + count);
-    float sum = 0;
-    for (int64_t i = 0; i < count; i++) sum += scores[i] = expf(scores[i] - highest);
+    constexpr int kParts16 = 16;
+    float highest = scores[0], sum = 0, highest_of[kParts16], sums[kParts16] = {};
+    std::fill_n(highest_of, kParts16, scores[0]);
+    const int64_t whole = count / kParts16 * kParts16;
+    for (int64_t i = 0; i < whole; i += kParts16)
+        for (int k = 0; k < kParts16; k++) highest_of[k] = std::max(highest_of[k], scores[i + k]);
+    for (float part : highest_of) highest = std::max(highest, part);
+    for (int64_t i = whole; i < count; i++) highest = std::max(highest, scores[i]);
+    for (int64_t i = 0; i < count; i++) {
+        const float below = scores[i] - highest;
+        scores[i] = below < -87 ? 0 : exponential(below);  // what is masked counts for nothing at all
+    }
+    for (int64_t i = 0; i < whole; i += kParts16)
+        for (int k = 0; k < kParts16; k++) sums[k] += scores[i + k];
+    for (float part : sums) sum += part;
+    for (int64_t i = whole; i < count; i++) sum += scores[i];
     for (int64_t i = 0; i < count; i++) scores[i] /= sum;
 }
 
-inline int64_t scratch_of_a_head(const Heads& h, const Step& step) { return 3 * h.head_dim + step.cached + 1; }
+// The attention of one head to `tokens` rows of keys and values. scores: [tokens]; context: [width].
+template <class Stored>
+inline void attend_to(const Stored* keys, const Stored* values, const uint8_t* visible, const float* query,
+                      int64_t tokens, int64_t width, float* scores, float* context) {
+    score(keys, query, tokens, width, scores);
+    const float scaling = 1 / sqrtf(static_cast<float>(width));
+    for (int64_t t = 0; t < tokens; t++) scores[t] = visible && !visible[t] ? -INFINITY : scaling * scores[t];
+    softmax(scores, tokens);
+    sum_values(scores, values, tokens, width, context);
+}
+
+inline int64_t scratch_of_a_head(const Heads& h, const Step& step) { return 2 * h.head_dim + step.cached + 1; }
 
 // query_key_value: q, k and v of this head. scratch: see above. context: [head_dim].
 inline void attend(const Heads& h, const Step& step, const Rooms& rooms, int64_t sequence, int64_t head,
@@ -79,22 +138,19 @@ inline void attend(const Heads& h, const Step& step, const Rooms& rooms, int64_t
     const int64_t width = h.head_dim, tokens = step.cached + 1;
     const int64_t first = (sequence * h.heads + head) * rooms.room * width;
     const float *cos = step.cos + sequence * width, *sin = step.sin + sequence * width;
-    float *query = scratch, *key = query + width, *row = key + width, *scores = row + width;
+    float *query = scratch, *key = query + width, *scores = key + width;
     rotate(query_key_value, cos, sin, h, query);
     rotate(query_key_value + width, cos, sin, h, key);
     write_numbers(key, width, rooms.keys, step.type, first + step.cached * width);
     write_numbers(query_key_value + 2 * width, width, rooms.values, step.type, first + step.cached * width);
 
     const uint8_t* visible = step.visible ? step.visible + sequence * tokens : nullptr;
-    const float scaling = 1 / sqrtf(static_cast<float>(width));
-    const RoomRows keys{rooms.keys, step.type, first, width, row};
-    for (int64_t t = 0; t < tokens; t++)
-        scores[t] = visible && !visible[t] ? -INFINITY : scaling * dot(query, keys[t], width);
-    softmax(scores, tokens);
-    const RoomRows values{rooms.values, step.type, first, width, row};
-    std::fill_n(context, width, 0.0f);
-    for (int64_t t = 0; t < tokens; t++) {
-        const float* value = values[t];
-        for (int64_t i = 0; i < width; i++) context[i] += scores[t] * value[i];
-    }
+    auto attend_in = [&](auto stored) {
+        using Stored = decltype(stored);
+        attend_to(static_cast<const Stored*>(rooms.keys) + first, static_cast<const Stored*>(rooms.values) + first,
+                  visible, query, tokens, width, scores, context);
+    };
+    if (step.type == kFloat32) attend_in(float());
+    if (step.type == kFloat16) attend_in(Half());
+    if (step.type == kBFloat16) attend_in(BFloat());
 }

@@ -57,22 +57,6 @@ inline void normalize(const float* x, const Norm& norm, float epsilon, int64_t c
     for (int64_t i = 0; i < count; i++) out[i] = (x[i] - mean) * factor * norm.weight[i] + norm.bias[i];
 }
 
-// e^x, off by less than 1e-7 of it, without a call, so that compilers make vectors of it: as in the Cephes library, 2^n
-// times a polynomial. x is cut off where the result would leave float32's range.
-inline float exponential(float x) {
-    x = std::min(std::max(x, -87.0f), 88.0f);
-    constexpr float kRound = 12582912;  // 1.5 * 2^23: a small number added has no room for a fraction
-    const float n = x * 1.44269504f + kRound - kRound;
-    const float r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f * r + 1.3981999507e-3f;
-    p = (p * r + 8.3334519073e-3f) * r + 4.1665795894e-2f;
-    p = (p * r + 1.6666665459e-1f) * r + 5.0000001201e-1f;
-    const int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
-    float power;
-    memcpy(&power, &bits, 4);
-    return (p * r * r + r + 1) * power;
-}
-
 // The tanh approximation, as x times a logistic function: 0.5 (1 + tanh u) = 1 / (1 + exp(-2 u)).
 inline float gelu_tanh(float x) {
     const float u = 0.7978845608028654f * (x + 0.044715f * x * x * x);

@@ -2,11 +2,20 @@
 #pragma once
 #include <stdint.h>
 #include <string.h>
+
+#include <algorithm>
 #if defined(__F16C__)
 #include <immintrin.h>
 #endif
 
 enum Type { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };  // as in native.py
+
+struct Half {
+    uint16_t bits;
+};
+struct BFloat {
+    uint16_t bits;
+};
 
 inline int64_t type_size(Type type) { return type == kFloat32 ? 4 : 2; }
 
@@ -65,6 +74,29 @@ inline void write_numbers(const float* from, int64_t count, void* to, Type type,
     } else if (type == kBFloat16) {
         for (int64_t i = 0; i < count; i++) two_bytes[i] = float_to_bfloat(from[i]);
     } else {
-        for (int64_t i = 0; i < count; i++) two_bytes[i] = float_to_half(from[i]);
+        int64_t i = 0;
+#if defined(__F16C__)
+        for (; i + 8 <= count; i += 8) {
+            const __m128i halves = _mm256_cvtps_ph(_mm256_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT);
+            _mm_storeu_si128((__m128i*)(two_bytes + i), halves);
+        }
+#endif
+        for (; i < count; i++) two_bytes[i] = float_to_half(from[i]);
     }
+}
+
+// e^x, off by less than 1e-7 of it, without a call, so that compilers make vectors of it: as in the Cephes library, 2^n
+// times a polynomial. x is cut off where the result would leave float32's range.
+inline float exponential(float x) {
+    x = std::min(std::max(x, -87.0f), 88.0f);
+    constexpr float kRound = 12582912;  // 1.5 * 2^23: a small number added has no room for a fraction
+    const float n = x * 1.44269504f + kRound - kRound;
+    const float r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f * r + 1.3981999507e-3f;
+    p = (p * r + 8.3334519073e-3f) * r + 4.1665795894e-2f;
+    p = (p * r + 1.6666665459e-1f) * r + 5.0000001201e-1f;
+    const int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
+    float power;
+    memcpy(&power, &bits, 4);
+    return (p * r * r + r + 1) * power;
 }

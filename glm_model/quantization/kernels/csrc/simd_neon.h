@@ -14,6 +14,9 @@ using Bytes = int8x16_t;
 
 inline Floats zero() { return vdupq_n_f32(0); }
 inline Floats load(const float* p) { return vld1q_f32(p); }
+inline Floats load_halves(const uint16_t* p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
+inline Floats load_bfloats(const uint16_t* p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
+inline Floats broadcast(float v) { return vdupq_n_f32(v); }
 inline void store(float* p, Floats v) { vst1q_f32(p, v); }
 inline Bytes load_bytes(const uint8_t* p) { return vreinterpretq_s8_u8(vld1q_u8(p)); }
 inline void store_bytes(uint8_t* p, Bytes v) { vst1q_u8(p, vreinterpretq_u8_s8(v)); }
