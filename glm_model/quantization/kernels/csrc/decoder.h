@@ -115,8 +115,8 @@ inline void decode(const Decoder& d, const Step& step, float* states, Team& team
             normalize(states + row * d.hidden, norm, d.epsilon, d.hidden, &w.input[row * d.hidden]);
         });
     };
-    auto add_residual = [&] {
-        for (int64_t i = 0; i < step.batch * d.hidden; i++) states[i] += d.alpha * w.input[i];
+    auto add_residual = [states, input = w.input.data(), alpha = d.alpha, count = step.batch * d.hidden] {
+        for (int64_t i = 0; i < count; i++) states[i] += alpha * input[i];
     };
     for (int64_t n = 0; n < d.count; n++) {
         norm_rows(d.layers[n].input_norm);
