@@ -1,6 +1,7 @@
 """Python's garbage collector rests where much is made that stays, and only there."""
 
 import gc
+from collections.abc import Iterator
 
 import pytest
 
@@ -27,3 +28,27 @@ def test_whoever_has_switched_it_off_keeps_it_off() -> None:
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+@pytest.fixture
+def nothing_frozen() -> Iterator[None]:
+    """The tests keep the libraries frozen; see conftest.py."""
+    gc.unfreeze()
+    yield
+    gc.freeze()
+
+
+@pytest.mark.usefixtures("nothing_frozen")
+def test_what_was_made_counts_as_old() -> None:
+    with no_garbage_collection():
+        kept: list[list[int]] = [[] for _ in range(10_000)]
+        assert len(gc.get_objects(generation=0)) > len(kept)
+    assert len(gc.get_objects(generation=0)) < 1_000
+    assert gc.get_freeze_count() == 0
+
+
+def test_what_somebody_keeps_frozen_stays_so() -> None:
+    frozen = gc.get_freeze_count()
+    with no_garbage_collection():
+        pass
+    assert gc.get_freeze_count() == frozen > 0
