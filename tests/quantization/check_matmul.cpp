@@ -1,5 +1,6 @@
 // Compares the kernels with a product in double, without Python: for sanitizers, and for CPUs that only an emulator has.
-// Runs a decoding step, too. Includes csrc/kernels.cpp. Prints the largest errors; exits with 1 if one is over its bound.
+// So is the attention of a new token; a decoding step is run, too. Includes csrc/kernels.cpp. Prints the largest errors;
+// exits with 1 if one is over its bound.
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -46,6 +47,46 @@ static double error_of(int64_t rows, int64_t columns, int64_t outputs, int bits,
             largest = fmax(largest, sqrt(squares) * scale[r]);
         }
     return worst / largest;
+}
+
+// The largest error of a head's context beside attention in double over what the rooms hold then. Every third token is
+// hidden.
+static double attention_error(int64_t head_dim, int64_t cached, Type type) {
+    const int64_t tokens = cached + 1, room = tokens + 1, count = room * head_dim;
+    std::normal_distribution<float> normal;
+    auto floats = [&](int64_t size) {
+        std::vector<float> made(size);
+        for (float& v : made) v = normal(generator);
+        return made;
+    };
+    std::vector<uint8_t> keys(count * type_size(type)), values(count * type_size(type)), visible(tokens);
+    write_numbers(floats(count).data(), count, keys.data(), type, 0);
+    write_numbers(floats(count).data(), count, values.data(), type, 0);
+    for (int64_t t = 0; t < tokens; t++) visible[t] = t % 3 != 1 || t == cached;
+    const std::vector<float> fused = floats(3 * head_dim), cos = floats(head_dim), sin = floats(head_dim);
+    const Heads heads{1, head_dim, 2};
+    const Rooms rooms{keys.data(), values.data(), room};
+    const Step step{1, cached, cos.data(), sin.data(), visible.data(), &rooms, type};
+    std::vector<float> scratch(scratch_of_a_head(heads, step)), context(head_dim), query(head_dim);
+    attend(heads, step, rooms, 0, 0, fused.data(), scratch.data(), context.data());
+
+    rotate(fused.data(), cos.data(), sin.data(), heads, query.data());
+    std::vector<float> key(count), value(count);
+    read_numbers(keys.data(), type, 0, count, key.data());
+    read_numbers(values.data(), type, 0, count, value.data());
+    std::vector<double> weights(tokens), expected(head_dim);
+    double sum = 0, worst = 0;
+    for (int64_t t = 0; t < tokens; t++) {
+        double score = 0;
+        for (int64_t i = 0; i < head_dim; i++) score += double(query[i]) * key[t * head_dim + i];
+        sum += weights[t] = visible[t] ? exp(score / sqrt(double(head_dim))) : 0;
+    }
+    for (int64_t i = 0; i < head_dim; i++) {
+        for (int64_t t = 0; t < tokens; t++) expected[i] += weights[t] / sum * value[t * head_dim + i];
+        const double error = fabs(context[i] - expected[i]);
+        worst = !(error <= worst) ? error : worst;
+    }
+    return worst;
 }
 
 // Two layers of drawn numbers; whether the states come out finite and new.
@@ -100,10 +141,17 @@ int main() {
                 double error = error_of(shape[0], shape[1], shape[2], bits, quantize);
                 worst[quantize] = !(error <= worst[quantize]) ? error : worst[quantize];
             }
-    printf("%s: exact %.1e, fast %.1e\n", glm_instructions(), worst[0], worst[1]);
+    double attention = 0;
+    for (int64_t head_dim : {4, 20, 64, 128, 140, 288})
+        for (int64_t cached : {0, 2, 6, 33, 70})
+            for (Type type : {kFloat32, kFloat16, kBFloat16}) {
+                const double error = attention_error(head_dim, cached, type);
+                attention = !(error <= attention) ? error : attention;
+            }
+    printf("%s: exact %.1e, fast %.1e, attention %.1e\n", glm_instructions(), worst[0], worst[1], attention);
     for (int64_t head_dim : {4, 20, 64})
         for (bool other : {false, true})
             for (Type type : {kFloat32, kFloat16, kBFloat16})
                 if (!decodes(head_dim / 4, 1 + head_dim, head_dim, other, !other, type)) return 2;
-    return worst[0] <= 3e-6 && worst[1] <= 0.02 ? 0 : 1;
+    return worst[0] <= 3e-6 && worst[1] <= 0.02 && attention <= 1e-5 ? 0 : 1;
 }
