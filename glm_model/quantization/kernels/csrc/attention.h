@@ -98,24 +98,14 @@ inline void sum_values(const float* weights, const Stored* values, int64_t token
     }
 }
 
-// Scores to probabilities; at least one is finite, as a token sees itself. In 16 parts, for vectors.
+// Scores to probabilities; at least one is finite, as a token sees itself.
 inline void softmax(float* scores, int64_t count) {
-    constexpr int kParts16 = 16;
-    float highest = scores[0], sum = 0, highest_of[kParts16], sums[kParts16] = {};
-    std::fill_n(highest_of, kParts16, scores[0]);
-    const int64_t whole = count / kParts16 * kParts16;
-    for (int64_t i = 0; i < whole; i += kParts16)
-        for (int k = 0; k < kParts16; k++) highest_of[k] = std::max(highest_of[k], scores[i + k]);
-    for (float part : highest_of) highest = std::max(highest, part);
-    for (int64_t i = whole; i < count; i++) highest = std::max(highest, scores[i]);
+    const float highest = reduce(scores, count, scores[0], itself, larger_of);
     for (int64_t i = 0; i < count; i++) {
         const float below = scores[i] - highest;
         scores[i] = below < -87 ? 0 : exponential(below);  // what is masked counts for nothing at all
     }
-    for (int64_t i = 0; i < whole; i += kParts16)
-        for (int k = 0; k < kParts16; k++) sums[k] += scores[i + k];
-    for (float part : sums) sum += part;
-    for (int64_t i = whole; i < count; i++) sum += scores[i];
+    const float sum = reduce(scores, count, 0, itself, sum_of);
     for (int64_t i = 0; i < count; i++) scores[i] /= sum;
 }
 

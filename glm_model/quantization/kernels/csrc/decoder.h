@@ -39,19 +39,10 @@ inline void apply(const Linear& l, const float* x, int64_t rows, bool quantize, 
              quantize, team);
 }
 
-// LayerNorm of a row. Sums are kept in 16 parts, for vectors and for precision.
+// LayerNorm of a row.
 inline void normalize(const float* x, const Norm& norm, float epsilon, int64_t count, float* out) {
-    constexpr int kParts16 = 16;
-    auto mean_of = [&](auto value) {
-        float parts[kParts16] = {}, sum = 0;
-        int64_t i = 0;
-        for (; i + kParts16 <= count; i += kParts16)
-            for (int k = 0; k < kParts16; k++) parts[k] += value(x[i + k]);
-        for (; i < count; i++) sum += value(x[i]);
-        for (float part : parts) sum += part;
-        return sum / count;
-    };
-    const float mean = mean_of([](float v) { return v; });
+    auto mean_of = [&](auto value) { return reduce(x, count, 0, value, sum_of) / count; };
+    const float mean = mean_of(itself);
     const float variance = mean_of([mean](float v) { return (v - mean) * (v - mean); });
     const float factor = 1 / sqrtf(variance + epsilon);
     for (int64_t i = 0; i < count; i++) out[i] = (x[i] - mean) * factor * norm.weight[i] + norm.bias[i];

@@ -100,3 +100,20 @@ inline float exponential(float x) {
     memcpy(&power, &bits, 4);
     return (p * r * r + r + 1) * power;
 }
+
+// combine() over the value()s of a row, from `start` on, in 16 parts: for vectors, and for the precision of sums.
+template <class Value, class Combine>
+inline float reduce(const float* x, int64_t count, float start, const Value& value, const Combine& combine) {
+    constexpr int kCount = 16;
+    float parts[kCount], result = start;
+    std::fill_n(parts, kCount, start);
+    int64_t i = 0;
+    for (; i + kCount <= count; i += kCount)
+        for (int k = 0; k < kCount; k++) parts[k] = combine(parts[k], value(x[i + k]));
+    for (; i < count; i++) result = combine(result, value(x[i]));
+    for (float part : parts) result = combine(result, part);
+    return result;
+}
+inline float itself(float v) { return v; }
+inline float sum_of(float a, float b) { return a + b; }
+inline float larger_of(float a, float b) { return std::max(a, b); }
