@@ -15,14 +15,22 @@ from glm_model.quantization.kernels import choice, onnx
 from glm_model.quantization.packing import dequantize, quantize
 
 
+@pytest.fixture(params=["split", "unsplit"])
+def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is used here, and what would be used where onnxruntime has one scale for a whole row."""
+    if request.param == "unsplit":
+        monkeypatch.setattr(onnx, "_rounds_in_blocks", lambda bits: False)
+
+
+@pytest.mark.usefixtures("_way")
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("shape", [(1, 4096, 96), (3, 90, 7), (9, 258, 65), (100, 770, 37)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 4096, 96), (3, 90, 7), (9, 258, 65), (150, 770, 37)], ids=str)
 def test_it_multiplies(shape: tuple[int, int, int], bits: int, dtype: torch.dtype) -> None:
     rows, columns, outputs = shape
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(rows, columns, generator=generator)
-    x[:, 17] *= 100
+    x[::2, 17] *= 100
     x = x.to(dtype)
     weight, scale = quantize(torch.randn(outputs, columns, generator=generator).half(), bits)
     expected = x.double() @ dequantize(weight, scale, bits, torch.float64).T
@@ -31,6 +39,62 @@ def test_it_multiplies(shape: tuple[int, int, int], bits: int, dtype: torch.dtyp
         assert result.dtype == dtype
         assert (result.double() - expected).norm() / expected.norm() < bound
         assert matmul(x[:0], weight, scale, bits).shape == (0, outputs)
+
+
+def test_parts_survive_rounding_to_8_bits() -> None:
+    """They add up to what they are parts of, and each is 127 steps at most of its block's largest number."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(5, 600, generator=generator) * 10 ** torch.randn(600, generator=generator)
+    rows[1], rows[2, :300] = 0, 0
+    parts = onnx._split(rows, onnx._EXACT).double()
+    assert len(parts) == 3
+    assert (parts.sum(0) - rows).abs().max() <= 1e-7 * rows.abs().max()
+    for part in parts[:-1]:
+        for block in part.split(onnx._EXACT.block, dim=1):
+            steps = block / (block.abs().amax(1, keepdim=True) / 127).clamp(min=1e-300)
+            assert (steps - steps.round()).abs().max() < 1e-4
+    first, second, third = (part.abs().amax() for part in parts)
+    assert second < first / 250
+    assert third < second / 250
+
+
+def test_fast_leaves_out_what_is_negligible() -> None:
+    """A row without outliers is multiplied once, one with them twice; exactly so in any company."""
+    rows = torch.randn(2, 512, generator=torch.Generator().manual_seed(0))
+    rows[1, 7] *= 100
+    multiplied: list[int] = []
+
+    def run(names: None, inputs: dict[str, Any]) -> list[Any]:
+        multiplied.append(len(inputs["x"]))
+        return [inputs["x"]]
+
+    together = onnx._product(run, rows, onnx._FAST)
+    alone = [onnx._product(run, row[None], onnx._FAST) for row in rows]
+    assert multiplied == [3, 1, 2]
+    assert torch.equal(together, torch.cat(alone))
+    assert torch.allclose(together[1], rows[1])
+    assert 0 < (together[0] - rows[0]).norm() / rows[0].norm() < 0.01
+
+
+def test_other_rounding_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One scale for a whole row, as some of onnxruntime's kernels for ARM have it."""
+    start = onnx._start
+
+    def rounds_rows(*arguments: Any) -> Any:
+        run, memory = start(*arguments)
+
+        def rounded(names: None, inputs: dict[str, Any]) -> Any:
+            step = abs(inputs["x"]).max(axis=1, keepdims=True) / 127
+            return run(names, {"x": (inputs["x"] / step).round() * step})
+
+        return rounded, memory
+
+    onnx._rounds_in_blocks.cache_clear()
+    assert onnx._rounds_in_blocks(4)
+    onnx._rounds_in_blocks.cache_clear()
+    monkeypatch.setattr(onnx, "_start", rounds_rows)
+    assert not onnx._rounds_in_blocks(4)
+    onnx._rounds_in_blocks.cache_clear()
 
 
 def test_a_weight_that_was_written_to_is_read_anew() -> None:

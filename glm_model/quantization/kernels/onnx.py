@@ -3,7 +3,11 @@
 It wants the integers in its own order and unsigned, and rearranges them once more for itself, so each weight is copied
 when it is first used and the packed bytes of the file are needed no more: a mapped file leaves memory by itself. The
 copy in between is given back, too.
-For ``fast`` onnxruntime rounds activations to 8 bits in blocks of columns; for ``exact`` it multiplies in float32.
+
+Onnxruntime is fast where it may round activations to 8 bits, in blocks of columns that share a scale, and fastest with
+large blocks, in which one outlier coarsens all its neighbours. So each activation becomes a sum of numbers that this
+rounding does not change (:func:`_split`): two are more precise than the smallest blocks, three are as good as float32.
+They are rows of one product that reads the weight once, so that decoding costs hardly more than with one.
 """
 
 import functools
@@ -15,8 +19,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.weak import WeakIdKeyDictionary
 
+from ..packing import dequantize, quantize
 from .choice import allowed
 
 
@@ -25,17 +31,24 @@ class _Way(NamedTuple):
 
     Attributes:
         block: columns that share a scale, for weights by the operator's format, and for activations that are rounded.
-            There smaller blocks keep outliers from coarsening their neighbours; otherwise they only cost time.
-        accuracy_level: of the operator.
+        accuracy_level: of the operator; with 4 it rounds activations to 8 bits, with 1 it does not.
+        parts: how many numbers an activation becomes.
+        negligible: the share of a row's norm below which a further part of it is left out: without outliers one part
+            is as precise as ``fast`` has to be, and a prompt is read twice as fast.
     """
 
     block: int
     accuracy_level: int
+    parts: int
+    negligible: float = 0.0
 
 
-_FAST, _EXACT = _Way(32, 4), _Way(128, 1)
+_FAST, _EXACT = _Way(256, 4, 2, 0.01), _Way(256, 4, 3)
+# Where onnxruntime rounds in another way: blocks that keep outliers from coarsening many neighbours, and no rounding.
+_FAST_UNSPLIT, _EXACT_UNSPLIT = _Way(32, 4, 1), _Way(128, 1, 1)
 
-_ROWS = 256  # of a weight that are rearranged at a time
+_WEIGHT_ROWS = 256  # that are rearranged at a time
+_ROWS = 128  # that are multiplied at a time: the products of the parts take memory
 
 _FLOAT, _UINT8 = 1, 2  # ONNX element types
 
@@ -88,37 +101,82 @@ def one_thread_for_torch() -> Iterator[None]:
 
 def fast_matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int) -> Tensor:
     """``x @ (integers * scale).T``; see :func:`glm_model.quantization.kernels.quantized_matmul`."""
-    return _matmul(x, weight, scale, bits, _FAST)
+    return _matmul(x, weight, scale, bits, _FAST if _rounds_in_blocks(bits) else _FAST_UNSPLIT)
 
 
 def exact_matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int) -> Tensor:
     """As :func:`fast_matmul`."""
-    return _matmul(x, weight, scale, bits, _EXACT)
+    return _matmul(x, weight, scale, bits, _EXACT if _rounds_in_blocks(bits) else _EXACT_UNSPLIT)
 
 
 def _matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int, way: _Way) -> Tensor:
-    states = x.detach().reshape(-1, x.shape[-1]).float().numpy()
-    (out,) = _session(weight, scale, bits, way).run(None, {"x": states})
-    return torch.from_numpy(out).to(x.dtype).reshape(*x.shape[:-1], len(weight))
+    session = _session(weight, scale, bits, way)
+    rows = x.detach().reshape(-1, x.shape[-1]).float()
+    products = [_product(session.run, some, way) for some in rows.split(_ROWS)]
+    return torch.cat(products).to(x.dtype).reshape(*x.shape[:-1], len(weight))
+
+
+def _product(run: Callable[..., Any], rows: Tensor, way: _Way) -> Tensor:
+    """Of float32 activations [rows, in]; float32 [rows, out]."""
+    parts = _split(rows, way)
+    counts = parts.square().sum(-1) > way.negligible**2 * rows.square().sum(-1)
+    counts[0] = True
+    (out,) = run(None, {"x": parts[counts].numpy()})
+    products = torch.from_numpy(out)
+    if len(products) == len(rows):
+        return products
+    return products.new_zeros(len(rows), products.shape[1]).index_add_(0, counts.nonzero()[:, 1], products)
+
+
+def _split(rows: Tensor, way: _Way) -> Tensor:
+    """Float32 [parts, rows, in] that add up to ``rows``, [rows, in].
+
+    A part is what rounding to 8 bits makes of the sum of it and all that follow, so that rounding it again changes
+    nothing; the last one is what is left. Each is at most 1/254 of the part before, and so is its rounding error.
+    """
+    columns = rows.shape[1]
+    rest = F.pad(rows, (0, -columns % way.block)).unflatten(1, (-(-columns // way.block), way.block))
+    parts = []
+    for _ in range(way.parts - 1):
+        step = rest.abs().amax(-1, keepdim=True) / 127
+        parts.append((rest / step.clamp_(min=torch.finfo().tiny)).round_().mul_(step))
+        rest = rest - parts[-1]
+    return torch.stack([*parts, rest]).flatten(2)[:, :, :columns]
+
+
+@functools.cache
+def _rounds_in_blocks(bits: int) -> bool:
+    """Whether onnxruntime rounds the activations of a weight's block with a scale of their own, as _split assumes.
+
+    Those of its kernels for ARM that Arm has written have one scale for a whole row. So it is tried, with one row and
+    with several, because these may be different kernels, and with a column that is much larger than all others.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(5, 1024, generator=generator)
+    x[:, 100] *= 1000
+    weight, scale = quantize(torch.randn(64, 1024, generator=generator), bits)
+    run, _memory = _start(weight, scale, bits, _EXACT)
+    wanted = x @ dequantize(weight, scale, bits, torch.float32).T
+    return all((_product(run, x[:n], _EXACT) - wanted[:n]).norm() < 1e-5 * wanted[:n].norm() for n in (1, 5))
 
 
 class _Session(NamedTuple):
     """A product that onnxruntime is ready to compute.
 
     Attributes:
-        made_for: what would make it the wrong one if it changed.
+        made_for: what would make it the wrong one if it changed: the weight's version, and the way but for its parts.
         run: as that of an ``InferenceSession``.
         memory: what it was made from; the addresses have to stay valid as long as it is used.
     """
 
-    made_for: tuple[int, _Way]
+    made_for: tuple[int, int, int]
     run: Callable[..., Any]
     memory: list[mmap.mmap]
 
 
 def _session(weight: Tensor, scale: Tensor, bits: int, way: _Way) -> _Session:
-    """The session that holds this weight, made anew if the weight was written to since, or for the other precision."""
-    made_for = 0 if weight.is_inference() else weight._version, way
+    """The session that holds this weight, made anew if the weight was written to since, or another way is wanted."""
+    made_for = 0 if weight.is_inference() else weight._version, way.block, way.accuracy_level
     known = _sessions.get(weight)
     if known is None or known.made_for != made_for:
         known = _Session(made_for, *_start(weight, scale, bits, way))
@@ -141,7 +199,7 @@ def _start(weight: Tensor, scale: Tensor, bits: int, way: _Way) -> tuple[Callabl
     integers = torch.frombuffer(memory[0], dtype=torch.uint8).view(outputs, blocks, -1)
     scales = torch.frombuffer(memory[1], dtype=torch.float32)
     # Some rows at a time: large copies that come and go would leave holes in memory that nobody fits into.
-    for to, packed in zip(integers.flatten(1).split(_ROWS), weight.detach().split(_ROWS), strict=True):
+    for to, packed in zip(integers.flatten(1).split(_WEIGHT_ROWS), weight.detach().split(_WEIGHT_ROWS), strict=True):
         to[:, : packed.shape[1]] = _unsigned(packed, bits)
     scales.view(outputs, blocks)[:] = scale.detach()[:, None]
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(each.numpy()) for each in (integers, scales)]
