@@ -28,7 +28,7 @@ from .configuration_glm import ChatGLMConfig, GLM130BConfig, GLMConfig
 from .conversion.keys import IGNORED_KEYS
 from .errors import UnsupportedError
 from .generation import ChatMixin
-from .kv_cache import new_cache
+from .kv_cache import RoomyCache, new_cache
 from .loading_checks import CheckedLoadingMixin
 from .parallel.distribute import ShareableModel
 from .prefix_lm import PrefixLMGenerationMixin, count_padding, derive_position_ids
@@ -59,11 +59,13 @@ class GLMMLP(nn.Module):
         self.dense_4h_to_h = make_linear(bits, inner, config.hidden_size, float_class=row_linear(config))
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        inner = self.dense_h_to_4h(hidden_states)
+        return self.dense_4h_to_h(self._activate(self.dense_h_to_4h(hidden_states)))
+
+    def _activate(self, inner: Tensor) -> Tensor:
         if self.gated:
             linear, gate = inner.chunk(2, dim=-1)
-            return self.dense_4h_to_h(linear * F.gelu(gate))
-        return self.dense_4h_to_h(gelu(inner))
+            return linear * F.gelu(gate)
+        return gelu(inner)
 
 
 class GLMDecoderLayer(GradientCheckpointingLayer):
@@ -78,10 +80,11 @@ class GLMDecoderLayer(GradientCheckpointingLayer):
         self.mlp = GLMMLP(config)
 
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
-        attention_input = self.input_layernorm(hidden_states)
-        attention_output, _ = self.self_attn(attention_input, **kwargs)
-        mlp_input = self.post_attention_layernorm(attention_input * self.alpha + attention_output)
-        return mlp_input * self.alpha + self.mlp(mlp_input)
+        # Nothing is kept under a name, or computed, before it is needed: a long prompt's tensors are large.
+        hidden_states = self.input_layernorm(hidden_states)
+        hidden_states = self.self_attn(hidden_states, **kwargs)[0] + hidden_states * self.alpha
+        hidden_states = self.post_attention_layernorm(hidden_states)
+        return self.mlp(hidden_states) + hidden_states * self.alpha
 
 
 class GLMPreTrainedModel(CheckedLoadingMixin, ShareableModel):
@@ -187,6 +190,8 @@ class GLMModel(GLMPreTrainedModel):
             return BaseModelOutputWithPast(last_hidden_state=self.norm(step), past_key_values=past_key_values)
         is_packed_step = self.config.quantization_bit and hidden_states.shape[1] == 1
         products = kernels.decoding(hidden_states) if is_packed_step else nullcontext()
+        if isinstance(past_key_values, RoomyCache):
+            past_key_values.expect(sum(hasattr(layer, "self_attn") for layer in self.layers))
         with products, attention_kernels(hidden_states):
             for layer in self.layers:
                 hidden_states = layer(

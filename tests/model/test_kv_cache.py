@@ -53,6 +53,31 @@ def test_it_is_a_dynamic_cache(change: Callable[[Any], Any]) -> None:
     assert_same(*results)
 
 
+def test_the_layers_begin_in_one_tensor() -> None:
+    """And give what those do that begin in their own, when they have outgrown it too."""
+    caches = RoomyCache(), DynamicCache()
+    caches[0].expect(3)
+    results: list[list[Any]] = [[], []]
+    for cache, seen in zip(caches, results, strict=True):
+        for step, length in enumerate((5, *(1 for _ in range(LEAST_ROOM + 10)))):
+            for layer in range(3):
+                seen += map(Tensor.clone, cache.update(*states(length, seed=3 * step + layer), layer))
+            if step == 1:
+                seen += (layer.keys.clone() for layer in cache.layers)
+                places = {layer.keys.untyped_storage().data_ptr() for layer in cache.layers}
+                assert len(places) == (1 if cache is caches[0] else 3)
+    assert_same(*results)
+
+
+def test_a_layer_elsewhere_begins_on_its_own_device() -> None:
+    cache = RoomyCache()
+    cache.expect(2)
+    cache.update(*states(5), 0)
+    keys, _ = cache.update(*(each.to("meta") for each in states(5)), 1)
+    assert keys.device.type == cache.layers[1].keys.device.type == "meta"
+    assert cache.get_seq_length() == cache.get_seq_length(1) == 5
+
+
 def test_tokens_stay_where_they_are() -> None:
     cache = RoomyCache()
     cache.update(*states(5), 0)
@@ -82,6 +107,8 @@ def test_generate_is_the_same(options: dict[str, Any]) -> None:
         out = model.generate(ids, past_key_values=cache, return_dict_in_generate=True, **settings)
         made.append(out.sequences)
         assert isinstance(out.past_key_values, RoomyCache) == (cache is None)
+        places = {layer.keys.untyped_storage().data_ptr() for layer in out.past_key_values.layers}
+        assert (len(places) == 1) == (cache is None and "num_beams" not in options)
     assert torch.equal(*made)
 
 
