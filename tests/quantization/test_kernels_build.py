@@ -52,7 +52,7 @@ def fake_compiler(folder: Path, script: str) -> Path:
 
 # Writes what is no library, but counts as one until it is loaded; enough for tests of the cache.
 COUNTING = """
-[ "$1" = --version ] && echo 'counting 1.0' && exit
+case "$*" in *--version) echo 'counting 1.0'; exit; esac
 echo made >> {log}
 sleep {seconds}
 while [ "$1" != -o ]; do shift; done
@@ -166,11 +166,40 @@ def test_a_broken_compiler_is_no_error(
 def test_no_compiler_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(build, "find_spec", lambda name: None)
     for precision in ("exact", "fast"):
         name, line = answer(precision)
         assert name == without_compiler()
         assert name in line
         assert "no C++ compiler" in line
+        assert "pip install ziglang" in line
+
+
+def test_a_compiler_in_a_wheel(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It serves where there is no other, and the user hears of the wait, once."""
+    script, log = counting_compiler(tmp_path)
+    package = tmp_path / "site" / "ziglang"
+    package.mkdir(parents=True)
+    run = f"import subprocess, sys; sys.exit(subprocess.run(['/bin/sh', {str(script)!r}, *sys.argv[2:]]).returncode)"
+    (package / "__main__.py").write_text(run)
+    (package / "__init__.py").touch()
+    script.write_text(script.read_text().replace("made", "$*"))
+    monkeypatch.setenv("CXX", str(script))
+    other = build.build("neon")
+    monkeypatch.delenv("CXX")
+    monkeypatch.setattr(build, "COMPILERS", ("no-such-compiler",))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    assert build.find_compiler() == [sys.executable, "-m", "ziglang", "c++"]
+    library = build.build("neon")
+    assert build.build("neon") == library != other
+    assert log.read_text().count("-march=armv8.2-a+dotprod") == 1
+    assert log.read_text().count("-mcpu=generic+dotprod") == 1
+    assert [record.getMessage() for record in caplog.records if "ziglang" in record.getMessage()] == [
+        "compiling the kernel for INT4 and INT8 with ziglang: a minute or two, this once"
+    ]
 
 
 @pytest.mark.usefixtures("undecided", "cache")

@@ -2,7 +2,8 @@
 
 A wheel for every CPU and every system is more than this project can make and test, and a package build that needs a
 compiler breaks installs. So the source travels, and whoever has a compiler has the kernel three seconds after the
-first product; whoever has none is told so and has the other kernels. Nothing is ever written into the package.
+first product; whoever has none is told so and has the other kernels, or installs ``ziglang``, a compiler in a wheel.
+Nothing is ever written into the package.
 
 The file in the cache is named by what decides its content: source, instruction set, flags and compiler. It is made
 under another name and renamed, so whoever finds it finds it whole; a lock keeps two processes from both making it.
@@ -10,22 +11,28 @@ under another name and renamed, so whoever finds it finds it whole; a lock keeps
 
 import contextlib
 import hashlib
+import logging
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
+logger = logging.getLogger(__name__)
+
 SOURCE = Path(__file__).parent / "csrc"
 COMPILERS = ("g++", "clang++", "c++")
+_ZIG = (sys.executable, "-m", "ziglang", "c++")  # clang++ in all but the names of CPUs
+_ZIG_SPELLING = {"-march=armv8.2-a+dotprod": "-mcpu=generic+dotprod"}
 # The two on mathematics: nobody asks for errno or floating-point exceptions, and loops that keep them are no vectors.
 _OPTIONS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
-_TIMEOUT = 180  # seconds; it takes three
+_TIMEOUT = 600  # seconds; it takes three, and with ziglang, which makes itself a C++ library first, sixty
 
 _AVX2 = ("avx2", "fma3", "f16c")
 _AVX512 = ("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq", "avx512_vnni")
@@ -66,7 +73,7 @@ def cache_folders() -> list[Path]:
 
 
 def find_compiler() -> list[str]:
-    """The user's C++ compiler: $CXX, which may have arguments, or the first of the usual names in PATH.
+    """The user's C++ compiler: $CXX, which may have arguments, the first of the usual names in PATH, or ziglang.
 
     Raises:
         BuildError: there is none.
@@ -75,8 +82,11 @@ def find_compiler() -> list[str]:
     for name in named[:1] or COMPILERS:
         if path := shutil.which(name):
             return [path, *named[1:]]
-    missing = f"CXX={named[0]} was not found" if named else f"no C++ compiler ({', '.join(COMPILERS)}) in PATH"
-    raise BuildError(missing)
+    if named:
+        raise BuildError(f"CXX={named[0]} was not found")
+    if find_spec("ziglang"):
+        return list(_ZIG)
+    raise BuildError(f"no C++ compiler ({', '.join(COMPILERS)}) in PATH; pip install ziglang brings one")
 
 
 def build(instructions: str, source: Path = SOURCE / "kernels.cpp") -> Path:
@@ -92,9 +102,11 @@ def build(instructions: str, source: Path = SOURCE / "kernels.cpp") -> Path:
     if sys.platform == "win32":
         raise BuildError("not built on Windows")
     compiler = find_compiler()
-    options = [*compiler[1:], *_OPTIONS, *INSTRUCTION_SETS[instructions][1]]
-    command = [compiler[0], *options, str(source)]
-    name = f"{source.stem}-{instructions}-{_fingerprint(command)}.so"
+    options = [*_OPTIONS, *INSTRUCTION_SETS[instructions][1]]
+    if compiler == list(_ZIG):
+        options = [_ZIG_SPELLING.get(option, option) for option in options]
+    command = [*compiler, *options, str(source)]
+    name = f"{source.stem}-{instructions}-{_fingerprint(command, _run([*compiler, '--version']))}.so"
     problems = []
     for cache in cache_folders():
         try:
@@ -122,11 +134,10 @@ def _private_folder(folder: Path) -> Path:
     return folder
 
 
-def _fingerprint(command: list[str]) -> str:
+def _fingerprint(command: list[str], version: str) -> str:
     digest = hashlib.sha256()
     for path in sorted({*SOURCE.iterdir(), Path(command[-1])}):
         digest.update(path.read_bytes())
-    version = _run([command[0], "--version"])
     digest.update("\0".join([*command[:-1], version]).encode())
     return digest.hexdigest()[:16]
 
@@ -135,6 +146,8 @@ def _compile(command: list[str], library: Path) -> None:
     handle, name = tempfile.mkstemp(dir=library.parent, prefix=library.stem, suffix=".part")
     os.close(handle)
     unfinished = Path(name)
+    if "ziglang" in command:
+        logger.warning("compiling the kernel for INT4 and INT8 with ziglang: a minute or two, this once")
     try:
         _run([*command, "-o", name])
         unfinished.replace(library)
