@@ -54,7 +54,8 @@ def relative_error(result: Tensor, x: Tensor, weight: Tensor, scale: Tensor, bit
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_exact_is_dequantize_then_multiply(library: native.Library, shape: tuple[int, int, int], bits: int) -> None:
     x, weight, scale = example(*shape, bits)
-    for activations in (x, with_outliers(x)):
+    # All positive: weights that are kept with an offset must not lose precision where it adds up.
+    for activations in (x, with_outliers(x), x.abs() + 1, x * 1e-20):
         out = native.product(library, activations, weight, scale, bits, None, EXACT)
         assert relative_error(out, activations, weight, scale, bits) < 2e-6
 

@@ -24,7 +24,15 @@ struct alignas(64) QuantizedSpan {
     float scales[kGroups];
 };
 
-// Exact activations: the columns in the order in which `tiles.h` unpacks weights.
+// Exact activations of few rows: each number is a sum of three that are quantized as above, each of what those before
+// it leave, down to the last bit of a float. So integers are multiplied here too, and memory stays the limit. The offset
+// of the weights is taken off the integers of each group, so that it costs the sums no precision.
+constexpr int kSplit = 3;
+struct alignas(64) PartSpan : QuantizedSpan {
+    int32_t excess[kGroups];
+};
+
+// Exact activations of many rows: the columns in the order in which `tiles.h` unpacks weights.
 struct alignas(64) ExactSpan {
     float values[kSpan];
 };
@@ -136,6 +144,38 @@ inline float quantize_row(
         sum += quantize_span(bits == 4 ? split : values, spans[index]);
     }
     return sum;
+}
+
+// Takes what a span holds from `ordered` and notes what the offset of the weights adds to its products.
+inline void take_off(PartSpan& span, int offset, float* ordered) {
+    float scales[kChunk];
+    int32_t sums[kChunk] = {};
+    for (int i = 0; i < kChunk; i++) scales[i] = span.scales[i / 4];
+    for (int c = 0; c < 4; c++)
+        for (int i = 0; i < kChunk; i++) {
+            ordered[c * kChunk + i] -= scales[i] * span.values[c * kChunk + i];
+            sums[i] += span.values[c * kChunk + i];
+        }
+    for (int group = 0; group < kGroups; group++) {
+        const int32_t* of = sums + 4 * group;
+        span.excess[group] = offset * (of[0] + of[1] + of[2] + of[3]);
+    }
+}
+
+// A row of `columns` numbers to `kSplit` rows of spans, `stride` apart.
+inline void split_row(const void* x, Type type, int64_t row_start, int64_t columns, int bits, int offset,
+                      PartSpan* spans, int64_t stride) {
+    alignas(64) float values[kSpan], split[kSpan];
+    for (int64_t index = 0; index * kSpan < columns; index++) {
+        read_span(x, type, row_start, columns, index, values);
+        if (bits == 4) split_even_odd(values, split);
+        float* ordered = bits == 4 ? split : values;
+        for (int part = 0; part < kSplit; part++) {
+            PartSpan& span = spans[part * stride + index];
+            quantize_span(ordered, span);
+            take_off(span, offset, ordered);
+        }
+    }
 }
 
 inline void order_row(const void* x, Type type, int64_t row_start, int64_t columns, int bits, ExactSpan* spans) {

@@ -33,6 +33,8 @@ inline void store(float* p, Floats v) { _mm256_storeu_ps(p, v); }
 inline Bytes load_bytes(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
 inline void store_bytes(uint8_t* p, Bytes v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
 inline Floats multiply_add(Floats a, Floats b, Floats sum) { return _mm256_fmadd_ps(a, b, sum); }
+inline Ints load_ints(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+inline Ints subtract(Ints a, Ints b) { return _mm256_sub_epi32(a, b); }
 inline Floats to_floats(Ints v) { return _mm256_cvtepi32_ps(v); }
 inline float total(Floats v) {
     __m128 half = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));

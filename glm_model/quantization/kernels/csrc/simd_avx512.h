@@ -25,6 +25,8 @@ inline void store(float* p, Floats v) { _mm512_storeu_ps(p, v); }
 inline Bytes load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
 inline void store_bytes(uint8_t* p, Bytes v) { _mm512_storeu_si512(p, v); }
 inline Floats multiply_add(Floats a, Floats b, Floats sum) { return _mm512_fmadd_ps(a, b, sum); }
+inline Ints load_ints(const int32_t* p) { return _mm512_loadu_si512(p); }
+inline Ints subtract(Ints a, Ints b) { return _mm512_sub_epi32(a, b); }
 inline Floats to_floats(Ints v) { return _mm512_cvtepi32_ps(v); }
 inline float total(Floats v) { return _mm512_reduce_add_ps(v); }
 // The totals of four vectors, added to four numbers: a third of the work of one after the other.

@@ -21,6 +21,8 @@ inline void store(float* p, Floats v) { vst1q_f32(p, v); }
 inline Bytes load_bytes(const uint8_t* p) { return vreinterpretq_s8_u8(vld1q_u8(p)); }
 inline void store_bytes(uint8_t* p, Bytes v) { vst1q_u8(p, vreinterpretq_u8_s8(v)); }
 inline Floats multiply_add(Floats a, Floats b, Floats sum) { return vfmaq_f32(sum, a, b); }
+inline Ints load_ints(const int32_t* p) { return vld1q_s32(p); }
+inline Ints subtract(Ints a, Ints b) { return vsubq_s32(a, b); }
 inline Floats to_floats(Ints v) { return vcvtq_f32_s32(v); }
 inline float total(Floats v) { return vaddvq_f32(v); }
 // The totals of four vectors, added to four numbers.

@@ -90,9 +90,14 @@ inline void add_up(const Floats (&acc)[R][N], float* sums) {
     for (int i = 0; i < R * N; i++) sums[i / R * kTile + i % R] += totals[i];
 }
 
-template <class Weights, int R, int N>
-void tile(const uint8_t* const* w, int64_t ahead, const QuantizedSpan* x, int64_t x_stride, int64_t spans,
-          float* sums) {
+inline Ints corrected(Ints dot, const QuantizedSpan&, int) { return dot; }
+inline Ints corrected(Ints dot, const PartSpan& span, int part) {
+    return subtract(dot, load_ints(span.excess + part * kLanes));
+}
+
+// Span: QuantizedSpan or PartSpan.
+template <class Weights, int R, int N, class Span>
+void tile(const uint8_t* const* w, int64_t ahead, const Span* x, int64_t x_stride, int64_t spans, float* sums) {
     Floats acc[R][N];
     for (int r = 0; r < R; r++)
         for (int n = 0; n < N; n++) acc[r][n] = zero();
@@ -109,7 +114,8 @@ void tile(const uint8_t* const* w, int64_t ahead, const QuantizedSpan* x, int64_
                     const void* values = x[n * x_stride + s].values + part * kPartBytes;
                     Bytes xv[4];
                     for (int c = 0; c < 4; c++) xv[c] = load_bytes(static_cast<const uint8_t*>(values) + c * kChunk);
-                    acc[r][n] = multiply_add(to_floats(Weights::dot(wv, xv)), scales[n], acc[r][n]);
+                    const Ints dot = corrected(Weights::dot(wv, xv), x[n * x_stride + s], part);
+                    acc[r][n] = multiply_add(to_floats(dot), scales[n], acc[r][n]);
                 }
             }
         }
