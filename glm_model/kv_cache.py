@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 LEAST_ROOM = 64  # tokens
+SHARED_BYTES = 64 << 20  # of a tensor that layers share: glibc gives up to 32 MB a place among all others
 
 
 class RoomyLayer(DynamicLayer):
@@ -107,11 +108,11 @@ class RoomyCache(DynamicCache):
         self._expected_layers = 0
 
     def expect(self, layers: int) -> None:
-        """On a CPU, let the first tokens of so many layers lie in one tensor, which is made when the first ones come.
+        """On a CPU, let the first tokens of so many layers lie in few large tensors, made when the first ones come.
 
-        One such tensor is large enough for the system to take it back when it is freed. Twice as many as there are
-        layers, made among the large tensors that come and go while a prompt is read, leave holes that the C library
-        (glibc before 2.38) hardly fills again: 0.1 GB for a prompt of 512 tokens, and as much for the next one.
+        The system takes those back when they are freed. Two small ones for each layer, made among the large tensors
+        that come and go while a prompt is read, leave holes that the C library (glibc before 2.38) hardly fills again:
+        0.1 GB for a prompt of 512 tokens, and as much for the next one.
         """
         self._expected_layers = layers
 
@@ -126,9 +127,14 @@ class RoomyCache(DynamicCache):
     def _make_layers(self, states: Tensor) -> None:
         batch, heads, length, width = states.shape
         self.layers = [self.layer_class_to_replicate() for _ in range(self._expected_layers)]
-        shape = (len(self.layers), 2, batch, heads, _room_for(length), width)
-        for layer, (keys, values) in zip(self.layers, states.new_empty(shape, dtype=self._dtype), strict=True):
-            layer.move_into((keys.data, values.data))  # so autograd knows that a write to one leaves the others alone
+        rooms = states.new_empty(2, batch, heads, _room_for(length), width, dtype=self._dtype, device="meta")
+        sharing = -(-SHARED_BYTES // max(rooms.nbytes, 1))  # no more: a tensor lives until its last layer outgrows it
+        for first in range(0, len(self.layers), sharing):
+            some = self.layers[first : first + sharing]
+            shared = torch.empty(len(some), *rooms.shape, dtype=rooms.dtype)
+            for layer, (keys, values) in zip(some, shared, strict=True):
+                # With .data autograd knows that what is written into one leaves the others alone.
+                layer.move_into((keys.data, values.data))
 
 
 def new_cache(device: torch.device, dtype: torch.dtype | None = None) -> DynamicCache:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from glm_model import kv_cache
 from glm_model.kv_cache import LEAST_ROOM, RoomyCache
 from tests.golden.data import assert_close
 from tests.golden.models import PLAIN_SETS
@@ -53,8 +54,12 @@ def test_it_is_a_dynamic_cache(change: Callable[[Any], Any]) -> None:
     assert_same(*results)
 
 
-def test_the_layers_begin_in_one_tensor() -> None:
-    """And give what those do that begin in their own, when they have outgrown it too."""
+@pytest.mark.parametrize(
+    ("shared_bytes", "tensors"), [(1 << 20, 1), (2 * 2 * 2 * 2 * (5 + LEAST_ROOM) * 4 * 4, 2), (1, 3)]
+)
+def test_layers_begin_in_shared_tensors(shared_bytes: int, tensors: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And give what those do that begin in their own, when they have outgrown them too."""
+    monkeypatch.setattr(kv_cache, "SHARED_BYTES", shared_bytes)
     caches = RoomyCache(), DynamicCache()
     caches[0].expect(3)
     results: list[list[Any]] = [[], []]
@@ -65,7 +70,7 @@ def test_the_layers_begin_in_one_tensor() -> None:
             if step == 1:
                 seen += (layer.keys.clone() for layer in cache.layers)
                 places = {layer.keys.untyped_storage().data_ptr() for layer in cache.layers}
-                assert len(places) == (1 if cache is caches[0] else 3)
+                assert len(places) == (tensors if cache is caches[0] else 3)
     assert_same(*results)
 
 
