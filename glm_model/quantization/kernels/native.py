@@ -1,8 +1,8 @@
 """The kernels in csrc/, called through ctypes: packed bytes in, as they lie in the file; nothing is repacked.
 
 ``fast`` rounds activations to 8 bits in groups of 16 columns, each with its scale, and multiplies integers. ``exact``
-does so with one or two rows, too, but three times: activations, what rounding left of them, and what it left of that,
-which is as precise as float32; more rows are multiplied in float32. Both sum in float32 and round once to the dtype of
+does so with one row and INT4, too, but three times: activations, what rounding left of them, and what it left of that,
+which is as precise as float32; all else is multiplied in float32. Both sum in float32 and round once to the dtype of
 the activations.
 """
 

@@ -24,15 +24,15 @@ struct alignas(64) QuantizedSpan {
     float scales[kGroups];
 };
 
-// Exact activations of few rows: each number is a sum of three that are quantized as above, each of what those before
-// it leave, down to the last bit of a float. So integers are multiplied here too, and memory stays the limit. The offset
-// of the weights is taken off the integers of each group, so that it costs the sums no precision.
+// Exact activations of one row, with INT4: each number is a sum of three that are quantized as above, each of what those
+// before it leave, down to the last bit of a float. So integers are multiplied here too, and memory stays the limit. The
+// offset of the weights is taken off the integers of each group, so that it costs the sums no precision.
 constexpr int kSplit = 3;
 struct alignas(64) PartSpan : QuantizedSpan {
     int32_t excess[kGroups];
 };
 
-// Exact activations of many rows: the columns in the order in which `tiles.h` unpacks weights.
+// Exact activations else: the columns in the order in which `tiles.h` unpacks weights.
 struct alignas(64) ExactSpan {
     float values[kSpan];
 };
@@ -162,18 +162,16 @@ inline void take_off(PartSpan& span, int offset, float* ordered) {
     }
 }
 
-// A row of `columns` numbers to `kSplit` rows of spans, `stride` apart.
-inline void split_row(const void* x, Type type, int64_t row_start, int64_t columns, int bits, int offset,
-                      PartSpan* spans, int64_t stride) {
-    alignas(64) float values[kSpan], split[kSpan];
+// A row of `columns` numbers, for INT4, to `kSplit` rows of spans, `stride` apart.
+inline void split_row(const void* x, Type type, int64_t columns, PartSpan* spans, int64_t stride) {
+    alignas(64) float values[kSpan], ordered[kSpan];
     for (int64_t index = 0; index * kSpan < columns; index++) {
-        read_span(x, type, row_start, columns, index, values);
-        if (bits == 4) split_even_odd(values, split);
-        float* ordered = bits == 4 ? split : values;
+        read_span(x, type, 0, columns, index, values);
+        split_even_odd(values, ordered);
         for (int part = 0; part < kSplit; part++) {
             PartSpan& span = spans[part * stride + index];
             quantize_span(ordered, span);
-            take_off(span, offset, ordered);
+            take_off(span, kNibbleOffset, ordered);
         }
     }
 }

@@ -14,7 +14,6 @@
 #include "tiles.h"
 
 constexpr int kFewRows = 8;                 // of activations: opening the weights does not pay
-constexpr int kSplitRows = 2;               // of exact activations, which are few rows of parts
 constexpr int kBlockRows = 96;              // of activations in a task with opened weights
 constexpr int64_t kOpenBytes = 128 * 1024;  // of opened weights, which stay in the second-level cache
 constexpr int64_t kPanelBytes = 12 << 20;   // of reordered activations at a time
@@ -196,33 +195,26 @@ void multiply(const Product& p, Team& team) {
     }
 }
 
-// Exact, of no more than kSplitRows rows of activations: each becomes kSplit rows of parts, whose sums are added up.
-template <class Packed>
-void multiply_split(const Product& p, Team& team) {
-    static_assert(kSplitRows * kSplit <= kFewRows, "more would not be read straight from the packed bytes");
-    const Rows weight(p, Packed::kBytes);
+// Exact, of one row of activations and INT4: the sums of its parts are added up. Two rows are six of parts, and bytes are
+// quickly made floats: those are as fast or faster in float32.
+inline void multiply_split(const Product& p, Team& team) {
+    const Rows weight(p, PackedNibbles::kBytes);
     const int64_t stride = p.spans() | 1;
-    PartSpan* spans = workspace<PartSpan>(p.rows * kSplit * stride);
-    team.run(p.rows, [&](int64_t n) {
-        split_row(p.x, p.type, n * p.columns, p.columns, p.bits, Packed::kOffset, spans + n * kSplit * stride, stride);
-    });
-    const Activations<PartSpan> x{spans, nullptr, p.rows * kSplit, p.spans(), stride};
+    PartSpan* spans = workspace<PartSpan>(kSplit * stride);
+    split_row(p.x, p.type, p.columns, spans, stride);
+    const Activations<PartSpan> x{spans, nullptr, kSplit, p.spans(), stride};
     team.run((p.outputs + kTile - 1) / kTile, [&](int64_t task) {
         const int64_t first = task * kTile, count = std::min<int64_t>(kTile, p.outputs - first);
-        alignas(64) float sums[kSplitRows * kSplit * kTile] = {};
-        multiply_few<Packed>(x, weight, first, count, sums);
-        for (int64_t n = 0; n < p.rows; n++) {
-            const float* parts = sums + n * kSplit * kTile;
-            for (int r = 0; r < kTile; r++) sums[n * kTile + r] = parts[2 * kTile + r] + parts[kTile + r] + parts[r];
-        }
-        finish(p, sums, nullptr, 0, 0, p.rows, first, count);
+        alignas(64) float sums[kSplit * kTile] = {};
+        multiply_few<PackedNibbles>(x, weight, first, count, sums);
+        for (int r = 0; r < kTile; r++) sums[r] += sums[2 * kTile + r] + sums[kTile + r];
+        finish(p, sums, nullptr, 0, 0, 1, first, count);
     });
 }
 
 // out = x @ (integers * scale).T + bias, with activations rounded to 8 bits or as they are.
 inline void multiply(const Product& p, bool quantize, Team& team) {
-    if (!quantize && p.rows <= kSplitRows)
-        return p.bits == 4 ? multiply_split<PackedNibbles>(p, team) : multiply_split<PackedBytes>(p, team);
+    if (p.bits == 4 && !quantize && p.rows == 1) return multiply_split(p, team);
     if (p.bits == 4 && quantize) multiply<PackedNibbles, OpenIntegers<PackedNibbles>, QuantizedSpan>(p, team);
     if (p.bits == 4 && !quantize) multiply<PackedNibbles, OpenFloats<PackedNibbles>, ExactSpan>(p, team);
     if (p.bits == 8 && quantize) multiply<PackedBytes, OpenIntegers<PackedBytes>, QuantizedSpan>(p, team);
