@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).parent / "csrc"
 COMPILERS = ("g++", "clang++", "c++")
-_ZIG = (sys.executable, "-m", "ziglang", "c++")  # clang++ in all but the names of CPUs
+_ZIG = "ziglang"  # a module whose c++ is clang++ in all but the names of CPUs
 _ZIG_SPELLING = {"-march=armv8.2-a+dotprod": "-mcpu=generic+dotprod"}
 # The two on mathematics: nobody asks for errno or floating-point exceptions, and loops that keep them are no vectors.
 _OPTIONS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
@@ -84,9 +84,9 @@ def find_compiler() -> list[str]:
             return [path, *named[1:]]
     if named:
         raise BuildError(f"CXX={named[0]} was not found")
-    if find_spec("ziglang"):
-        return list(_ZIG)
-    raise BuildError(f"no C++ compiler ({', '.join(COMPILERS)}) in PATH; pip install ziglang brings one")
+    if find_spec(_ZIG):
+        return [sys.executable, "-m", _ZIG, "c++"]
+    raise BuildError(f"no C++ compiler ({', '.join(COMPILERS)}) in PATH; pip install {_ZIG} brings one")
 
 
 def build(instructions: str, source: Path = SOURCE / "kernels.cpp") -> Path:
@@ -103,7 +103,7 @@ def build(instructions: str, source: Path = SOURCE / "kernels.cpp") -> Path:
         raise BuildError("not built on Windows")
     compiler = find_compiler()
     options = [*_OPTIONS, *INSTRUCTION_SETS[instructions][1]]
-    if compiler == list(_ZIG):
+    if _ZIG in compiler:
         options = [_ZIG_SPELLING.get(option, option) for option in options]
     command = [*compiler, *options, str(source)]
     name = f"{source.stem}-{instructions}-{_fingerprint(command, _run([*compiler, '--version']))}.so"
@@ -146,8 +146,8 @@ def _compile(command: list[str], library: Path) -> None:
     handle, name = tempfile.mkstemp(dir=library.parent, prefix=library.stem, suffix=".part")
     os.close(handle)
     unfinished = Path(name)
-    if "ziglang" in command:
-        logger.warning("compiling the kernel for INT4 and INT8 with ziglang: a minute or two, this once")
+    if _ZIG in command:
+        logger.warning("compiling the kernel for INT4 and INT8 with %s: a minute or two, this once", _ZIG)
     try:
         _run([*command, "-o", name])
         unfinished.replace(library)

@@ -147,7 +147,7 @@ inline float quantize_row(
 }
 
 // Takes what a span holds from `ordered` and notes what the offset of the weights adds to its products.
-inline void take_off(PartSpan& span, int offset, float* ordered) {
+inline void take_off(PartSpan& span, float* ordered) {
     float scales[kChunk];
     int32_t sums[kChunk] = {};
     for (int i = 0; i < kChunk; i++) scales[i] = span.scales[i / 4];
@@ -158,7 +158,7 @@ inline void take_off(PartSpan& span, int offset, float* ordered) {
         }
     for (int group = 0; group < kGroups; group++) {
         const int32_t* of = sums + 4 * group;
-        span.excess[group] = offset * (of[0] + of[1] + of[2] + of[3]);
+        span.excess[group] = kNibbleOffset * (of[0] + of[1] + of[2] + of[3]);
     }
 }
 
@@ -171,7 +171,7 @@ inline void split_row(const void* x, Type type, int64_t columns, PartSpan* spans
         for (int part = 0; part < kSplit; part++) {
             PartSpan& span = spans[part * stride + index];
             quantize_span(ordered, span);
-            take_off(span, kNibbleOffset, ordered);
+            take_off(span, ordered);
         }
     }
 }
