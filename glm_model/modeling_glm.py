@@ -190,7 +190,8 @@ class GLMModel(GLMPreTrainedModel):
             return BaseModelOutputWithPast(last_hidden_state=self.norm(step), past_key_values=past_key_values)
         is_packed_step = self.config.quantization_bit and hidden_states.shape[1] == 1
         products = kernels.decoding(hidden_states) if is_packed_step else nullcontext()
-        if is_prompt and isinstance(past_key_values, RoomyCache):
+        # The cache's type first: a StaticCache's is_prompt is a tensor, on which a compiled step cannot branch.
+        if isinstance(past_key_values, RoomyCache) and is_prompt:
             past_key_values.expect(sum(hasattr(layer, "self_attn") for layer in self.layers))
         with products, attention_kernels(hidden_states):
             for layer in self.layers:
