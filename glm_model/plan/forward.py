@@ -171,8 +171,8 @@ def _prefill(model: Any, batch: int, context: int) -> Any:
         ids = torch.zeros(batch, context, dtype=torch.long)
         rows = (2,) if model.config.position_encoding_2d else ()
         positions = torch.zeros(batch, *rows, context, dtype=torch.long)
-        visible = torch.zeros(batch, 1, context, context, dtype=torch.bool)
-    model.model._attention_mask = lambda *_: visible
+    # Made when it is asked for, and kept by nobody else: with a prefix the model goes on with a longer one.
+    model.model._attention_mask = lambda *_: torch.zeros(batch, 1, context, context, dtype=torch.bool, device="meta")
     return model(ids, position_ids=positions, use_cache=True, logits_to_keep=1).past_key_values
 
 
