@@ -38,7 +38,7 @@ def generate_steps(
     prompt_lookup_num_tokens: int = 0,
     **kwargs: Any,
 ) -> Iterator[Step]:
-    """A :data:`Step` after every token. A prompt that is already ``max_length`` long yields nothing.
+    """A :data:`Step` after every token. A prompt that is ``max_length`` long, where that counts, yields nothing.
 
     Args:
         generator: source of randomness for sampling; None is torch's own.
@@ -49,7 +49,9 @@ def generate_steps(
     Raises:
         UnsupportedError: prompt lookup for a batch, a padded prompt, given masks or positions, or another cache.
     """
-    max_length = kwargs.get("max_length")
+    by_config = getattr(kwargs.get("generation_config"), "max_new_tokens", None)
+    counts_new_tokens = kwargs.get("max_new_tokens", by_config) is not None
+    max_length = None if counts_new_tokens else kwargs.get("max_length")
     if max_length is not None and input_ids.shape[1] >= max_length:
         return iter(())
     loop = partial(
@@ -127,7 +129,9 @@ def _one_row_steps(
     # What it makes cannot be changed in place by others, so not for a cache that its owner will use again.
     quickly = torch.inference_mode if owns_cache else nullcontext
     logits = model._prefill(input_ids, generation_config, model_kwargs).logits[:, -1:]
-    position_ids = model.derive_position_ids(input_ids, length=length)
+    is_told = model_kwargs.get("prompt_padding") is not None  # and if so that there is none
+    prompt_mask = torch.ones_like(input_ids) if is_told else None
+    position_ids = model.derive_position_ids(input_ids, prompt_mask, length)
     forward = GraphedSteps(model, cache, length) if graphed else partial(_logits, model, cache)
     guesses: list[int] = []
     while True:
@@ -136,7 +140,7 @@ def _one_row_steps(
             token = int(tokens)
             input_ids = torch.cat([input_ids, tokens[:, None]], dim=-1)
             if token in model.config.mask_token_priority:  # may have moved the blank
-                position_ids = model.derive_position_ids(input_ids, length=length)
+                position_ids = model.derive_position_ids(input_ids, prompt_mask, length)
             finished = stops(input_ids, scores, token)
             yield input_ids, finished
             if finished or [token] != guesses[place : place + 1]:

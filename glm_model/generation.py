@@ -199,6 +199,7 @@ class ChatMixin(GenerationMixin):
     def _chat_inputs(self, tokenizer: SupportsChat, query: str, history: History | None) -> dict[str, Tensor]:
         prompt = tokenizer.build_prompt(query, history)
         inputs: dict[str, Tensor] = tokenizer([prompt], return_tensors="pt").to(self.device)
+        inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))  # one prompt has no padding
         return inputs
 
 
@@ -228,9 +229,11 @@ def stream_text(
         )
     decoder, response = IncrementalDecoder(tokenizer), ResponseStream()
     end_tokens = _end_tokens(model)
+    input_ids = torch.tensor([prompt_ids], device=model.device)
     steps = generate_steps(
         model,
-        torch.tensor([prompt_ids], device=model.device),
+        input_ids,
+        attention_mask=torch.ones_like(input_ids),
         logits_processor=_guarded(None),
         generator=None if options.seed is None else torch.Generator(model.device).manual_seed(options.seed),
         prompt_lookup_num_tokens=options.prompt_lookup,

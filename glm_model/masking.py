@@ -25,6 +25,11 @@ def padding_from_mask(attention_mask: Tensor) -> Tensor:
     return (attention_mask == 0).long().cumprod(dim=-1).sum(dim=-1)
 
 
+def mask_from_padding(padding: Tensor, length: int) -> Tensor:
+    """The inverse of :func:`padding_from_mask`: a 0/1 mask, LongTensor [batch, length]."""
+    return (torch.arange(length, device=padding.device) >= padding[:, None]).long()
+
+
 def context_length(input_ids: Tensor, sop_token_id: int) -> Tensor:
     """Index of the first ``<sop>`` of each row, LongTensor [batch]: all columns before it are context.
 

@@ -238,7 +238,7 @@ class GLMModel(GLMPreTrainedModel):
                 raise ValueError("with inputs_embeds pass a 4-D attention_mask: the context's end is not known")
             padding = count_padding(self.config, input_ids, attention_mask)
             if attention_mask is None and bool(padding.any()):
-                attention_mask = torch.arange(input_ids.shape[1], device=input_ids.device) >= padding[:, None]
+                attention_mask = masking.mask_from_padding(padding, input_ids.shape[1])
             context = masking.context_length(input_ids, self.config.bos_token_id)
             context_blocks = masking.context_block_ids(padding, context, input_ids.shape[1])
         if attention_mask is not None and bool(attention_mask.all()):

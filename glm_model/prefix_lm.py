@@ -97,6 +97,9 @@ class PrefixLMGenerationMixin(PublishedBeamScoresMixin):
         mask = kwargs.get("attention_mask")
         if mask is not None and mask.ndim == 4:
             kwargs["prompt_mask"] = kwargs.pop("attention_mask")
+        elif mask is not None:
+            # transformers leaves out a mask of ones, and then a text that begins with the pad id would be padding.
+            kwargs["prompt_padding"] = masking.padding_from_mask(mask)
         if kwargs.get("position_ids") is not None:
             # Under a name that transformers does not know: it would go on counting by a causal model's rules, and takes
             # positions of three dimensions for a multimodal model's, whose batch comes second.
@@ -112,12 +115,20 @@ class PrefixLMGenerationMixin(PublishedBeamScoresMixin):
         position_ids: Tensor | None = None,
         prompt_mask: Tensor | None = None,
         prompt_position_ids: Tensor | None = None,
+        prompt_padding: Tensor | None = None,
         is_first_iteration: bool | None = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Inputs of one forward pass; ``input_ids`` are all ids so far, mask (4-D) and positions are the prompt's."""
+        """Inputs of one forward pass.
+
+        Args:
+            input_ids: all ids so far, [batch, length].
+            prompt_mask: 4-D, as :meth:`generate` was given it; positions and padding (tokens in front, [batch]) too.
+        """
         if is_first_iteration:
             self._refuse_partial_context(input_ids, past_key_values)
+        if attention_mask is None and prompt_padding is not None:
+            attention_mask = masking.mask_from_padding(prompt_padding, input_ids.shape[1])
         given = position_ids if prompt_position_ids is None else prompt_position_ids
         if given is None:
             position_ids = derive_position_ids(self.config, input_ids, attention_mask)
@@ -176,7 +187,7 @@ class PrefixLMGenerationMixin(PublishedBeamScoresMixin):
         # Padding stands in front; the same id inside a prompt is text, as it was for the original.
         input_ids = model_kwargs.get("input_ids", inputs_tensor)
         padding = masking.left_padding(input_ids, self.config.pad_token_id)
-        return (torch.arange(input_ids.shape[1], device=input_ids.device) >= padding[:, None]).long()
+        return masking.mask_from_padding(padding, input_ids.shape[1])
 
     def _prefill(self, input_ids: Tensor, generation_config: GenerationConfig, *args: Any, **kwargs: Any) -> Any:
         if generation_config.prefill_chunk_size is not None:

@@ -259,6 +259,17 @@ def test_steps_of_generation(drawn: Drawn, options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("write", [generate, stream])
+@pytest.mark.parametrize("options", [{}, {"cache_implementation": "static"}], ids=["dynamic", "static"])
+def test_a_text_that_begins_with_the_paddings_id(
+    drawn: Drawn, options: dict[str, Any], write: Callable[..., Tensor]
+) -> None:
+    """A mask of ones says that it is text, here as in the forward pass."""
+    ids, answer = [drawn.pad, drawn.pad, *drawn.prompt()], drawn.words(4)
+    found = dictated_logits(drawn, ids, answer, write, attention_mask=torch.ones(1, len(ids)), **options)
+    assert_close(found, reference_steps(drawn, ids, answer))
+
+
+@pytest.mark.parametrize("write", [generate, stream])
 @pytest.mark.parametrize("token", ["mask", "gmask", "sop"])
 def test_a_special_token_in_the_answer(drawn: Drawn, token: str, write: Callable[..., Tensor]) -> None:
     """A written [gMASK] moves the blank of a ChatGLM prompt that has only a [MASK]; nothing else moves."""

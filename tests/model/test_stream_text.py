@@ -1,5 +1,6 @@
 """The stream of the front-ends: every token, the words of `chat`, stopped within a token."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +103,16 @@ def test_published_limits_on_long_prompts(chat_model: tuple[Any, Any]) -> None:
     _, history = model.chat(tokenizer, "你好", max_length=2, do_sample=False)
     assert len(history) == 1
     assert list(model.stream_chat(tokenizer, "你好", max_length=2, do_sample=False)) == []
+
+
+@pytest.mark.parametrize("by_config", [False, True])
+def test_max_new_tokens_count_instead_of_max_length(chat_model: tuple[Any, Any], by_config: bool) -> None:
+    model, tokenizer = chat_model
+    limit: dict[str, Any] = {"max_new_tokens": 4}
+    if by_config:
+        config = copy.deepcopy(model.generation_config)
+        config.update(**limit)
+        limit = {"generation_config": config}
+    long_enough = [answer for answer, _ in model.stream_chat(tokenizer, "你好", temperature=0)]
+    streamed = [answer for answer, _ in model.stream_chat(tokenizer, "你好", max_length=2, temperature=0, **limit)]
+    assert streamed == long_enough[:3]
