@@ -19,8 +19,8 @@ class RoomyLayer(DynamicLayer):
     """Keys and values of one layer, [batch, heads, length, head_dim], as views of the front of larger tensors.
 
     New tokens are written behind them. Whatever puts other tensors in their place (beams that change order, rows that
-    are chosen) needs to know nothing of that: the next tokens then move into new rooms. It is for inference, as it
-    writes in place.
+    are chosen) needs to know nothing of that: the next tokens then move into new rooms. So they do with each token
+    while gradients are enabled, for nothing is overwritten then.
 
     Args:
         dtype: to store them in; None is what they come in. They come out in the dtype of the newest ones, and a
@@ -60,15 +60,14 @@ class RoomyLayer(DynamicLayer):
     def extend(self, count: int) -> tuple[Tensor, Tensor]:
         """Count so many new tokens in; returns the rooms of keys and values, where the caller writes them."""
         length = self.keys.shape[-2] + count
-        in_rooms = len(self._in_rooms) == 2 and self.keys is self._in_rooms[0] and self.values is self._in_rooms[1]
-        if not in_rooms or length > self._rooms[0].shape[-2]:
+        if not self._lies_in_rooms or length > self._rooms[0].shape[-2] or not _may_be_written_to(self._rooms[0]):
             self._rooms = (_with_room(self.keys, length), _with_room(self.values, length))
         self._settle(length)
         return self._rooms
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the newest tokens; a negative number, as in transformers."""
-        in_rooms = self._in_rooms and self.keys is self._in_rooms[0]
+        in_rooms = self._lies_in_rooms
         super().crop(tokens_to_remove)
         if in_rooms:
             self._settle(self.keys.shape[-2])
@@ -78,8 +77,17 @@ class RoomyLayer(DynamicLayer):
         super().reset()
         self._rooms, self._in_rooms = (), ()
 
+    @property
+    def _lies_in_rooms(self) -> bool:
+        return bool(self._in_rooms) and self.keys is self._in_rooms[0] and self.values is self._in_rooms[1]
+
     def _settle(self, length: int) -> None:
         self.keys, self.values = self._in_rooms = tuple(room[:, :, :length] for room in self._rooms)
+
+
+def _may_be_written_to(room: Tensor) -> bool:
+    """Autograd needs what it has seen as it was, and lets nobody but inference mode write to what that has made."""
+    return not torch.is_grad_enabled() and (torch.is_inference_mode_enabled() or not room.is_inference())
 
 
 def _with_room(states: Tensor, length: int) -> Tensor:
@@ -131,7 +139,7 @@ class RoomyCache(DynamicCache):
         sharing = -(-SHARED_BYTES // max(rooms.nbytes, 1))  # no more: a tensor lives until its last layer outgrows it
         for first in range(0, len(self.layers), sharing):
             some = self.layers[first : first + sharing]
-            shared = torch.empty(len(some), *rooms.shape, dtype=rooms.dtype)
+            shared = torch.empty(len(some), *rooms.shape, dtype=rooms.dtype, device=states.device)
             for layer, (keys, values) in zip(some, shared, strict=True):
                 # With .data autograd knows that what is written into one leaves the others alone.
                 layer.move_into((keys.data, values.data))

@@ -54,6 +54,7 @@ def test_it_is_a_dynamic_cache(change: Callable[[Any], Any]) -> None:
     assert_same(*results)
 
 
+@torch.no_grad()
 @pytest.mark.parametrize(
     ("shared_bytes", "tensors"), [(1 << 20, 1), (2 * 2 * 2 * 2 * (5 + LEAST_ROOM) * 4 * 4, 2), (1, 3)]
 )
@@ -83,6 +84,7 @@ def test_a_layer_elsewhere_begins_on_its_own_device() -> None:
     assert cache.get_seq_length() == cache.get_seq_length(1) == 5
 
 
+@torch.no_grad()
 def test_tokens_stay_where_they_are() -> None:
     cache = RoomyCache()
     cache.update(*states(5), 0)
@@ -91,6 +93,33 @@ def test_tokens_stay_where_they_are() -> None:
         keys, _ = cache.update(*states(1, seed=step), 0)
         cache.crop(-(step % 2))
     assert keys.data_ptr() == place
+
+
+@pytest.mark.parametrize("first", [torch.inference_mode, torch.no_grad])
+@pytest.mark.parametrize("then", [torch.no_grad, torch.enable_grad])
+def test_it_is_overwritten_only_where_torch_allows(first: Any, then: Any) -> None:
+    caches = RoomyCache(), DynamicCache()
+    for cache in caches:
+        with first():
+            cache.update(*states(5), 0)
+        for step in (1, 2):
+            new = states(1, seed=step)
+            with then():
+                seen = cache.update(new[0].requires_grad_(), new[1], 0)
+    assert_same(*(cache.layers[0].keys for cache in caches))
+    assert seen[0].requires_grad == (then is torch.enable_grad)
+
+
+def test_gradients_go_through_it() -> None:
+    gradients = []
+    for cache in (RoomyCache(), DynamicCache()):
+        prompt, token = states(5)[0].requires_grad_(), states(1, seed=1)[0].requires_grad_()
+        keys, _ = cache.update(prompt, prompt, 0)
+        total = keys.square().sum()
+        keys, _ = cache.update(token, token, 0)
+        (total + keys.pow(3).sum()).backward()
+        gradients.append((prompt.grad, token.grad))
+    assert_same(*gradients)
 
 
 def test_a_copy_goes_its_own_way() -> None:
