@@ -179,13 +179,15 @@ class GLMModel(GLMPreTrainedModel):
             position_ids = self._prompt_positions(input_ids, attention_mask, is_prompt)
         _require_one_per_token(self.config, position_ids, inputs_embeds.shape[1])
         mask = self._attention_mask(input_ids, inputs_embeds, attention_mask, past_key_values, is_prompt)
-        prefix = self._prefix(past_key_values, inputs_embeds.dtype, is_prompt)
+        prefix = self._prefix(past_key_values, inputs_embeds, is_prompt)
         if prefix is not None and mask is not None:
             mask = F.pad(mask, (prefix.shape[-2], 0), value=mask.dtype == torch.bool)
 
         hidden_states = inputs_embeds
         position_embeddings = self.rotary_emb(position_ids, hidden_states.dtype)
-        step = native_decoder.decode(self, hidden_states, position_embeddings, mask, past_key_values, prefix)
+        step = None
+        if prefix is None:
+            step = native_decoder.decode(self, hidden_states, position_embeddings, mask, past_key_values)
         if step is not None:
             return BaseModelOutputWithPast(last_hidden_state=self.norm(step), past_key_values=past_key_values)
         is_packed_step = self.config.quantization_bit and hidden_states.shape[1] == 1
@@ -279,14 +281,14 @@ class GLMModel(GLMPreTrainedModel):
         lowest = torch.finfo(visible.dtype).min
         return F.pad(visible, (0, key_length - attention_mask.shape[-1]), value=lowest)
 
-    def _prefix(self, past_key_values: Cache | None, dtype: torch.dtype, is_prompt: bool) -> Tensor | None:
+    def _prefix(self, past_key_values: Cache | None, inputs_embeds: Tensor, is_prompt: bool) -> Tensor | None:
         """The P-Tuning prefix, encoded once per cache."""
         if self.prefix_encoder is None:
             return None
         if past_key_values is None:
-            return self.prefix_encoder(dtype)
+            return self.prefix_encoder(inputs_embeds.dtype, len(inputs_embeds))
         if is_prompt:
-            past_key_values.glm_prefix = self.prefix_encoder(dtype)
+            past_key_values.glm_prefix = self.prefix_encoder(inputs_embeds.dtype, len(inputs_embeds))
         return past_key_values.glm_prefix
 
 

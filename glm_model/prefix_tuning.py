@@ -34,13 +34,16 @@ class PrefixEncoder(nn.Module):
             )
         self.dropout = nn.Dropout(0.1)
 
-    def forward(self, dtype: torch.dtype) -> Tensor:
-        """[2 * layers, 1, heads, prefix length, head_dim]; rows 2i and 2i + 1 are keys and values of layer i."""
+    def forward(self, dtype: torch.dtype, batch: int) -> Tensor:
+        """[2 * layers, batch, heads, prefix length, head_dim]; rows 2i and 2i + 1 are keys and values of layer i.
+
+        Dropout gives each sequence a prefix of its own in training; otherwise all share one, [2 * layers, 1, ...].
+        """
         encoded = self.embedding.weight
         if self.projects:
             encoded = self.trans(encoded)
-        encoded = self.dropout(encoded.to(dtype).unflatten(-1, (-1, *self.heads)))
-        return encoded.permute(1, 2, 0, 3).unsqueeze(1)
+        encoded = encoded.to(dtype).unflatten(-1, (-1, *self.heads)).permute(1, 2, 0, 3).unsqueeze(1)
+        return self.dropout(encoded.expand(-1, batch if self.training else 1, -1, -1, -1))
 
 
 def load_prefix(model: Any, path: str | Path) -> None:

@@ -162,7 +162,7 @@ def _cut_prefix(model: Any, ranks: int) -> None:
     encoder = model.model.prefix_encoder
     if encoder is not None:
         whole = encoder.forward
-        encoder.forward = lambda dtype: whole(dtype).chunk(ranks, dim=2)[0]
+        encoder.forward = lambda *arguments: whole(*arguments).chunk(ranks, dim=2)[0]
 
 
 def _prefill(model: Any, batch: int, context: int) -> Any:

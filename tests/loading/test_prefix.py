@@ -123,6 +123,16 @@ def test_dropout_follows_the_model() -> None:
     assert model.transformer.prefix_encoder.dropout.training
 
 
+def test_dropout_is_drawn_for_each_sequence() -> None:
+    model = AutoModel.from_pretrained(GOLDEN / FP32)
+    put_prefix(model, GOLDEN / TUNED[0])
+    ids = torch.tensor([[11, 12, model.config.gmask_token_id, model.config.bos_token_id]] * 3)
+    first, *others = model(ids).logits
+    assert all(torch.allclose(first, other) for other in others)
+    first, *others = model.train()(ids).logits
+    assert not any(torch.allclose(first, other) for other in others)
+
+
 def test_load_with_a_prefix(checkpoint: Checkpoint, tmp_path: Path) -> None:
     config = checkpoint.config
     prefix = torch.randn(5, 2 * config["num_layers"] * config["hidden_size"])
