@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.nn.modules.module import _has_any_global_hook
 
 from .kv_cache import RoomyCache
-from .quantization.kernels import choice, native
+from .quantization.kernels import native
 from .quantization.linear import QuantizedLinear
+from .quantization.packing import packed_columns
 
 if TYPE_CHECKING:
     from .modeling_glm import GLMDecoderLayer, GLMModel
@@ -71,7 +72,6 @@ def decode(
     position_embeddings: tuple[Tensor, Tensor],
     mask: Any,
     cache: Any,
-    prefix: Tensor | None = None,
 ) -> Tensor | None:
     """What the layers make of the embeddings of one new token of each sequence; None where torch has to do it.
 
@@ -81,10 +81,8 @@ def decode(
         position_embeddings: cosines and sines, each [batch, 1, 1, 1, rows, dim].
         mask: of the attention; only None or bool [batch, 1, 1, cached + 1], True where a token is seen.
         cache: gets the new tokens' keys and values.
-        prefix: of P-Tuning; only None.
     """
-    packed = model.config.quantization_bit and prefix is None
-    if not packed or not _is_a_step(states, mask, cache) or not native.is_usable():
+    if not model.config.quantization_bit or not _is_a_step(states, mask, cache) or not native.is_usable():
         return None
     decoder = _decoders.get(model)
     if decoder is None or decoder.is_stale():
@@ -104,7 +102,6 @@ def _is_a_step(states: Tensor, mask: Any, cache: Any) -> bool:
         and isinstance(cache, RoomyCache)
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
-        and choice.allowed("native")
     )
 
 
@@ -187,18 +184,29 @@ _decoders: "WeakKeyDictionary[GLMModel, _NativeDecoder]" = WeakKeyDictionary()
 
 def _is_plain(layer: "GLMDecoderLayer", index: int) -> bool:
     """Whether a layer is what ``csrc/decoder.h`` describes, all on the CPU."""
+    from .modeling_glm import GLMLayerNorm  # which imports this module
+
     if not hasattr(layer, "self_attn") or layer.self_attn.cache_idx != index:  # a stage of a pipeline
         return False
     attention, mlp = layer.self_attn, layer.mlp
     linears = (attention.query_key_value, attention.dense, mlp.dense_h_to_4h, mlp.dense_4h_to_h)
-    floats = (layer.input_layernorm, layer.post_attention_layernorm, *linears)
-    return all(
-        type(linear) is QuantizedLinear and native.takes_weight(linear.weight, linear.weight_scale)
-        for linear in linears
-    ) and all(
-        module.bias is not None and module.bias.dtype == torch.float32 and module.bias.is_contiguous()
-        for module in floats
+    norms = (layer.input_layernorm, layer.post_attention_layernorm)
+    # A type and no subclass of it: where a weight is computed anew whenever it is asked for, the subclass says so.
+    return (
+        all(type(linear) is QuantizedLinear and _takes_linear(linear) for linear in linears)
+        and all(type(norm) is GLMLayerNorm and _is_float32(norm.weight) for norm in norms)
+        and all(_is_float32(module.bias) for module in (*norms, *linears))
     )
+
+
+def _takes_linear(linear: QuantizedLinear) -> bool:
+    weight, scale = linear.weight, linear.weight_scale
+    packed = (linear.out_features, packed_columns(linear.in_features, linear.bits))
+    return weight.shape == packed and scale.shape == packed[:1] and native.takes_weight(weight, scale)
+
+
+def _is_float32(parameter: Tensor | None) -> bool:
+    return parameter is not None and parameter.dtype == torch.float32 and parameter.is_contiguous()
 
 
 def _describe(layers: "list[GLMDecoderLayer]") -> _Decoder:

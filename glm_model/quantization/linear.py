@@ -56,6 +56,17 @@ class QuantizedWeight(nn.Module):
             self.weight_scale.data = scale.to(self.weight_scale.device)
         return self
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        # nn.Module would cast: a float weight to integers, which is nothing, and a float32 scale to half.
+        weight, scale = state_dict.get(f"{prefix}weight"), state_dict.get(f"{prefix}weight_scale")
+        if weight is not None and weight.dtype != torch.int8:
+            errors = arguments[-1]
+            errors.append(f"{prefix}weight is {weight.dtype}, the layer is packed: load float weights, then quantize")
+            return
+        if scale is not None and scale.dtype in (torch.float16, torch.float32):
+            self.weight_scale.data = self.weight_scale.data.to(scale.dtype)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
 
 class QuantizedLinear(QuantizedWeight):
     """``nn.Linear`` over packed integers.

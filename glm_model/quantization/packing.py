@@ -28,9 +28,9 @@ def packed_columns(columns: int, bits: int) -> int:
     return columns * bits // 8
 
 
-def row_blocks(rows: int, columns: int) -> Iterator[slice]:
-    """Slices that cover all rows, each of about a million elements."""
-    step = max(1, _BLOCK // max(1, columns))
+def row_blocks(rows: int, columns: int, elements: int | None = None) -> Iterator[slice]:
+    """Slices that cover all rows, each of so many elements or fewer, by default a million, but one row at least."""
+    step = max(1, (elements or _BLOCK) // max(1, columns))
     return (slice(start, start + step) for start in range(0, rows, step))
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -122,7 +123,7 @@ def answer(precision: kernels.Precision = "fast") -> tuple[str, str]:
 
 def without_compiler() -> str:
     """The kernel where there is no native one."""
-    return "onnxruntime" if onnx.is_installed() else "reference"
+    return "onnxruntime" if onnx.is_usable() else "reference"
 
 
 @needs_compiler
@@ -240,6 +241,39 @@ def test_the_named_compiler_may_have_arguments(cache: Path, tmp_path: Path, monk
     assert build.build("avx2") != library
 
 
+def test_the_named_compiler_may_lie_in_a_folder_with_a_space(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "my compilers"
+    folder.mkdir()
+    monkeypatch.setenv("CXX", f"'{counting_compiler(folder)[0]}' -O2")
+    assert build.build("avx2").parent == cache
+
+
+def test_a_relative_cache_home_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the XDG base directory specification has it; otherwise libraries would lie wherever one works."""
+    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
+    assert build.cache_folders()[0] == Path.home() / ".cache" / "glm_home"
+
+
+def test_a_cache_from_which_nothing_may_run(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", str(counting_compiler(tmp_path)[0]))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    flags = SimpleNamespace(f_flag=os.ST_NOEXEC)
+    statvfs = os.statvfs
+    monkeypatch.setattr(os, "statvfs", lambda folder: flags if Path(folder) == cache else statvfs(folder))
+    assert build.build("avx2").parent == tmp_path / f"glm_home-{os.getuid()}"
+
+
+def test_a_cache_without_space(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = counting_compiler(tmp_path)[0].read_text()
+    full = f'case "$*" in *{cache}/*) echo "ld: final link failed: No space left on device" >&2; exit 1;; esac\n'
+    first, rest = script.split("\n", 1)
+    monkeypatch.setenv("CXX", str(fake_compiler(tmp_path, f"{first}\n{full}{rest}")))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert build.build("avx2").parent == tmp_path / f"glm_home-{os.getuid()}"
+
+
 @needs_compiler
 @pytest.mark.usefixtures("undecided")
 def test_a_cache_that_others_may_write_is_refused(cache: Path) -> None:
@@ -272,7 +306,7 @@ def test_the_user_may_choose(monkeypatch: pytest.MonkeyPatch, name: str) -> None
     used, line = answer()
     if name == "native" and not native.is_usable():
         pytest.skip("no native kernel here")
-    assert used == (name if name != "onnxruntime" or onnx.is_installed() else "reference")
+    assert used == (name if name != "onnxruntime" or onnx.is_usable() else "reference")
     assert used in line
 
 

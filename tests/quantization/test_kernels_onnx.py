@@ -2,6 +2,7 @@
 
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,30 @@ def test_a_weight_that_was_written_to_is_read_anew() -> None:
     assert torch.allclose(onnx.fast_matmul(x, weight, scale, 4), torch.full((1, 4), -64.0), rtol=0.01)
 
 
+def test_another_scale_counts() -> None:
+    x, (weight, scale) = torch.ones(1, 64), quantize(torch.ones(4, 64), 4)
+    for factor in (1, 2):
+        expected = torch.full((1, 4), 64.0 * factor)
+        assert torch.allclose(onnx.exact_matmul(x, weight, factor * scale, 4), expected, rtol=0.001)
+    onnx.exact_matmul(x, weight, scale, 4)
+    scale *= 3
+    assert torch.allclose(onnx.exact_matmul(x, weight, scale, 4), torch.full((1, 4), 192.0), rtol=0.001)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_exact_at_any_size(size: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, (weight, scale) = torch.randn(2, 512, generator=generator) * size, quantize(torch.randn(8, 512), 4)
+    expected = x.double() @ dequantize(weight, scale, 4, torch.float64).T
+    assert (onnx.exact_matmul(x, weight, scale, 4).double() - expected).norm() < 2e-6 * expected.norm()
+
+
+def test_it_is_not_for_double() -> None:
+    arguments = *quantize(torch.ones(4, 64), 4), 4
+    assert onnx.supports(torch.ones(1, 64), *arguments)
+    assert not onnx.supports(torch.ones(1, 64, dtype=torch.float64), *arguments)
+
+
 def test_what_it_holds_goes_with_the_weight() -> None:
     weight, scale = quantize(torch.ones(4, 64), 4)
     before = len(onnx._sessions)
@@ -159,6 +184,17 @@ def test_in_a_step_the_cores_are_the_products_own(monkeypatch: pytest.MonkeyPatc
         onnx.fast_matmul(torch.ones(1, 64), *quantize(torch.ones(4, 64), 4), 4)
     assert torch.get_num_threads() == threads
     assert {each.intra_op_num_threads for each in started} == {threads}
+
+
+def test_steps_in_two_threads_leave_torch_as_it_was() -> None:
+    threads = torch.get_num_threads()
+    first, second = onnx.one_thread_for_torch(), onnx.one_thread_for_torch()
+    with ThreadPoolExecutor(1) as other:
+        first.__enter__()
+        other.submit(second.__enter__).result()
+        first.__exit__(None, None, None)
+        other.submit(second.__exit__, None, None, None).result()
+    assert torch.get_num_threads() == threads
 
 
 def test_a_model_decodes_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from glm_model.quantization import kernels, packing
@@ -121,6 +122,16 @@ def test_state_dict_has_the_published_names() -> None:
     assert repr(layer) == "QuantizedLinear(14, 9, bits=4, bias=True)"
 
 
+def test_a_state_dict_comes_in_as_it_is() -> None:
+    layer, _ = drawn_layer(4)
+    values = layer.state_dict()
+    values["weight_scale"] = values["weight_scale"].float() * 1.0001
+    layer.load_state_dict(values)
+    assert torch.equal(layer.weight_scale, values["weight_scale"])
+    with pytest.raises(RuntimeError, match=r"weight is torch.float32, the layer is packed: load float weights, then"):
+        layer.load_state_dict({**values, "weight": torch.ones(9, 7)})
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_embedding(dtype: torch.dtype, bits: int) -> None:
@@ -167,9 +178,9 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     calls: list[str] = []
 
     def fake(name: str, precision: kernels.Precision, rows: int) -> Kernel:
-        def matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int) -> Tensor:
+        def matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int, bias: Tensor | None) -> Tensor:
             calls.append(name)
-            return REFERENCE.matmul(x, weight, scale, bits)
+            return REFERENCE.matmul(x, weight, scale, bits, bias)
 
         return Kernel(name, precision, lambda x, weight, scale, bits: len(x) <= rows, matmul)
 
@@ -200,6 +211,34 @@ def test_the_last_registered_kernel_that_may_and_can(
     x.requires_grad_()
     layer(x).sum().backward()
     assert registry == [name, name] * (name != "reference")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"x": torch.ones(1, 12)}, "x has 12 columns, the weight 14"),
+        ({"weight": torch.ones(9, 7)}, "a packed weight is int8, not torch.float32"),
+        ({"scale": torch.ones(8)}, r"the scale is \[8\], the weight has 9 rows"),
+        ({"bias": torch.ones(1)}, r"the bias is \[1\], the weight has 9 rows"),
+        ({"scale": torch.ones(9, device="meta")}, "on one device, not on cpu, meta"),
+        ({"bias": torch.ones(9, device="meta")}, "on one device, not on cpu, meta"),
+    ],
+)
+def test_arguments_that_do_not_belong_together(change: dict[str, Tensor], words: str) -> None:
+    layer, _ = drawn_layer(4)
+    arguments = {"x": torch.ones(1, 14), "weight": layer.weight, "scale": layer.weight_scale, "bias": None, **change}
+    with pytest.raises(ValueError, match=words):
+        quantized_matmul(**arguments, bits=4)
+
+
+def test_it_can_be_traced() -> None:
+    layer, _ = drawn_layer(4)
+    x = torch.randn(2, 14)
+    with torch.no_grad():
+        traced = torch.jit.trace(layer, torch.zeros(2, 14), check_trace=False)
+        assert torch.equal(traced(x), layer(x))
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert layer(mode.from_tensor(x)).shape == (2, 9)
 
 
 def test_an_unknown_precision() -> None:

@@ -116,6 +116,30 @@ def test_in_fast_precision(kind: str, steps: list[Any]) -> None:
     assert steps
 
 
+def test_a_norm_whose_weight_is_computed_is_left_to_it(steps: list[Any]) -> None:
+    model = made()
+    norm = model.model.layers[0].input_layernorm
+    nn.utils.parametrize.register_parametrization(norm, "weight", nn.Tanh())
+    assert_close(logits(model, PROMPTS), by_modules(model, PROMPTS))
+    assert not steps
+
+
+def test_a_row_that_sees_nothing(steps: list[Any]) -> None:
+    model, cache = made(), RoomyCache()
+    prompts = torch.tensor(PROMPTS[1:2] * 2)
+    mask = torch.ones(2, 7, dtype=torch.long)
+    mask[1] = 0
+    token, positions = torch.tensor([[5], [5]]), torch.ones(2, 2, 1, dtype=torch.long)
+    with torch.no_grad():
+        model(prompts, past_key_values=cache, use_cache=True)
+        both = copy.deepcopy(cache)
+        inputs = {"input_ids": token, "attention_mask": mask, "position_ids": positions, "use_cache": True}
+        found = model(**inputs, past_key_values=cache).logits
+        assert len(steps) == 1
+        model.model.layers[0].register_forward_hook(lambda *_: None)
+        assert_close(found, model(**inputs, past_key_values=both).logits)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_a_cache_in_half(dtype: torch.dtype, steps: list[Any]) -> None:
     model = made()

@@ -7,10 +7,9 @@ A kernel is a pure function of plain tensors; it knows nothing of layers and mod
   holds it (it may be mapped memory: read only);
 - ``scale``: float16 or float32 [out], contiguous, whatever the dtype of ``x``;
 - ``bits``: 4 or 8;
+- ``bias``: floating [out], or None;
 
-all on one device, and return [..., out] in the dtype of ``x``. Some also take
-
-- ``bias``: floating [out], or None.
+all on one device, and return [..., out] in the dtype of ``x``.
 """
 
 from collections.abc import Callable
@@ -35,27 +34,25 @@ class Kernel(NamedTuple):
         name: for people, when they ask which path is in use.
         precision: ``exact`` kernels also serve where ``fast`` is asked for.
         supports: whether it takes these arguments and is the right one for them; called before every product, so cheap.
-        matmul: the product.
-        adds_bias: whether ``matmul`` takes a bias as its fifth argument.
+        matmul: the product, of the five arguments above.
         input_gradient: the gradient of ``x``, see :func:`.reference.input_gradient`.
     """
 
     name: str
     precision: Precision
     supports: Callable[[Tensor, Tensor, Tensor, int], bool]
-    matmul: Callable[..., Tensor]
-    adds_bias: bool = False
+    matmul: Callable[[Tensor, Tensor, Tensor, int, Tensor | None], Tensor]
     input_gradient: Callable[[Tensor, Tensor, Tensor, int], Tensor] = reference.input_gradient
 
 
 REFERENCE = Kernel("reference", "exact", reference.supports, reference.matmul)
 _KERNELS = [
-    Kernel("native", "fast", native.supports, native.fast_matmul, True),
-    Kernel("native", "exact", native.supports, native.exact_matmul, True),
+    Kernel("native", "fast", native.supports, native.fast_matmul),
+    Kernel("native", "exact", native.supports, native.exact_matmul),
     Kernel("onnxruntime", "fast", onnx.supports, onnx.fast_matmul),
     Kernel("onnxruntime", "exact", onnx.supports, onnx.exact_matmul),
-    Kernel("triton", "exact", triton_backend.supports, triton_backend.matmul, True, triton_backend.input_gradient),
-    Kernel("cpm_kernels", "exact", cpm.supports, cpm.matmul, True),
+    Kernel("triton", "exact", triton_backend.supports, triton_backend.matmul, triton_backend.input_gradient),
+    Kernel("cpm_kernels", "exact", cpm.supports, cpm.matmul),
     REFERENCE,
 ]
 
@@ -79,7 +76,7 @@ def describe(precision: Precision = "exact", device: torch.device | str = "cpu")
             return f"{found}, {precision}"
     else:
         found = f"GLM_KERNEL={wanted()}"
-    if allowed("onnxruntime") and onnx.is_installed():
+    if onnx.is_usable():
         return f"onnxruntime, {precision} ({found})"
     return f"reference kernel, slow ({found}; a C++ compiler or onnxruntime would help)"
 
@@ -103,9 +100,9 @@ def _describe_gpu(device: torch.device) -> str:
 
 def decoding(x: Tensor) -> AbstractContextManager[None]:
     """To stand around the layers of a packed model while each sequence gets one token; ``x``: what they are given."""
-    if torch.compiler.is_compiling() or x.device.type != "cpu" or (allowed("native") and native.is_usable()):
+    if torch.compiler.is_compiling() or x.device.type != "cpu" or native.is_usable():
         return nullcontext()
-    return onnx.one_thread_for_torch() if allowed("onnxruntime") and onnx.is_installed() else nullcontext()
+    return onnx.one_thread_for_torch() if onnx.is_usable() else nullcontext()
 
 
 def choose(x: Tensor, weight: Tensor, scale: Tensor, bits: int, precision: Precision = "exact") -> Kernel:
@@ -127,7 +124,7 @@ def quantized_matmul(
     The gradients with respect to ``x`` and ``bias`` are there, and keep no dequantized weight. The weight has none.
 
     Raises:
-        ValueError: an unknown precision.
+        ValueError: an unknown precision, or arguments that do not belong together.
     """
     if not torch.is_grad_enabled() or not (x.requires_grad or (bias is not None and bias.requires_grad)):
         return _multiply(x, weight, scale, bits, precision, bias)
@@ -138,23 +135,40 @@ def quantized_matmul(
 def _multiply(
     x: Tensor, weight: Tensor, scale: Tensor, bits: int, precision: Precision, bias: Tensor | None = None
 ) -> Tensor:
-    if x.device.type in ("cpu", "cuda") and torch.compiler.is_compiling():
+    if x.device.type in ("cpu", "cuda") and _is_watched(x):
         return _opaque_multiply(x, weight, scale, bits, precision, bias)
     return _multiply_now(x, weight, scale, bits, precision, bias)
+
+
+def _is_watched(x: Tensor) -> bool:
+    """Whether a compiler or a tracer looks on, or ``x`` is of a subclass, as FakeTensor, that may have no memory."""
+    is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
+    return torch.compiler.is_compiling() or is_tracing() or type(x) is not Tensor
 
 
 def _multiply_now(
     x: Tensor, weight: Tensor, scale: Tensor, bits: int, precision: Precision, bias: Tensor | None
 ) -> Tensor:
-    kernel = choose(x, weight, scale, bits, precision)
-    if kernel.adds_bias:
-        return kernel.matmul(x, weight, scale, bits, bias)
-    product = kernel.matmul(x, weight, scale, bits)
-    return product if bias is None else product + bias.to(product.dtype)
+    _require_that_they_fit(x, weight, scale, bits, bias)
+    return choose(x, weight, scale, bits, precision).matmul(x, weight, scale, bits, bias)
 
 
-# For torch.compile: one node of its graph, because it cannot look into what ctypes calls, and because the choice, and
-# with it the first use of a compiler, belongs to the moment when the tensors are there.
+def _require_that_they_fit(x: Tensor, weight: Tensor, scale: Tensor, bits: int, bias: Tensor | None) -> None:
+    """Kernels read memory by address: what is too short would be read beyond its end."""
+    if weight.dtype != torch.int8:
+        raise ValueError(f"a packed weight is int8, not {weight.dtype}")
+    if x.shape[-1] * bits != weight.shape[1] * 8:
+        raise ValueError(f"x has {x.shape[-1]} columns, the weight {weight.shape[1] * 8 // bits}")
+    for name, tensor in (("scale", scale), ("bias", bias)):
+        if tensor is not None and tensor.shape != weight.shape[:1]:
+            raise ValueError(f"the {name} is {list(tensor.shape)}, the weight has {len(weight)} rows")
+    if any(tensor is not None and tensor.device != weight.device for tensor in (x, scale, bias)):
+        devices = {str(tensor.device) for tensor in (x, weight, scale, bias) if tensor is not None}
+        raise ValueError(f"x, weight, scale and bias must be on one device, not on {', '.join(sorted(devices))}")
+
+
+# For torch.compile and the like: one node of a graph, because they cannot look into what ctypes calls, and because the
+# choice, and with it the first use of a compiler, belongs to the moment when the tensors are there.
 @torch.library.custom_op("glm_model::quantized_matmul", mutates_args=())
 def _opaque_multiply(
     x: Tensor, weight: Tensor, scale: Tensor, bits: int, precision: str, bias: Tensor | None = None

@@ -10,9 +10,11 @@ under another name and renamed, so whoever finds it finds it whole; a lock keeps
 """
 
 import contextlib
+import errno
 import hashlib
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -66,9 +68,9 @@ def cache_folders() -> list[Path]:
     The second one is for users of containers who have no home, or one that cannot be written.
     """
     folders = [Path(os.environ.get("TMPDIR") or "/tmp") / f"glm_home-{os.getuid()}"]
-    root = os.environ.get("XDG_CACHE_HOME")
+    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
     with contextlib.suppress(RuntimeError):  # the system does not know the user
-        folders.insert(0, (Path(root) if root else Path.home() / ".cache") / "glm_home")
+        folders.insert(0, (root if root.is_absolute() else Path.home() / ".cache") / "glm_home")
     return folders
 
 
@@ -78,7 +80,7 @@ def find_compiler() -> list[str]:
     Raises:
         BuildError: there is none.
     """
-    named = os.environ.get("CXX", "").split()
+    named = shlex.split(os.environ.get("CXX", ""))
     for name in named[:1] or COMPILERS:
         if path := shutil.which(name):
             return [path, *named[1:]]
@@ -131,6 +133,8 @@ def _private_folder(folder: Path) -> Path:
     status = folder.stat()
     if status.st_uid != os.getuid() or status.st_mode & 0o022:
         raise PermissionError(f"{folder} belongs to another user or others may write there")
+    if os.statvfs(folder).f_flag & getattr(os, "ST_NOEXEC", 0):
+        raise PermissionError(f"{folder} is on a file system from which nothing may run")
     return folder
 
 
@@ -161,6 +165,8 @@ def _run(command: list[str]) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BuildError(f"{command[0]} did not run: {error}") from error
     if done.returncode:
+        if os.strerror(errno.ENOSPC) in done.stderr:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
         raise BuildError(f"{command[0]} failed: {lines[0].strip() if lines else f'exit status {done.returncode}'}")
     return done.stdout

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import reference
+from ..packing import row_blocks
+from . import reference, trial
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +35,7 @@ def float_blocks(
     weight: Tensor, scale: Tensor, bits: int, dtype: torch.dtype, dequantize: Dequantize
 ) -> Iterator[tuple[slice, Tensor]]:
     """Slices of rows that cover a weight, each with those rows dequantized."""
-    step = max(1, _BLOCK * bits // (8 * weight.shape[1]))
-    for start in range(0, len(weight), step):
-        rows = slice(start, start + step)
+    for rows in row_blocks(len(weight), weight.shape[1] * 8 // bits, _BLOCK):
         yield rows, dequantize(weight[rows], scale[rows], bits, dtype)
 
 
@@ -68,11 +67,8 @@ def failure(name: str, matmul: Matmul, device: torch.device, dtype: torch.dtype)
 
 def _is_right(matmul: Matmul, shape: tuple[int, int], bits: int, device: torch.device, dtype: torch.dtype) -> bool:
     rows, columns = shape
-    generator = torch.Generator().manual_seed(1)
-    x = torch.randn(rows, columns, generator=generator).to(dtype)
-    scale = torch.rand(_OUTPUTS, generator=generator).half()
-    bias = torch.randn(_OUTPUTS, generator=generator).to(dtype)
-    weight = torch.randint(-128, 128, (_OUTPUTS, columns * bits // 8), dtype=torch.int8, generator=generator)
-    expected = reference.matmul(x.float(), weight, scale, bits) + bias.float()
+    x, weight, scale, _ = trial.operands(rows, columns, _OUTPUTS, bits)
+    x, bias = x.to(dtype), scale.to(dtype)
+    expected = reference.matmul(x.float(), weight, scale, bits, bias)
     result = matmul(x.to(device), weight.to(device), scale.to(device), bits, bias.to(device)).float().cpu()
     return bool((result - expected).abs().max() <= 4 * torch.finfo(dtype).eps * expected.abs().max())

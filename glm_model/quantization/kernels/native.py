@@ -8,6 +8,7 @@ the activations.
 
 import ctypes
 import functools
+import itertools
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import reference
+from . import reference, trial
 from .build import BuildError, build, instruction_sets
 from .choice import allowed, wanted_instructions
 
@@ -88,17 +89,13 @@ def openmp_of_torch() -> int | None:
 
 def _computes_as_it_should(library: Library) -> bool:
     """Small products in both widths; a few hundred microseconds well spent before a model runs on it."""
-    generator = torch.Generator().manual_seed(1)
-    x = torch.randn(3, 320, generator=generator)
-    scale = torch.rand(5, generator=generator)
-    for bits in (4, 8):
-        weight = torch.randint(-128, 128, (5, 40 * bits), dtype=torch.int8, generator=generator)
-        for rows in (x, x[:1]):  # one row is multiplied in other ways
-            expected = reference.matmul(rows, weight, scale, bits)
-            for quantize, bound in ((False, 1e-5), (True, 0.03)):
-                error = product(library, rows, weight, scale, bits, None, quantize) - expected
-                if not error.abs().max() <= bound * expected.abs().max():
-                    return False
+    for bits, rows in itertools.product((4, 8), (1, 3)):  # one row is multiplied in other ways
+        operands = trial.operands(rows, 320, 5, bits)
+        expected = reference.matmul(*operands)
+        for quantize, bound in ((False, 1e-5), (True, 0.03)):
+            error = product(library, *operands, None, quantize) - expected
+            if not error.abs().max() <= bound * expected.abs().max():
+                return False
     return True
 
 
@@ -121,20 +118,14 @@ def _best_instructions() -> str:
 
 def supports(x: Tensor, weight: Tensor, scale: Tensor, bits: int) -> bool:
     """Contiguous weights on the CPU, whole rows; the first call builds the library."""
-    return (
-        x.device.type == "cpu"
-        and allowed("native")
-        and x.dtype in TYPES
-        and takes_weight(weight, scale)
-        and x.shape[-1] * bits == weight.shape[1] * 8
-        and is_usable()
-    )
+    return x.device.type == "cpu" and x.dtype in TYPES and takes_weight(weight, scale) and is_usable()
 
 
 def takes_weight(weight: Tensor, scale: Tensor) -> bool:
     """Whether they lie in memory as they must."""
     return (
         weight.device.type == "cpu"
+        and scale.device.type == "cpu"
         and scale.dtype in TYPES
         and weight.is_contiguous()
         and weight.numel() > 0
@@ -143,8 +134,8 @@ def takes_weight(weight: Tensor, scale: Tensor) -> bool:
 
 
 def is_usable() -> bool:
-    """Whether there is a library for this CPU; the first call builds it."""
-    return isinstance(find(), Library)
+    """Whether there is a library for this CPU, and the user lets it run; the first call builds it."""
+    return allowed("native") and isinstance(find(), Library)
 
 
 def fast_matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int, bias: Tensor | None = None) -> Tensor:

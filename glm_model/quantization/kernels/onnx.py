@@ -13,6 +13,7 @@ They are rows of one product that reads the weight once, so that decoding costs 
 import functools
 import mmap
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -22,7 +23,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ..packing import dequantize, quantize
+from ..packing import dequantize
+from . import trial
 from .choice import allowed
 
 
@@ -50,10 +52,11 @@ _FAST_UNSPLIT, _EXACT_UNSPLIT = _Way(32, 4, 1), _Way(128, 1, 1)
 _WEIGHT_ROWS = 256  # that are rearranged at a time
 _ROWS = 128  # that are multiplied at a time: the products of the parts take memory
 
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _FLOAT, _UINT8 = 1, 2  # ONNX element types
 
 _sessions: WeakIdKeyDictionary = WeakIdKeyDictionary()
-_threads: int | None = None  # of products while torch has one; otherwise as many as torch
+_decoding = threading.local()  # threads: of this thread's products while torch has one; otherwise as many as torch
 
 
 @functools.cache
@@ -66,20 +69,14 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
-def is_installed() -> bool:
-    """Whether there is an onnxruntime to use."""
-    return _onnxruntime() is not None
+def is_usable() -> bool:
+    """Whether there is an onnxruntime, and the user lets it run."""
+    return allowed("onnxruntime") and _onnxruntime() is not None
 
 
 def supports(x: Tensor, weight: Tensor, scale: Tensor, bits: int) -> bool:
-    """Floating activations on the CPU, if onnxruntime is installed."""
-    return (
-        x.device.type == "cpu"
-        and weight.device.type == "cpu"
-        and allowed("onnxruntime")
-        and x.shape[-1] * bits == weight.shape[1] * 8
-        and is_installed()
-    )
+    """Activations on the CPU, of no more precision than it has, if onnxruntime is installed."""
+    return x.device.type == "cpu" and x.dtype in _FLOATS and weight.numel() > 0 and is_usable()
 
 
 @contextmanager
@@ -89,37 +86,38 @@ def one_thread_for_torch() -> Iterator[None]:
     After an operation of torch its threads spin for milliseconds in case there is another one, and so the next product
     would wait for a core.
     """
-    global _threads
-    _threads = torch.get_num_threads()
+    threads = _decoding.threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(_threads)
-        _threads = None
+        torch.set_num_threads(threads)
+        del _decoding.threads
 
 
-def fast_matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int) -> Tensor:
-    """``x @ (integers * scale).T``; see :func:`glm_model.quantization.kernels.quantized_matmul`."""
-    return _matmul(x, weight, scale, bits, _FAST if _rounds_in_blocks(bits) else _FAST_UNSPLIT)
+def fast_matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int, bias: Tensor | None = None) -> Tensor:
+    """``x @ (integers * scale).T + bias``; see :func:`glm_model.quantization.kernels.quantized_matmul`."""
+    return _matmul(x, weight, scale, bits, bias, _FAST if _rounds_in_blocks(bits) else _FAST_UNSPLIT)
 
 
-def exact_matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int) -> Tensor:
+def exact_matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int, bias: Tensor | None = None) -> Tensor:
     """As :func:`fast_matmul`."""
-    return _matmul(x, weight, scale, bits, _EXACT if _rounds_in_blocks(bits) else _EXACT_UNSPLIT)
+    return _matmul(x, weight, scale, bits, bias, _EXACT if _rounds_in_blocks(bits) else _EXACT_UNSPLIT)
 
 
-def _matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int, way: _Way) -> Tensor:
+def _matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int, bias: Tensor | None, way: _Way) -> Tensor:
     session = _session(weight, scale, bits, way)
     rows = x.detach().reshape(-1, x.shape[-1]).float()
     products = [_product(session.run, some, way) for some in rows.split(_ROWS)]
-    return torch.cat(products).to(x.dtype).reshape(*x.shape[:-1], len(weight))
+    product = torch.cat(products).to(x.dtype).reshape(*x.shape[:-1], len(weight))
+    return product if bias is None else product + bias.to(x.dtype)
 
 
 def _product(run: Callable[..., Any], rows: Tensor, way: _Way) -> Tensor:
     """Of float32 activations [rows, in]; float32 [rows, out]."""
     parts = _split(rows, way)
-    counts = parts.square().sum(-1) > way.negligible**2 * rows.square().sum(-1)
+    # In float64, in which no square is too large or too small.
+    counts = parts.norm(dim=-1, dtype=torch.float64) > way.negligible * rows.norm(dim=-1, dtype=torch.float64)
     counts[0] = True
     (out,) = run(None, {"x": parts[counts].numpy()})
     products = torch.from_numpy(out)
@@ -139,7 +137,7 @@ def _split(rows: Tensor, way: _Way) -> Tensor:
     parts = []
     for _ in range(way.parts - 1):
         step = rest.abs().amax(-1, keepdim=True) / 127
-        parts.append((rest / step.clamp_(min=torch.finfo().tiny)).round_().mul_(step))
+        parts.append((rest / step.clamp_(min=torch.finfo(torch.float32).tiny)).round_().mul_(step))
         rest = rest - parts[-1]
     return torch.stack([*parts, rest]).flatten(2)[:, :, :columns]
 
@@ -151,10 +149,8 @@ def _rounds_in_blocks(bits: int) -> bool:
     Those of its kernels for ARM that Arm has written have one scale for a whole row. So it is tried, with one row and
     with several, because these may be different kernels, and with a column that is much larger than all others.
     """
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(5, 1024, generator=generator)
+    x, weight, scale, _ = trial.operands(5, 1024, 64, bits)
     x[:, 100] *= 1000
-    weight, scale = quantize(torch.randn(64, 1024, generator=generator), bits)
     run, _memory = _start(weight, scale, bits, _EXACT)
     wanted = x @ dequantize(weight, scale, bits, torch.float32).T
     return all((_product(run, x[:n], _EXACT) - wanted[:n]).norm() < 1e-5 * wanted[:n].norm() for n in (1, 5))
@@ -164,33 +160,43 @@ class _Session(NamedTuple):
     """A product that onnxruntime is ready to compute.
 
     Attributes:
-        made_for: what would make it the wrong one if it changed: the weight's version, and the way but for its parts.
+        made_for: what would make it the wrong one if it changed: where weight and scale lie, how often they were
+            written to, and the way but for its parts.
         run: as that of an ``InferenceSession``.
+        scale: of the weight; while it is here, no other one lies where it does.
         memory: what it was made from; the addresses have to stay valid as long as it is used.
     """
 
-    made_for: tuple[int, int, int]
+    made_for: tuple[int, ...]
+    scale: Tensor
     run: Callable[..., Any]
     memory: list[mmap.mmap]
 
 
 def _session(weight: Tensor, scale: Tensor, bits: int, way: _Way) -> _Session:
-    """The session that holds this weight, made anew if the weight was written to since, or another way is wanted."""
-    made_for = 0 if weight.is_inference() else weight._version, way.block, way.accuracy_level
+    """The session that holds this weight, made anew if it is another since, or another way is wanted.
+
+    What is written into tensors of inference mode, which count no versions, is not seen.
+    """
+    made_for = (*_identity(weight), *_identity(scale), bits, way.block, way.accuracy_level)
     known = _sessions.get(weight)
     if known is None or known.made_for != made_for:
-        known = _Session(made_for, *_start(weight, scale, bits, way))
+        known = _Session(made_for, scale, *_start(weight, scale, bits, way))
         if sys.platform == "linux" and not _can_do_without_memory(known, weight.shape[1] * 8 // bits):
-            known = _Session(made_for, *_start(weight, scale, bits, way))
+            known = _Session(made_for, scale, *_start(weight, scale, bits, way))
         _sessions[weight] = known
     return known
+
+
+def _identity(tensor: Tensor) -> tuple[int, int]:
+    return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
 
 
 def _start(weight: Tensor, scale: Tensor, bits: int, way: _Way) -> tuple[Callable[..., Any], list[mmap.mmap]]:
     """What a :class:`_Session` runs, and its memory."""
     onnxruntime = _onnxruntime()
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = _threads or torch.get_num_threads()
+    options.intra_op_num_threads = getattr(_decoding, "threads", torch.get_num_threads())
     # Threads of hundreds of sessions that spin while they wait would take the cores from torch.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     outputs, columns = len(weight), weight.shape[1] * 8 // bits
@@ -218,7 +224,7 @@ def _pages(size: int) -> mmap.mmap:
 
 def _can_do_without_memory(session: _Session, columns: int) -> bool:
     """Give its memory back; false if the session had not rearranged it for itself and now computes with zeros."""
-    x = torch.linspace(-1, 1, 3 * columns).reshape(3, columns).numpy()
+    x = trial.operands(3, columns, 1, 8).x.numpy()
     (before,) = session.run(None, {"x": x})
     for pages in session.memory:
         pages.madvise(mmap.MADV_DONTNEED)

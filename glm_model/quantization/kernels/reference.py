@@ -11,11 +11,12 @@ def supports(x: Tensor, weight: Tensor, scale: Tensor, bits: int) -> bool:
     return True
 
 
-def matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int) -> Tensor:
-    """``x @ dequantized.T`` in the dtype of ``x``, [..., out]; see :func:`glm_model.quantization.kernels.matmul`."""
+def matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int, bias: Tensor | None = None) -> Tensor:
+    """``x @ dequantized.T + bias`` in the dtype of ``x``; see :func:`.quantized_matmul`."""
     blocks = row_blocks(len(weight), weight.shape[1] * 8 // bits)
     parts = [x @ dequantize(weight[rows], scale[rows], bits, x.dtype).mT for rows in blocks]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+    product = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+    return product if bias is None else product + bias.to(product.dtype)
 
 
 def input_gradient(gradient: Tensor, weight: Tensor, scale: Tensor, bits: int) -> Tensor:

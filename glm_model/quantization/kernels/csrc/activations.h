@@ -61,7 +61,8 @@ inline float quantize_group(const float* ordered, int group, QuantizedSpan& span
 }
 
 #if defined(__AVX2__)
-// Two neighbouring groups at once, as the function above but for the last bit of a quotient.
+// Two neighbouring groups at once, as the function above but for the last bit of a quotient, and for numbers under
+// 4e-37, whose inverse is infinite: what they become is as small.
 inline __m256 quantize_two_groups(const float* ordered, int group, QuantizedSpan& span) {
     __m256 chunk[4];
     __m256i peak_bits = _mm256_setzero_si256();

@@ -98,9 +98,13 @@ inline void sum_values(const float* weights, const Stored* values, int64_t token
     }
 }
 
-// Scores to probabilities; at least one is finite, as a token sees itself.
+// Scores to probabilities; of a token that sees nothing, padding, all are 0, as torch has it.
 inline void softmax(float* scores, int64_t count) {
     const float highest = reduce(scores, count, scores[0], itself, larger_of);
+    if (highest == -INFINITY) {
+        std::fill_n(scores, count, 0.0f);
+        return;
+    }
     for (int64_t i = 0; i < count; i++) {
         const float below = scores[i] - highest;
         scores[i] = below < -87 ? 0 : exponential(below);  // what is masked counts for nothing at all
