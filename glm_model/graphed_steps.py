@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from .hooks import anybody_listens
+
 logger = logging.getLogger(__name__)
 
 ROOM = 512  # tokens; recording takes as long as some ten steps
@@ -22,7 +24,7 @@ _ALIGNMENT = 8  # keys; for a mask of another width attention would make a wider
 
 
 def can_be_graphed(model: Any, cache: Cache) -> bool:
-    """Whether all of a model is on one GPU, and decodes with a cache that grows."""
+    """Whether all of a model is on one GPU and without hooks, and decodes with a cache that grows."""
     return (
         model.cuda_graphs
         and model.device.type == "cuda"
@@ -30,6 +32,7 @@ def can_be_graphed(model: Any, cache: Cache) -> bool:
         and len({parameter.device for parameter in model.parameters()}) == 1
         and model.config._attn_implementation in ("sdpa", "eager")
         and type(cache) is DynamicCache
+        and not anybody_listens(map(vars, model.modules()))
     )
 
 

@@ -14,8 +14,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.nn.modules.module import _has_any_global_hook
 
+from .hooks import anybody_listens
 from .kv_cache import RoomyCache
 from .quantization.kernels import native
 from .quantization.linear import QuantizedLinear
@@ -145,8 +145,8 @@ class _NativeDecoder:
         if (
             self._decoder is None
             or self._config._attn_implementation != "sdpa"
-            or _has_any_global_hook()
-            or any(d["_forward_hooks"] or d["_forward_pre_hooks"] or "forward" in d for d in self._dicts)
+            or any("forward" in d for d in self._dicts)
+            or anybody_listens(self._dicts)
         ):
             return False
         cached = cache.get_seq_length()

@@ -215,6 +215,16 @@ def test_changes_are_noticed(change: Callable[[Any], None], steps: list[Any]) ->
     assert not torch.allclose(after, before, rtol=1e-4)
 
 
+def test_hidden_states_take_native_steps_away_while_they_are_asked_for(steps: list[Any]) -> None:
+    model = made()
+    settings = {"max_new_tokens": 4, "use_cache": True, "return_dict_in_generate": True, "do_sample": False}
+    asked = model.generate(torch.tensor(PROMPTS), output_hidden_states=True, **settings)
+    assert [len(states) for states in asked.hidden_states] == [len(model.model.layers) + 1] * 4
+    assert not steps
+    assert torch.equal(model.generate(torch.tensor(PROMPTS), **settings).sequences, asked.sequences)
+    assert len(steps) == 3
+
+
 def a_hook(model: Any) -> None:
     model.model.layers[1].mlp.register_forward_pre_hook(lambda *_: None)
 

@@ -1,0 +1,29 @@
+"""Whether forward hooks would notice that a model's modules are not called one by one."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch.nn.modules.module import _has_any_global_hook
+from transformers.utils import output_capturing
+
+
+def anybody_listens(modules: Iterable[dict[str, Any]]) -> bool:
+    """Whether one of the modules, each given as its ``__dict__``, has a hook that may do something now.
+
+    The first call that asks for hidden states or attentions leaves hooks of transformers on every layer for good; they
+    do nothing in a call that asks for none.
+    """
+    if _has_any_global_hook():
+        return True
+    kinds = ("_forward_hooks", "_forward_pre_hooks")
+    hooks = [hook for module in modules for kind in kinds if module[kind] for hook in module[kind].values()]
+    return bool(hooks) and not (_collects_nothing() and all(map(_is_of_transformers, hooks)))
+
+
+def _is_of_transformers(hook: Any) -> bool:
+    return getattr(hook, "__module__", None) == output_capturing.__name__
+
+
+def _collects_nothing() -> bool:
+    collector = getattr(output_capturing, "_active_collector", None)  # private: unknown in a release that renames it
+    return collector is not None and not collector.get()
