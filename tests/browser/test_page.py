@@ -232,6 +232,7 @@ def test_the_page_fits_a_phone(site: Site, visit: Visit, language: str) -> None:
 
 def assert_fits(visitor: Visitor) -> None:
     """Nothing stands out to the side, and the box to write in is on the screen."""
+    expect(visitor.page.locator("#transcript .bubble-wrap")).to_be_attached()
     width = visitor.page.evaluate(
         "Math.max(document.documentElement.scrollWidth, document.body.scrollWidth, "
         "document.querySelector('#transcript .bubble-wrap').scrollWidth)"

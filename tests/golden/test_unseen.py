@@ -281,8 +281,12 @@ def test_a_special_token_in_the_answer(drawn: Drawn, token: str, write: Callable
 
 @pytest.mark.parametrize("glm130b", [False, True])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_loss_and_gradients(seed: int, glm130b: bool) -> None:
+# In float32 the order of sums, which follows from where tensors lie in memory, changes a gradient by up to 1.6e-5 here,
+# the reference's as the model's. In float64 only the rotary angles are float32.
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-6), (torch.float32, 1e-4)], ids=str)
+def test_loss_and_gradients(dtype: torch.dtype, bound: float, seed: int, glm130b: bool) -> None:
     drawn = draw(seed, glm130b)
+    drawn.model.to(dtype)
     rows = [drawn.prompt() + drawn.words(4) for _ in range(2)]
     width = min(map(len, rows))
     ids = torch.tensor([row[len(row) - width :] for row in rows])
@@ -297,7 +301,7 @@ def test_loss_and_gradients(seed: int, glm130b: bool) -> None:
     drawn.model.zero_grad()
     loss = drawn.model(ids, attention_mask=mask, position_ids=positions, labels=labels).loss
     loss.backward()
-    assert_close(loss, wanted.float())
+    assert_close(loss, wanted)
     for name, parameter in drawn.model.named_parameters():
         if parameter.requires_grad:
-            assert_close(parameter.grad, weights[published_name(name)].grad.float())
+            assert_close(parameter.grad, weights[published_name(name)].grad, bound)
