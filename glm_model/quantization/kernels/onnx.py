@@ -52,6 +52,7 @@ _FAST_UNSPLIT, _EXACT_UNSPLIT = _Way(32, 4, 1), _Way(128, 1, 1)
 _WEIGHT_ROWS = 256  # that are rearranged at a time
 _ROWS = 128  # that are multiplied at a time: the products of the parts take memory
 
+_TINY = torch.finfo(torch.float32).tiny
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _FLOAT, _UINT8 = 1, 2  # ONNX element types
 
@@ -116,8 +117,9 @@ def _matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int, bias: Tensor | 
 def _product(run: Callable[..., Any], rows: Tensor, way: _Way) -> Tensor:
     """Of float32 activations [rows, in]; float32 [rows, out]."""
     parts = _split(rows, way)
-    # In float64, in which no square is too large or too small.
-    counts = parts.norm(dim=-1, dtype=torch.float64) > way.negligible * rows.norm(dim=-1, dtype=torch.float64)
+    # Of what is 1 at most, so that no square is too large or too small.
+    peak = rows.abs().amax(-1, keepdim=True).clamp_min_(_TINY)
+    counts = (parts / peak).norm(dim=-1) > way.negligible * (rows / peak).norm(dim=-1)
     counts[0] = True
     (out,) = run(None, {"x": parts[counts].numpy()})
     products = torch.from_numpy(out)
@@ -137,7 +139,7 @@ def _split(rows: Tensor, way: _Way) -> Tensor:
     parts = []
     for _ in range(way.parts - 1):
         step = rest.abs().amax(-1, keepdim=True) / 127
-        parts.append((rest / step.clamp_(min=torch.finfo(torch.float32).tiny)).round_().mul_(step))
+        parts.append((rest / step.clamp_(min=_TINY)).round_().mul_(step))
         rest = rest - parts[-1]
     return torch.stack([*parts, rest]).flatten(2)[:, :, :columns]
 
