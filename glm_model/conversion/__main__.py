@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..quantization.packing import BITS
 from .convert import sat_to_huggingface, to_sat
+from .files import in_words
 from .quantize import quantize_checkpoint
 
 _SAT = """Convert GLM-130B's own archive, as SwissArmyTransformer writes it ('latest' and
@@ -15,15 +16,27 @@ until then it grows as DST.partial. Killed, the same command goes on where it wa
 starts over if it makes an archive."""
 
 
+_INTERRUPTED = 130  # as shells report Ctrl-C
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
     except (ValueError, OSError) as error:  # what is wrong with the input or the disk, in a sentence
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_sentence(error)}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"stopped: the same command {options.again}", file=sys.stderr)
+        return _INTERRUPTED
     return 0
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -41,7 +54,7 @@ def _add_quantize(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     _add_folders(quantize, "folder with a float checkpoint")
     quantize.add_argument("--bits", type=int, choices=BITS, required=True)
     quantize.add_argument("--embeddings", action="store_true", help="the embedding and the head too")
-    quantize.set_defaults(run=_quantize)
+    quantize.set_defaults(run=_quantize, again="starts over")
 
 
 def _add_sat(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -58,7 +71,7 @@ def _add_sat(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     direction = sat.add_mutually_exclusive_group()
     direction.add_argument("--shard-size", default="5GB", metavar="SIZE", help="largest file of weights (default: 5GB)")
     direction.add_argument("--tensor-parallel", type=int, metavar="N", help="write an archive of N ranks")
-    sat.set_defaults(run=_sat)
+    sat.set_defaults(run=_sat, again="goes on where it was, or starts over if it makes an archive")
 
 
 def _add_folders(command: argparse.ArgumentParser, source: str) -> None:
@@ -68,7 +81,7 @@ def _add_folders(command: argparse.ArgumentParser, source: str) -> None:
 
 def _quantize(options: argparse.Namespace) -> None:
     quantize_checkpoint(options.source, options.target, options.bits, options.embeddings, progress=True)
-    print(f"{options.target}: INT{options.bits}, {_gigabytes(options.target)} from {_gigabytes(options.source)}")
+    print(f"{options.target}: INT{options.bits}, {_size(options.target)} from {_size(options.source)}")
 
 
 def _sat(options: argparse.Namespace) -> None:
@@ -77,11 +90,11 @@ def _sat(options: argparse.Namespace) -> None:
         made = sat_to_huggingface(options.source, options.target, shard_size=options.shard_size, **given)
     else:
         made = to_sat(options.source, options.target, options.tensor_parallel, **given)
-    print(f"{options.target}: {made}, {_gigabytes(options.target)} from {_gigabytes(options.source)}")
+    print(f"{options.target}: {made}, {_size(options.target)} from {_size(options.source)}")
 
 
-def _gigabytes(folder: Path) -> str:
-    return f"{sum(file.stat().st_size for file in folder.rglob('*') if file.is_file()) / 1e9:.2f} GB"
+def _size(folder: Path) -> str:
+    return in_words(sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()))
 
 
 if __name__ == "__main__":

@@ -3,16 +3,17 @@
 Both write into ``TARGET.partial`` (see :mod:`.unfinished`), which becomes TARGET when it is whole.
 """
 
-import shutil
 from pathlib import Path
 from typing import Any, Protocol
 
 from tqdm.auto import tqdm
 
 from ..checkpoint_files import CONFIG
+from ..configuration_glm import GLM130BConfig
 from ..errors import CheckpointError
+from ..loading_checks import require_model_type
 from ..quantization.packing import BITS
-from .files import require_free
+from .files import free_folder, require_space
 from .huggingface_writer import HuggingFaceWriter
 from .sat import SatArchive
 from .sat_writer import SatWriter
@@ -51,6 +52,7 @@ def sat_to_huggingface(
         ValueError: the target is there already, another process writes it, or an argument is not known.
     """
     if _is_huggingface(Path(source)):
+        require_model_type(Path(source), {GLM130BConfig.model_type})
         raise ValueError(f"{source} is in the Hugging Face layout already; --tensor-parallel N makes an archive of it")
     archive = SatArchive(source, config)
     made = _choose_packing(archive, bits)
@@ -61,7 +63,7 @@ def sat_to_huggingface(
         "shard_size": shard_size,
         "config": made.config.to_diff_dict(),
     }
-    _write(writer, made, Path(target), plan, progress)
+    _write(writer, made, target, plan, progress)
     return _described(made)
 
 
@@ -102,7 +104,7 @@ def to_sat(
     if bits and stored_bits and bits != stored_bits:
         raise CheckpointError(_packed_already(read, bits))
     writer = SatWriter(read, ranks, 0 if stored_bits else bits, step)
-    _write(writer, read, Path(target), None, progress)
+    _write(writer, read, target, None, progress)
     files = "1 rank" if ranks == 1 else f"{ranks} ranks"
     return f"{files}, INT{bits or stored_bits}" if bits or stored_bits else f"{files}, {_described(read)}"
 
@@ -110,15 +112,16 @@ def to_sat(
 class _Writer(Protocol):
     def finished_bytes(self, folder: Path) -> int: ...
 
+    def missing_bytes(self, folder: Path) -> int: ...
+
     def write(self, folder: Path, bar: Any) -> None: ...
 
 
-def _write(writer: _Writer, source: Source, target: Path, plan: dict[str, Any] | None, progress: bool) -> None:
-    require_free(target)
+def _write(writer: _Writer, source: Source, target: str | Path, plan: dict[str, Any] | None, progress: bool) -> None:
     total = sum(header.nbytes for header in source.headers.values())
-    with growing_folder(target, plan) as folder:
+    with growing_folder(free_folder(target), plan) as folder:
         finished = writer.finished_bytes(folder)
-        _require_space(folder, total - finished)
+        require_space(folder, writer.missing_bytes(folder))
         with tqdm(total=total, initial=finished, unit="B", unit_scale=True, disable=not progress) as bar:
             writer.write(folder, bar)
 
@@ -171,12 +174,6 @@ def _packed_already(source: Source, bits: int) -> str:
 
 def _fingerprint(source: Source) -> list[list[Any]]:
     return [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in source.files]
-
-
-def _require_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise ValueError(f"{folder} needs {needed / 1e9:.1f} GB more, but its disk has {free / 1e9:.1f} GB free")
 
 
 def _described(source: Source) -> str:

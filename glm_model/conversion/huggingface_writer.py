@@ -1,5 +1,6 @@
 """A source written as a folder in the Hugging Face layout: shards in safetensors, their index, config.json."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,18 @@ class HuggingFaceWriter:
 
     def __init__(self, source: Source, shard_size: str) -> None:
         self._source = source
+        number = re.match(r"[\d.]*", shard_size)
+        if not number or not number[0].strip("0."):
+            raise ValueError(f"shard_size must be a size above 0, such as 5GB, not {shard_size!r}")
         self._split = split_torch_state_dict_into_shards(source.headers, max_shard_size=shard_size)
 
     def finished_bytes(self, folder: Path) -> int:
         """Of tensors in the shards that an earlier run has left there whole."""
         return sum(header.nbytes for file in self._finished(folder) for header in self._headers(file).values())
+
+    def missing_bytes(self, folder: Path) -> int:
+        """Of tensors still to be written."""
+        return sum(header.nbytes for header in self._source.headers.values()) - self.finished_bytes(folder)
 
     def write(self, folder: Path, bar: Any) -> None:
         """Write what ``folder`` does not hold yet; config.json comes last. ``bar`` counts the bytes of tensors."""

@@ -2,13 +2,10 @@
 
 import math
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -20,9 +17,9 @@ from ..loading_checks import read_config
 from ..quantization.checks import refuse_mixed
 from ..quantization.packing import BITS
 from ..quantization.rules import is_packed
-from .files import copy_other_files, require_free, write_json
+from .files import copy_other_files, free_folder, require_space, write_json
 from .packing import pack
-from .unfinished import write_through
+from .unfinished import growing_folder, write_through
 
 _HEAD = "lm_head.weight"
 _EMBEDDING = re.compile(r"\.(word_embeddings|embed_tokens)\.weight$")
@@ -35,8 +32,7 @@ def quantize_checkpoint(
 
     The shards stay those of the source, as safetensors; memory holds one packed shard and one tensor more, of a .bin
     file the whole shard. A head that is tied to the embedding is left out, as ``save_pretrained`` does; packed it is
-    written again, because the published code needs its scales. The folder appears when it is whole; until then it is
-    called ``target.partial-...``.
+    written again, because the published code needs its scales. The folder appears when it is whole.
 
     Args:
         source: folder with a float checkpoint in the published layout.
@@ -47,21 +43,24 @@ def quantize_checkpoint(
 
     Raises:
         CheckpointError: the source is damaged, packed already, or holds a weight that cannot be packed.
-        ValueError: ``bits``, or ``target`` is there already.
+        ValueError: ``bits``, or ``target`` is there already, or its disk too small.
     """
-    source, target = Path(source), Path(target)
+    source = Path(source)
     fields = {"quantization_bit": bits, "quantization_embeddings": embeddings}
     if bits not in BITS:
         raise ValueError(f"bits must be 4 or 8, not {bits!r}")
-    require_free(target)
+    target = free_folder(target)
     config = read_config(source)
     stored = stored_tensors(weight_files(source))
     _require_float(source, config, stored)
     shards = _Shards(stored, bits, embeddings, tied=config.tie_word_embeddings)
+    if not any(map(shards.packs, shards.stored)):
+        raise CheckpointError(f"{source} holds no weight of a linear layer; there is nothing to pack.")
     with (
-        _whole_or_nothing(target) as folder,
+        growing_folder(target, None) as folder,
         tqdm(total=shards.bytes, unit="B", unit_scale=True, desc=f"Packing to INT{bits}", disable=not progress) as bar,
     ):
+        require_space(folder, shards.packed_bytes)
         shards.write(folder, bar)
         write_json(folder / CONFIG, read_json(source / CONFIG) | fields)
         copy_other_files(source, folder)
@@ -81,6 +80,21 @@ class _Shards:
     def bytes(self) -> int:
         return sum(map(_size, self.stored.values()))
 
+    @property
+    def packed_bytes(self) -> int:
+        """Of the tensors to write; a tied embedding is written twice."""
+        return sum(self._packed_size(name, tensor) for name, tensor in self.stored.items())
+
+    def packs(self, name: str) -> bool:
+        """Whether a tensor is written as integers and scales."""
+        return name.endswith(".weight") and is_packed(name.removesuffix(".weight"), self.embeddings)
+
+    def _packed_size(self, name: str, tensor: StoredTensor) -> int:
+        if not self.packs(name):
+            return _size(tensor)
+        packed = math.prod(tensor.shape) * self.bits // 8 + 2 * tensor.shape[0]
+        return 2 * packed if self.tied and _EMBEDDING.search(name) else packed
+
     def write(self, folder: Path, bar: Any) -> None:
         weight_map: dict[str, str] = {}
         total = 0
@@ -99,14 +113,17 @@ class _Shards:
         """Bytes of each tensor written; of the tensors themselves nothing is left when the next shard comes."""
         shard = self._packed(source, bar)
         with write_through(target) as unfinished:
-            save_file(shard, unfinished, metadata={"format": "pt"})
+            try:
+                save_file(shard, unfinished, metadata={"format": "pt"})
+            except SafetensorError as error:  # a full disk, too
+                raise OSError(f"{target} cannot be written: {error}") from error
         return {name: tensor.nbytes for name, tensor in shard.items()}
 
     def _packed(self, file: Path, bar: Any) -> dict[str, Tensor]:
         shard: dict[str, Tensor] = {}
         tensors = lazy_tensors([file], kept=lambda name: False)  # all of one file
         for name in self.names[file]:
-            if is_packed(name.removesuffix(".weight"), self.embeddings):
+            if self.packs(name):
                 shard |= pack(file, name, tensors[name][...], self.bits)
                 if self.tied and _EMBEDDING.search(name):
                     shard[_HEAD], shard[f"{_HEAD}_scale"] = shard[name].clone(), shard[f"{name}_scale"].clone()
@@ -128,21 +145,6 @@ def _require_float(source: Path, config: Any, stored: dict[str, StoredTensor]) -
         raise CheckpointError(
             f"{source} is INT{config.quantization_bit} already. Quantize the float checkpoint it was made from."
         )
-
-
-@contextmanager
-def _whole_or_nothing(target: Path) -> Iterator[Path]:
-    """A folder to write into, which becomes ``target`` at the end, and is removed if anything goes wrong."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f"{target.name}.partial-", dir=target.parent))
-    try:
-        yield partial
-        partial.chmod(0o755)  # mkdtemp shuts others out
-        if target.exists():
-            target.rmdir()
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _size(tensor: StoredTensor) -> int:

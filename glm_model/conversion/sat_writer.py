@@ -48,6 +48,10 @@ class SatWriter:
         """0: nothing of an earlier run is used."""
         return 0
 
+    def missing_bytes(self, folder: Path) -> int:
+        """Of the tensors of all ranks."""
+        return self._ranks * sum(header.nbytes for header in self._headers.values())
+
     def write(self, folder: Path, bar: Any) -> None:
         """Write into an empty folder. ``bar`` counts the bytes of the source's tensors."""
         step = folder / self._step

@@ -10,18 +10,18 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig
 
 from ..checkpoint_files import StoredTensor, stored_tensors, weight_files
 from ..configuration_glm import GLM130BConfig
 from ..errors import CheckpointError
 from ..lazy_tensors import lazy_tensors
-from ..loading_checks import require_model_type
+from ..loading_checks import read_config, require_model_type
 from ..quantization.checks import refuse_mixed
 from ..quantization.packing import dequantize
 from .layout import tensor_shapes
 from .packing import is_packable, pack
 from .sat_config import SIZES
+from .torch_archive import DTYPES
 
 SCALE = "_scale"
 """What the name of a packed weight's scales ends in, after the name of the weight."""
@@ -57,7 +57,7 @@ class HuggingFaceFolder:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         require_model_type(self.folder, {GLM130BConfig.model_type})
-        self.config: GLM130BConfig = AutoConfig.from_pretrained(self.folder)
+        self.config: GLM130BConfig = read_config(self.folder)
         self.files = weight_files(self.folder)
         stored = stored_tensors(self.files)
         refuse_mixed(stored, self.config.quantization_bit, self.config.quantization_embeddings)
@@ -88,6 +88,8 @@ def _headers(folder: Path, stored: Mapping[str, StoredTensor], config: GLM130BCo
                 f"{stored[name].file}: {name} has shape {list(stored[name].shape)}, but config.json asks for "
                 f"{list(shape)}."
             )
+        if stored[name].dtype not in DTYPES:
+            raise CheckpointError(f"{stored[name].file}: {name} is {stored[name].dtype}, which no archive holds.")
         headers[name] = torch.empty(shape, dtype=stored[name].dtype, device="meta")
     return headers
 

