@@ -109,6 +109,19 @@ def _round_starts(messages: list[Message]) -> list[int]:
     return [0, *starts[1:]]
 
 
+# --- files -------------------------------------------------------------------------------------------------
+
+
+def from_file(text: str) -> list[Message]:
+    """Read a saved conversation in either form, told by the text itself: files are renamed.
+
+    Raises:
+        ConversationError: a sentence that says what is wrong with the file.
+    """
+    read = from_json if text.lstrip().startswith(("{", "[")) else from_markdown
+    return read(text)
+
+
 # --- JSON --------------------------------------------------------------------------------------------------
 
 

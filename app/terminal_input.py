@@ -75,6 +75,7 @@ class Keyboard:
             history=_history(history_file),
             completer=completer,
             complete_while_typing=True,
+            enable_suspend=True,  # else Ctrl-Z would be a character of the message
             reserve_space_for_menu=MENU_ROWS if completer else 0,
             style=STYLE,
             input=input,

@@ -28,6 +28,7 @@ LATEX: list[dict[str, str | bool]] = [
 # Scripts of events, written in app/web_assets/chat.js. The first puts the conversation shown into an event's first
 # input. gr.Chatbot is never an input itself: what Gradio would read from one may name files and addresses.
 WITH_HISTORY = "(...inputs) => glm.withHistory(...inputs)"
+TO_THE_BOX = "() => glm.focusBox()"
 SAVED_CHATS = "glm.attach(element, trigger); // triggers 'open' and 'removed'"
 
 # Gradio counts its events, and lays out all counts anew in a table after each of them. The page with these figures is
@@ -92,7 +93,7 @@ class _Page:
         chat, view = self._chat, [self.transcript, self.box, self.line]
         now: Listener = partial(dict, queue=False, show_progress="hidden", api_visibility="private")
         self._wire_answers(view)
-        self.box.stop(chat.stop, **now())
+        self.box.stop(chat.stop, js=TO_THE_BOX, **now())
         new = self.new.click(chat.reset, None, view, js="() => glm.startNew()", **now())
         self.transcript.clear(chat.reset, None, view, js="() => glm.forgetShown()", **now())
         self.saved.removed(chat.reset, None, view, **now())
@@ -105,7 +106,8 @@ class _Page:
         page.load(None, None, None, js="() => glm.showTheme()", **now())
         self.theme.click(None, None, None, js="() => glm.toggleTheme()", **now())
         page.load(chat.greet, None, self.transcript, **now())
-        self.transcript.undo(chat.undo, self.carrier, view, js=WITH_HISTORY, **now())
+        undone = self.transcript.undo(chat.undo, self.carrier, view, js=WITH_HISTORY, **now())
+        undone.then(None, None, None, js=TO_THE_BOX, **now())
         self.transcript.change(None, self.transcript, None, js="(transcript) => glm.save(transcript)", **now())
         self._wire_files(now)
         self.fill.wire(page, now())

@@ -17,7 +17,7 @@ from typing import Any
 import gradio as gr
 
 from app import web_text
-from app.conversation import ConversationError, Message, from_json, from_markdown, to_json, to_markdown
+from app.conversation import ConversationError, Message, from_file, from_json, to_json, to_markdown
 from app.engine import Engine, Event, Failed, Finished, Queued, QueueFull, Reply, Text, Trimmed
 from app.options import MOST_SEED, Options, read_value
 from app.web_security import inert, plain
@@ -160,12 +160,15 @@ class Chat:
         return show(messages[:index]), box(messages[index]["content"], writing=False), ""
 
     def open(self, conversation: str) -> Update:
-        """Show a saved conversation. A question that never got its answer goes back into the box."""
+        """Show a saved conversation. A question that never got its answer goes back into the box.
+
+        Without one the box keeps what is in it: a visitor may look something up while writing.
+        """
         if not conversation:
             return gr.skip(), gr.skip(), gr.skip()
         messages = read_history(conversation)
-        unanswered = messages.pop()["content"] if messages and messages[-1]["role"] == "user" else ""
-        return show(messages), box(unanswered, writing=False), ""
+        unanswered = messages.pop()["content"] if messages and messages[-1]["role"] == "user" else None
+        return show(messages), box(unanswered or None, writing=False), ""
 
     def greet(self, request: gr.Request) -> Any:
         """Examples in the language of the browser."""
@@ -177,8 +180,7 @@ class Chat:
         if not text:
             return "", gr.skip()
         try:
-            read = from_json if text.lstrip().startswith(("{", "[")) else from_markdown
-            messages = read(text)
+            messages = from_file(text)
             if not messages:
                 raise ConversationError("there is no message in it", "empty")
             return to_json(messages), ""
@@ -337,7 +339,10 @@ def read_number(value: Any, kind: type[int] | type[float]) -> Any:
     """A number that the page sent. Raises ValueError for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"a setting must be a number, not {json.dumps(value)[:50]}")
-    return kind(value)
+    try:
+        return kind(value)
+    except OverflowError as error:  # infinity is no whole number, and not every whole number is a float
+        raise ValueError("a setting must be a number of ordinary size") from error
 
 
 class SeedError(ValueError):

@@ -89,6 +89,7 @@ ROUTES: dict[str, tuple[str, ...]] = {
         "/assets/", "/static/", "/svelte/",
         "/gradio_api/startup-events", "/gradio_api/queue/data", "/gradio_api/theme.css",
         "/gradio_api/login_check", "/gradio_api/user",
+        "/gradio_api/app_id",  # asked for when the connection was lost: without an answer the page stays dead
     ),
     "POST": (
         "/login", "/gradio_api/queue/join", "/gradio_api/run/predict", "/gradio_api/cancel", "/gradio_api/reset",

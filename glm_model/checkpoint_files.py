@@ -27,6 +27,7 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+_WEIGHT_SUFFIXES = (".safetensors", ".bin")
 _LFS_START = b"version https://git-lfs"
 _DAMAGED = "Download it again; its size should be the one shown by the repository."
 
@@ -58,7 +59,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def require_content(path: Path) -> None:
     """Raises CheckpointError if a file is missing, empty, or a Git-LFS pointer in place of itself."""
     if not path.is_file():
-        raise CheckpointError(f"{path} does not exist. {_DAMAGED}")
+        raise CheckpointError(f"{path} does not exist{_why_missing(path)}")
     with path.open("rb") as stream:
         start = stream.read(len(_LFS_START))
     if not start:
@@ -68,6 +69,15 @@ def require_content(path: Path) -> None:
             f"{path} is a Git-LFS pointer, not the file itself: the repository was cloned without git-lfs. Run "
             f"'git lfs install && git lfs pull' in {path.parent}, or download the file."
         )
+
+
+def _why_missing(path: Path) -> str:
+    folder = path.parent
+    if not folder.is_dir():
+        return f": there is no folder {folder}. Name the folder that holds the checkpoint."
+    if path.name == CONFIG and not any(file.suffix in _WEIGHT_SUFFIXES for file in folder.iterdir()):
+        return f": {folder} is not a checkpoint's folder, it has no weights either. Name the folder that holds both."
+    return f". {_DAMAGED}"
 
 
 def weight_files(folder: Path, use_safetensors: bool | None = None, variant: str | None = None) -> list[Path]:

@@ -25,6 +25,20 @@ logger = logging.get_logger(__name__)
 # What transformers 4.27 added silently to the published sampling settings.
 PUBLISHED_TOP_K = 50
 
+# Scores divided by less overflow, or differ by so much that the best one is drawn in any case.
+_LOWEST_TEMPERATURE = 1e-6
+
+
+def is_greedy(temperature: float | None) -> bool:
+    """Whether a temperature, 0 or more, is to take the best token: below 1e-6. None is left to transformers."""
+    return temperature is not None and 0 <= temperature < _LOWEST_TEMPERATURE
+
+
+def require_seed(seed: int | None) -> None:
+    """Raises ValueError unless it is None or a seed that PyTorch takes: a whole number of at most 64 bits."""
+    if seed is not None and (not isinstance(seed, int) or not -(2**63) <= seed < 2**64):
+        raise ValueError(f"seed must be a whole number of at most 64 bits, or None; not {seed!r}")
+
 
 @dataclass(frozen=True)
 class SamplingOptions:
@@ -32,7 +46,7 @@ class SamplingOptions:
 
     Args:
         max_length: tokens of prompt and answer together.
-        temperature: 0 is greedy.
+        temperature: 0, and anything below 1e-6, is greedy.
         top_p: keep the smallest set of tokens whose probability reaches this; 1 keeps all.
         top_k: keep so many tokens; 0 keeps all.
         seed: makes one answer reproducible on one machine; None draws anew each time.
@@ -59,6 +73,7 @@ class SamplingOptions:
             raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}")
         if self.top_k < 0:
             raise ValueError(f"top_k must be 0 (off) or more, not {self.top_k}")
+        require_seed(self.seed)
         if self.prompt_lookup < 0:
             raise ValueError(f"prompt_lookup must be 0 (off) or more, not {self.prompt_lookup}")
 
@@ -126,7 +141,7 @@ class ChatMixin(GenerationMixin):
         Args:
             history: earlier (query, answer) rounds; not changed.
             max_length: tokens of prompt and answer; a prompt that long or longer gets one token.
-            temperature: 0 is greedy.
+            temperature: 0, and anything below 1e-6, is greedy.
             kwargs: anything else that ``generate`` takes.
 
         Returns:
@@ -258,7 +273,7 @@ def _end_tokens(model: Any) -> list[int]:
 
 
 def _sampling(do_sample: bool, temperature: float, top_p: float, top_k: int = PUBLISHED_TOP_K) -> dict[str, Any]:
-    if not do_sample or temperature == 0:
+    if not do_sample or is_greedy(temperature):
         return {"do_sample": False}
     return {"do_sample": True, "temperature": temperature, "top_k": top_k, "top_p": top_p}
 

@@ -144,6 +144,8 @@ def _placed(where: torch.device, device_map: Any, max_memory: Any, offload_folde
 
 def _quantization(name: str | None, head: bool) -> dict[str, GLMQuantizationConfig]:
     if name is None:
+        if head:  # as the loaded model would say
+            raise ValueError("quantize_head goes with quantize: say how many bits, int4 or int8")
         return {}
     if name not in _QUANTIZATION_BITS:
         raise ValueError(f"quantize must be one of {', '.join(_QUANTIZATION_BITS)}, or None; not {name!r}")

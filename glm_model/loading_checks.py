@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from .checkpoint_files import CONFIG, StoredTensor, read_json, stored_tensors, weight_files
@@ -24,6 +24,9 @@ from .quantization.checks import settle_quantization, unsound_layers
 logger = logging.getLogger(__name__)
 
 _SHOWN = 5  # tensors that a message names
+_MODELS = {"chatglm": "first-generation ChatGLM-6B", "glm130b": "GLM-130B"}
+# Arguments of `from_pretrained` that say where transformers looks for a config.json.
+_FINDING = ("subfolder", "cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 _ROWS_OF_WORDS = ("transformer.word_embeddings.weight", "lm_head.weight")
 
 
@@ -45,11 +48,12 @@ class CheckedLoadingMixin:
     ) -> Any:
         """As in transformers; files are checked first if the path is a folder, tensors always."""
         source, stored = "the given state_dict", {}
+        if kwargs.get("subfolder", "") is None:
+            del kwargs["subfolder"]  # transformers joins it to a path
         if pretrained_model_name_or_path is not None:
             source = str(pretrained_model_name_or_path)
             if Path(source).is_dir():
                 stored = _inspect(Path(source), cls.config_class.model_type, kwargs)  # type: ignore[attr-defined]
-                settle_quantization(Path(source), stored, kwargs)
         with _report_left_to_us():
             model, info = super().from_pretrained(  # type: ignore[misc]
                 pretrained_model_name_or_path,
@@ -74,19 +78,46 @@ class CheckedLoadingMixin:
 def _inspect(folder: Path, model_type: str, options: dict[str, Any]) -> dict[str, StoredTensor]:
     """Check the files of a folder; the tensors in them by their published names."""
     folder = folder / options.get("subfolder", "")
-    if options.get("config") is None:
-        require_model_type(folder, {model_type})
-    return stored_tensors(weight_files(folder, options.get("use_safetensors"), options.get("variant")))
+    fields = _configuration(folder, model_type, options)
+    stored = stored_tensors(weight_files(folder, options.get("use_safetensors"), options.get("variant")))
+    settle_quantization(folder, fields, stored, options)
+    return stored
+
+
+def _configuration(folder: Path, model_type: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The fields of the configuration that a model in `folder` is loaded with: its own, or that of the options.
+
+    Those may name, as in transformers, a file, a folder (it too with the subfolder in it) or one on the Hub.
+    """
+    config = options.get("config")
+    if isinstance(config, PreTrainedConfig):
+        return vars(config)
+    if config is None:
+        return _known_fields(folder, {model_type})
+    finding = {name: options[name] for name in _FINDING if name in options}
+    fields: dict[str, Any] = PreTrainedConfig.get_config_dict(config, **finding)[0]
+    _require_known(config, fields, {model_type})
+    return fields
 
 
 def require_model_type(folder: Path, known: set[str]) -> None:
     """Raises CheckpointError if a folder's config.json is damaged or of another kind of model."""
+    _known_fields(folder, known)
+
+
+def _known_fields(folder: Path, known: set[str]) -> dict[str, Any]:
     _refuse_unconverted(folder)
-    model_type = read_json(folder / CONFIG).get("model_type")
+    fields = read_json(folder / CONFIG)
+    _require_known(folder / CONFIG, fields, known)
+    return fields
+
+
+def _require_known(source: str | PathLike[str], fields: dict[str, Any], known: set[str]) -> None:
+    model_type = fields.get("model_type")
     if not isinstance(model_type, str) or model_type not in known:
         raise CheckpointError(
-            f"{folder / CONFIG} says model_type {model_type!r}; this needs {' or '.join(map(repr, sorted(known)))}. "
-            "Choose a folder with a first-generation ChatGLM-6B or GLM-130B checkpoint."
+            f"{source} says model_type {model_type!r}; this needs {' or '.join(map(repr, sorted(known)))}. "
+            f"Choose a folder with a {' or '.join(_MODELS.get(kind, kind) for kind in sorted(known))} checkpoint."
         )
 
 

@@ -153,6 +153,7 @@ const glm = (() => {
       .sort((one, other) => other.updated - one.updated);
 
   async function startNew() {
+    focusBox();
     await endOfAnswer();
     setCurrent(null);
     draw();
@@ -164,6 +165,16 @@ const glm = (() => {
     forget(current());
     return [];
   }
+
+  // Gradio's button that clears asks nothing, and its event comes when the conversation is gone: the click is held back.
+  document.addEventListener(
+    "click",
+    (event) => {
+      if (!event.target.closest?.("#transcript .top-panel button") || !shown()) return;
+      if (!window.confirm(words.list_confirm)) event.stopImmediatePropagation();
+    },
+    true,
+  );
 
   function forget(id) {
     localStorage.removeItem(PREFIX + id);
@@ -216,6 +227,7 @@ const glm = (() => {
   }
 
   async function open(id) {
+    focusBox();
     await endOfAnswer();
     setCurrent(id);
     draw();
@@ -274,7 +286,10 @@ const glm = (() => {
 
   const sideBar = () => ({ open: window.innerWidth > 900, __type__: "update" });
 
-  const showChat = () => ({ selected: "chat", __type__: "update" });
+  function showChat() {
+    focusBox();
+    return { selected: "chat", __type__: "update" };
+  }
 
   // --- blanks: a [MASK] in place of what is selected in the text, or where the cursor is
 
@@ -303,7 +318,17 @@ const glm = (() => {
     showTheme();
   }
 
-  // --- the keyboard: Escape stops what the tab in front is doing
+  // --- the keyboard: what is typed next goes into the message box, and Escape stops what the tab in front is doing
+
+  // Waits for the box while the other tab is in front, and leaves alone who writes elsewhere by then. On a phone the
+  // keyboard would cover what was asked for.
+  function focusBox(patience = 50) {
+    if (window.matchMedia("(pointer: coarse)").matches) return;
+    if (document.activeElement?.matches("input, textarea")) return;
+    const field = document.querySelector("#message textarea");
+    if (field?.offsetParent) field.focus();
+    else if (patience) setTimeout(focusBox, 20, patience - 1);
+  }
 
   document.addEventListener("keydown", (event) => {
     if (event.key !== "Escape" || event.isComposing) return;
@@ -315,6 +340,6 @@ const glm = (() => {
 
   return {
     withHistory, ask, answered, save, startNew, forgetShown, shown, attach,
-    download, pickFile, imported, sideBar, showChat, insertBlank, showTheme, toggleTheme,
+    download, pickFile, imported, sideBar, showChat, insertBlank, showTheme, toggleTheme, focusBox,
   };
 })();

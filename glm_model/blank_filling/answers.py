@@ -15,6 +15,7 @@ from transformers.cache_utils import Cache
 from .. import masking
 from ..configuration_glm import GLMConfig
 from ..errors import GLMError
+from ..generation import is_greedy
 from ..modeling_glm import GLMForCausalLM
 from .beam_search import Beam, BeamSearch
 from .options import FillOptions
@@ -187,7 +188,7 @@ def _sample(
 
 
 def _next_token(logits: Tensor, options: FillOptions, generator: torch.Generator | None) -> int:
-    if options.temperature == 0:
+    if is_greedy(options.temperature):
         return int(logits.argmax())
     filter_scores = SATSamplingProcessor(options.temperature, options.top_k, options.top_p)
     return int(draw(filter_scores(None, logits), 1, generator))

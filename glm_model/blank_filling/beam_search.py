@@ -95,7 +95,8 @@ class BeamSearch:
         totals = (log_probabilities + self._log_probabilities[:, None].to(logits.device)).flatten()
         chosen = self._candidates(totals, vocabulary)
         scores, order = totals[chosen].cpu().sort(descending=True)
-        penalised = scores / ((5.0 + self.length + 1) / 6) ** self._length_penalty
+        # In float64, which holds the powers of a great length penalty.
+        penalised = scores.double() / ((5.0 + self.length + 1) / 6) ** self._length_penalty
         kept = self._sort_out(chosen.cpu()[order].tolist(), penalised.tolist(), vocabulary)
         self._log_probabilities = scores[[rank for rank, _, _ in kept]]
         return [parent for _, parent, _ in kept], [token for _, _, token in kept]

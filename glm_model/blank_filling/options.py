@@ -4,7 +4,11 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from ..generation import require_seed
+
 Strategy = Literal["sampling", "beam_search"]
+
+_MOST_PENALTY = 100
 
 
 @dataclass(frozen=True)
@@ -15,12 +19,13 @@ class FillOptions:
         strategy: "sampling" draws one answer token by token (the original's BaseStrategy); "beam_search" keeps the
             ``num_beams`` best answers (its BeamSearchStrategy).
         max_length: tokens of the whole text, blanks filled, and ``<sop>`` together (``--out-seq-length``).
-        temperature: of sampling; 0 is greedy.
+        temperature: of sampling; 0, and anything below 1e-6, is greedy.
         top_k: sampling keeps so many tokens; 0 keeps all.
         top_p: sampling keeps the most probable tokens until their sum passes this; 0 keeps all.
         num_beams: answers that a beam search follows and returns.
         length_penalty: a beam's log-probability is divided by ``((5 + length) / 6) ** length_penalty``, where length
-            counts the whole text; above 0 favours longer answers, below 0 shorter ones.
+            counts the whole text; above 0 favours longer answers, below 0 shorter ones. From -100 to 100, so that the
+            power is a number.
         no_repeat_ngram_size: a beam never writes so many tokens in a row twice; what stood in the text before does not
             count. 0 is off, and so is 1, as in the original.
         min_gen_length: a beam does not end before it has so many tokens.
@@ -62,10 +67,11 @@ class FillOptions:
             raise ValueError(f"temperature must be 0 (greedy) or more, not {self.temperature}")
         if not 0 <= self.top_p <= 1:
             raise ValueError(f"top_p must be from 0 (off) to 1, not {self.top_p}")
-        if not math.isfinite(self.length_penalty):
-            raise ValueError(f"length_penalty must be a finite number, not {self.length_penalty}")
-        if self.seed is not None and not -(2**63) <= self.seed < 2**64:
-            raise ValueError(f"seed must be a number of at most 64 bits, not {self.seed}")
+        if not -_MOST_PENALTY <= self.length_penalty <= _MOST_PENALTY:
+            raise ValueError(
+                f"length_penalty must be from -{_MOST_PENALTY} to {_MOST_PENALTY}, not {self.length_penalty}"
+            )
+        require_seed(self.seed)
 
 
 def _require_whole(name: str, value: object, least: int) -> None:

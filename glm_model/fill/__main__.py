@@ -59,12 +59,14 @@ def _opened(file: str | None) -> Iterator[Iterable[str]]:
         yield sys.stdin
         return
     try:
-        with Path(str(file)).open(encoding="utf-8-sig") as lines:
-            yield lines
-    except UnicodeDecodeError:
-        raise ValueError(f"{file} is not text in UTF-8") from None
+        lines = Path(str(file)).open(encoding="utf-8-sig")  # noqa: SIM115 - closed below
     except OSError as error:
         raise OSError(f"cannot read {file}: {error.strerror}") from None
+    with lines:  # an OSError of whoever uses the lines, such as a full disk, is not the file's
+        try:
+            yield lines
+        except UnicodeDecodeError:
+            raise ValueError(f"{file} is not text in UTF-8") from None
 
 
 def _fill_all(filler: Filler, lines: Iterable[str], source: str | None, json: bool) -> int:

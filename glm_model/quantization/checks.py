@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..checkpoint_files import CONFIG, StoredTensor, read_json
+from ..checkpoint_files import StoredTensor
 from ..configuration_glm import QUANTIZATION_METHOD
 from ..errors import CheckpointError
 from ..parallel.styles import local
@@ -27,19 +27,20 @@ _ELSEWHERE = torch.uint8
 _SQUARE = ".dense.weight"
 
 
-def settle_quantization(folder: Path, stored: Mapping[str, StoredTensor], options: dict[str, Any]) -> None:
-    """Before a folder is loaded: check what is asked for, and what config.json says, against its tensors.
+def settle_quantization(
+    folder: Path, fields: Mapping[str, Any], stored: Mapping[str, StoredTensor], options: dict[str, Any]
+) -> None:
+    """Before a folder is loaded: check what is asked for, and what its configuration says, against its tensors.
 
     Args:
-        folder: with config.json.
+        folder: for the message.
+        fields: of the configuration; the options may overrule them.
         stored: headers of all tensors.
         options: of ``from_pretrained``; a request for the quantization that the checkpoint has already is taken out.
 
     Raises:
         CheckpointError: the checkpoint is packed otherwise than asked for, or as in :func:`refuse_mixed`.
     """
-    config = options.get("config")
-    fields = vars(config) if config is not None else read_json(folder / CONFIG)
     bits = options.get("quantization_bit", fields.get("quantization_bit"))
     embeddings = bool(options.get("quantization_embeddings", fields.get("quantization_embeddings")))
     refuse_mixed(stored, bits, embeddings)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 _FILE = "training.pt"
+_KEYS = {"identity", "step", "model", "optimizers", "schedules"}
 
 
 @dataclass
@@ -42,12 +44,12 @@ def load_latest(state: TrainingState, folder: Path) -> int:
     """Continue the run of `folder`: fills `state` and returns the steps done, 0 where there is none.
 
     Raises:
-        ValueError: the folder holds another run.
+        ValueError: the folder holds another run, or a file that is no checkpoint of one.
     """
     path = folder / _FILE
     if not path.exists():
         return 0
-    saved = torch.load(path, weights_only=True)
+    saved = _read(path)
     if saved["identity"] != state.identity:
         raise ValueError(
             f"{path} belongs to another run ({saved['identity']}; this one: {state.identity}). "
@@ -59,3 +61,15 @@ def load_latest(state: TrainingState, folder: Path) -> int:
     for schedule, values in zip(state.schedules, saved["schedules"], strict=True):
         schedule.load_state_dict(values)
     return int(saved["step"])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        saved = torch.load(path, weights_only=True)
+    except PermissionError:
+        raise
+    except Exception:  # a damaged file may make the reader raise anything
+        saved = None
+    if not isinstance(saved, dict) or not saved.keys() >= _KEYS:
+        raise ValueError(f"{path} is truncated, damaged or no checkpoint of a run. Remove it to start anew.")
+    return saved

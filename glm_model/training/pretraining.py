@@ -5,7 +5,9 @@ steps as one that was not.
 """
 
 import copy
+import hashlib
 import itertools
+import json
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -37,13 +39,16 @@ class PretrainingOptions:
         tokens_per_batch: ids of a batch, padding included.
         learning_rate: reached after `warmup_steps`, kept, and brought to 0 along a cosine in the last `decay_steps`.
         short_steps: in the first so many steps only sequences of up to `short_length` ids are shown: more of them fit
-            a batch while the basics are learnt.
+            a batch while the basics are learnt. Needs a `short_length`.
         weight_decay: of matrices; biases and LayerNorms have none.
         max_gradient_norm: gradients are clipped to it.
         bfloat16: forward and backward pass in bfloat16 on a copy of the weights; the master weights, clipping and
             AdamW stay float32 (the paper's mixed precision, section 3.3).
         seed: of the order of batches.
         checkpoint_every: steps between two checkpoints.
+
+    Raises:
+        ValueError: a value outside its range.
     """
 
     steps: int
@@ -63,12 +68,22 @@ class PretrainingOptions:
         for name in ("steps", "tokens_per_batch", "learning_rate", "max_gradient_norm", "checkpoint_every"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("warmup_steps", "decay_steps", "short_steps", "short_length", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        if self.short_steps and not self.short_length:
+            raise ValueError(f"short_steps={self.short_steps} needs a short_length: up to how many ids is short?")
 
 
 def _order(lengths: Sequence[int], options: PretrainingOptions) -> Iterator[list[int]]:
-    """The batches of a run: short sequences first."""
+    """The batches of a run: short sequences first. Raises ValueError as :func:`batches`, or if none is short."""
     short = [index for index, length in enumerate(lengths) if length <= options.short_length]
     if options.short_steps:
+        if lengths and not short:
+            raise ValueError(
+                f"no sequence has at most short_length={options.short_length} ids (the shortest has {min(lengths)}): "
+                "raise it, or set short_steps to 0"
+            )
         first = batches([lengths[index] for index in short], options.tokens_per_batch, options.seed)
         for batch in itertools.islice(first, options.short_steps):
             yield [short[index] for index in batch]
@@ -79,8 +94,10 @@ def batches(lengths: Sequence[int], tokens_per_batch: int, seed: int) -> Iterato
     """Endless batches of indices, epoch after epoch; a batch's longest length times its size fits `tokens_per_batch`.
 
     Raises:
-        ValueError: a sequence is longer than a batch may be.
+        ValueError: no sequence, or one that is longer than a batch may be.
     """
+    if not lengths:
+        raise ValueError("there are no examples to train on")
     if max(lengths) > tokens_per_batch:
         raise ValueError(f"a sequence has {max(lengths)} ids; tokens_per_batch={tokens_per_batch} cannot hold it")
     epoch = 0
@@ -115,14 +132,14 @@ def _cut(indices: Sequence[int], lengths: Sequence[int], tokens_per_batch: int) 
 def make_optimizer(model: GLMForCausalLM, options: PretrainingOptions) -> tuple[list[Optimizer], list[LRScheduler]]:
     """Muon for the matrices of the layers, AdamW (betas 0.9, 0.95 as in the paper) for the rest, and their schedules.
 
-    Muon's update is scaled to the size of AdamW's, so that one learning rate serves both. Biases and LayerNorms have
-    no weight decay.
+    The rest is the embedding, and with it a head that is not tied to it. Muon's update is scaled to the size of
+    AdamW's, so that one learning rate serves both. Biases and LayerNorms have no weight decay.
     """
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
-    embedding = model.model.embed_tokens.weight
+    embedding, head = model.model.embed_tokens.weight, model.lm_head.weight
     vectors = [p for p in model.parameters() if p.ndim == 1]
     groups = [
-        {"params": [embedding], "weight_decay": options.weight_decay},
+        {"params": [embedding] if head is embedding else [embedding, head], "weight_decay": options.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
     decay = options.weight_decay
@@ -148,11 +165,12 @@ def pretrain(
     """Train `model` (float32, in place) on `examples`; a run found in `run_folder` is resumed.
 
     Raises:
-        ValueError: the run in `run_folder` was made with other options or examples.
+        ValueError: the run in `run_folder` was made with other options, examples or another configuration of the
+            model, or its checkpoint is damaged; there are no examples, or none that fits the options.
     """
     optimizers, schedules = make_optimizer(model, options)
     lengths = [len(example) for example in examples]
-    state = checkpoint.TrainingState(model, optimizers, schedules, f"{options}, {len(examples)} examples")
+    state = checkpoint.TrainingState(model, optimizers, schedules, _identity(model, examples, options))
     done = checkpoint.load_latest(state, run_folder)
     order = _order(lengths, options)
     for _ in range(done):
@@ -175,6 +193,22 @@ def pretrain(
         handle.remove()
         working.set_attn_implementation(attention)
         model.eval()
+
+
+def _identity(model: GLMForCausalLM, examples: Sequence[Example], options: PretrainingOptions) -> str:
+    """What the steps of a run follow from, but for the first weights, which a resumed run does not use."""
+    fields = model.config.to_diff_dict()
+    fields.pop("transformers_version", None)  # an update between two parts of a run is no other run
+    configuration = hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode())
+    content = hashlib.sha256()
+    for example in examples:
+        content.update(len(example).to_bytes(8))  # where one ends
+        for values in (example.input_ids, example.position_ids, example.targets):
+            content.update(values.tobytes())
+    return (
+        f"{options}, {len(examples)} examples {content.hexdigest()[:16]}, "
+        f"configuration {configuration.hexdigest()[:16]}"
+    )
 
 
 def _train_step(

@@ -1,6 +1,8 @@
 """The session and its commands, with a scripted keyboard and a fake model."""
 
 import json
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -281,6 +283,31 @@ def test_the_suffix_says_the_format(tmp_path: Path) -> None:
     Session("one", f"/save {tmp_path}/a.md", f"/save {tmp_path}/a.json")
     assert from_markdown((tmp_path / "a.md").read_text())[0]["content"] == "one"
     assert json.loads((tmp_path / "a.json").read_text())["messages"][0]["content"] == "one"
+
+
+@pytest.mark.parametrize(("saved", "renamed"), [("a.md", "a.json"), ("a.json", "a.md"), ("b.md", "b")])
+def test_a_file_that_was_renamed_is_loaded(saved: str, renamed: str, tmp_path: Path) -> None:
+    Session("one", f"/save {tmp_path / saved}")
+    (tmp_path / saved).rename(tmp_path / renamed)
+    assert [each["content"] for each in read(tmp_path / renamed)] == ["one", "You said: one"]
+
+
+def test_a_save_keeps_the_link_and_the_mode_of_a_file(tmp_path: Path) -> None:
+    file, link = tmp_path / "real" / "a.json", tmp_path / "a.json"
+    file.parent.mkdir()
+    link.symlink_to(file)
+    umask = os.umask(0o022)
+    try:
+        Session("one", f"/save {link}")
+        assert stat.S_IMODE(file.stat().st_mode) == 0o644
+        for mode in (0o666, 0o600):
+            file.chmod(mode)
+            Session("two", f"/save {link}", yes=True)
+            assert stat.S_IMODE(file.stat().st_mode) == mode
+    finally:
+        os.umask(umask)
+    assert link.is_symlink()
+    assert read(file)[0]["content"] == "two"
 
 
 @pytest.mark.parametrize("yes", [True, False])

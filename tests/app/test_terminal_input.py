@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prompt_toolkit.application import create_app_session
+from prompt_toolkit.application import Application, create_app_session
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 from prompt_toolkit.input import PipeInput, create_pipe_input
@@ -15,7 +15,7 @@ from app.terminal_input import CommandCompleter, Keyboard
 
 pytestmark = pytest.mark.timeout(30)
 
-ENTER, ALT_ENTER, CTRL_C, CTRL_D, CTRL_J = "\r", "\x1b\r", "\x03", "\x04", "\n"
+ENTER, ALT_ENTER, CTRL_C, CTRL_D, CTRL_J, CTRL_Z = "\r", "\x1b\r", "\x03", "\x04", "\n", "\x1a"
 BACKSPACE, UP, DOWN, LEFT, TAB = "\x7f", "\x1b[A", "\x1b[B", "\x1b[D", "\t"
 
 
@@ -54,6 +54,13 @@ def test_ctrl_c_and_ctrl_d_on_nothing(keys: PipeInput) -> None:
         typed(keys, CTRL_C)
     with pytest.raises(EOFError):
         typed(keys, CTRL_D)
+
+
+def test_ctrl_z_suspends_the_program(keys: PipeInput, monkeypatch: pytest.MonkeyPatch) -> None:
+    suspended: list[bool] = []
+    monkeypatch.setattr(Application, "suspend_to_background", lambda self: suspended.append(True))
+    assert typed(keys, "one" + CTRL_Z + " two" + ENTER) == "one two"
+    assert suspended == [True]
 
 
 def test_arrows_recall_earlier_messages(keys: PipeInput) -> None:

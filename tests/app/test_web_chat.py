@@ -56,9 +56,9 @@ def messages(*texts: str) -> list[Message]:
 class Screen:
     """The page as the updates leave it."""
 
-    def __init__(self) -> None:
+    def __init__(self, box: str | None = None) -> None:
         self.shown: list[Any] = []
-        self.box: str | None = None
+        self.box = box
         self.writing: bool | None = None
         self.line = ""
         self.lines: list[str] = []
@@ -313,7 +313,8 @@ def test_a_seed_that_is_none_gives_the_question_back(
 @pytest.mark.parametrize(
     "settings",
     [(None, 0.7, 0.95, ""), (2048, "a", 0.95, ""), (2048, 0.7, True, ""),
-     (-5, 0.7, 0.95, ""), (2048, 0, 0.95, ""), (2048, float("nan"), 0.95, "")],
+     (-5, 0.7, 0.95, ""), (2048, 0, 0.95, ""), (2048, float("nan"), 0.95, ""),
+     (float("inf"), 0.7, 0.95, ""), (2048, 10**400, 0.95, "")],
 )  # fmt: skip
 def test_settings_that_make_no_sense_give_the_question_back(
     make: Callable[..., Chat], stream: FakeStream, settings: tuple[Any, ...]
@@ -331,6 +332,13 @@ def test_a_chat_is_opened_and_an_unanswered_question_goes_into_the_box(make: Cal
     assert screen.box == "c"
     screen.take(make().open(""))
     assert screen.texts == ["a", "b"]
+
+
+def test_a_draft_in_the_box_outlives_an_opened_chat(make: Callable[..., Chat]) -> None:
+    screen = Screen(box="a draft")
+    screen.take(make().open(history("a", "b")))
+    assert screen.texts == ["a", "b"]
+    assert screen.box == "a draft"
 
 
 def test_files_are_read_in_both_forms(make: Callable[..., Chat]) -> None:

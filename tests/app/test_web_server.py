@@ -220,6 +220,8 @@ def test_with_accounts_nothing_shows_before_the_password() -> None:
         with httpx.Client(base_url=site.url, timeout=20, trust_env=False) as client:
             assert "components" not in client.get("config").text
             assert client.post("gradio_api/queue/join", json={"data": [], "fn_index": 0}).status_code == 401
+            # A lost page asks for it, before and after the password: a random number, and nothing beside it.
+            assert client.get("gradio_api/app_id").json() == {"app_id": site.page.app_id}
             assert client.post("login", data={"username": "ann", "password": "no"}).status_code == 400
             assert client.post("login", data={"username": "ann", "password": "s3cret"}).is_success
             assert "You said: hello" in send(client, "[]", "hello")

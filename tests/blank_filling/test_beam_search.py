@@ -1,5 +1,6 @@
 """The search on made-up languages, against the rules spelled out; the golden beams are in test_golden.py."""
 
+import math
 import random
 import zlib
 from itertools import pairwise
@@ -131,6 +132,12 @@ def test_a_longer_answer_wins_with_a_higher_penalty() -> None:
     ]
     assert lengths == sorted(lengths)
     assert lengths[0] < lengths[-1]
+
+
+@pytest.mark.parametrize("penalty", [-100.0, 100.0])
+def test_scores_of_the_greatest_penalties_are_numbers(penalty: float) -> None:
+    beams = run(BeamSearch(PROMPT, 3, [], length_penalty=penalty), language(1), 60)
+    assert all(math.isfinite(beam.score) and beam.score < 0 for beam in beams)
 
 
 def test_drawn_candidates_differ_by_seed_and_repeat_with_it() -> None:

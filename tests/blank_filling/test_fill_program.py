@@ -139,6 +139,42 @@ def test_what_cannot_be_filled_is_a_sentence(run: Callable[..., Any], arguments:
     assert len(errors.splitlines()) == 1
 
 
+def write_nowhere(error: OSError) -> Callable[..., None]:
+    """A print whose reader has gone, or whose disk is full."""
+
+    def show(*_: Any, file: Any = None, **__: Any) -> None:
+        if file is None:
+            raise error
+
+    return show
+
+
+def test_what_cannot_be_written_is_not_the_fault_of_the_file(
+    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "texts.txt"
+    file.write_text(TEXT, encoding="utf-8")
+    told: list[str] = []
+    monkeypatch.setattr(program, "complain", told.append)
+    monkeypatch.setattr(program, "print", write_nowhere(OSError(28, "No space left on device")), raising=False)
+    assert run("--file", str(file), *RUN)[0] == 1
+    assert told == ["[Errno 28] No space left on device"]
+
+
+def test_a_reader_that_has_gone_is_no_word_worth(tmp_path: Path) -> None:
+    """From a file as from a pipe."""
+    file = tmp_path / "texts.txt"
+    file.write_text("The capital of [MASK] is Paris.\n", encoding="utf-8")
+    command = [sys.executable, "-m", "glm_model.fill", "--strategy=greedy", "--file", str(file)]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=SECONDS_TO_START
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 def test_a_file_that_is_no_text(run: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"\xff\xfe\x00")
     status, _, errors = run("--file", str(tmp_path / "model.bin"))

@@ -34,7 +34,11 @@ def test_the_defaults_are_those_of_the_original_script() -> None:
         ("top_p", math.nan),
         ("length_penalty", math.nan),
         ("length_penalty", math.inf),
+        ("length_penalty", 100.5),
+        ("length_penalty", -2000),
         ("seed", 2**64),
+        ("seed", 1.5),
+        ("seed", "7"),
     ],
 )
 def test_a_value_out_of_range_is_named(name: str, value: Any) -> None:

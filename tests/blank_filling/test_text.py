@@ -223,6 +223,13 @@ def test_a_seed_repeats_a_result() -> None:
         assert len({text[0].decoded for text in texts}) > 1
 
 
+@pytest.mark.parametrize("temperature", [1e-40, 9e-7])
+def test_a_temperature_that_scores_cannot_be_divided_by_is_greedy(temperature: float) -> None:
+    text = "10 [MASK] 20 [MASK] 30"
+    found = filled(text, FillOptions(max_length=LIMIT, temperature=temperature))
+    assert found.texts == filled(text, GREEDY).texts
+
+
 def test_a_seed_leaves_the_sampling_of_others_alone() -> None:
     torch.manual_seed(0)
     state = torch.random.get_rng_state()

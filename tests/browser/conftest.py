@@ -94,6 +94,7 @@ class Visitor:
     requests: list[str] = field(default_factory=list)
     trouble: list[str] = field(default_factory=list)
     says_yes: bool = False  # to the questions of the browser; otherwise they are trouble
+    asked: list[str] = field(default_factory=list)  # the questions that were expected
 
     # What a visitor sees
 
@@ -198,6 +199,7 @@ def watch(visitor: Visitor) -> None:
 def answer_dialog(visitor: Visitor, dialog: Dialog) -> None:
     """Say yes where the test expects a question, else write it down."""
     if visitor.says_yes:
+        visitor.asked.append(dialog.message)
         dialog.accept()
     else:
         visitor.trouble.append(f"dialog: {dialog.message}")

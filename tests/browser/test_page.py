@@ -123,6 +123,48 @@ def test_enter_that_ends_a_chinese_word_does_not_send(site: Site, visit: Visit) 
     expect(visitor.answers).to_have_text("You said: 你好")
 
 
+def test_what_is_typed_next_goes_into_the_message_box(site: Site, visit: Visit) -> None:
+    visitor = visit(site.url)
+    visitor.ask("one")
+    visitor.page.locator("#new-chat").click()
+    expect(visitor.questions).to_have_count(0)
+    expect(visitor.box).to_be_focused()
+
+    visitor.chats.locator(".open").click()
+    expect(visitor.questions).to_have_text(["one"])
+    expect(visitor.box).to_be_focused()
+
+    visitor.button("Undo").click()
+    expect(visitor.box).to_have_value("one")
+    expect(visitor.box).to_be_focused()
+    visitor.page.keyboard.type("!")
+    expect(visitor.box).to_have_value("one!")
+
+    gate = site.hold()
+    visitor.box.press("Enter")
+    gate.release(3)
+    expect(visitor.answers).to_have_text("You")
+    visitor.stop()
+    visitor.wait_until_idle()
+    expect(visitor.box).to_be_focused()
+
+    visitor.page.get_by_role("tab").nth(1).click()
+    expect(visitor.box).to_be_hidden()
+    visitor.page.locator("#new-chat").click()
+    expect(visitor.box).to_be_focused()
+
+
+def test_on_a_phone_the_keyboard_stays_down(site: Site, visit: Visit) -> None:
+    visitor = visit(site.url, viewport={"width": 375, "height": 667}, is_mobile=True, has_touch=True)
+    visitor.ask("one")
+    visitor.page.locator(".toggle-button").click()
+    visitor.page.locator("#new-chat").tap()
+    expect(visitor.page.locator(".sidebar.open")).to_have_count(0)
+    expect(visitor.questions).to_have_count(0)
+    visitor.page.wait_for_timeout(300)
+    expect(visitor.box).not_to_be_focused()
+
+
 def test_an_empty_message_is_not_sent(site: Site, visit: Visit) -> None:
     visitor = visit(site.url)
     visitor.type_and_send("   ")
@@ -220,6 +262,8 @@ def test_the_page_fits_a_phone(site: Site, visit: Visit, language: str) -> None:
     visitor = visit(site.url, locale=language, viewport={"width": 375, "height": 667}, is_mobile=True, has_touch=True)
     assert_fits(visitor)
     visitor.ask("q" * 100)
+    assert_fits(visitor)
+    visitor.ask("What is this?\n```\n" + "z" * 300 + "\n```")
     assert_fits(visitor)
     expect(visitor.page.locator(".sidebar.open")).to_have_count(0)
     visitor.page.locator(".toggle-button").click()

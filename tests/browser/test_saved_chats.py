@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import expect
 
 from app.conversation import Message, from_json, from_markdown, to_json
+from app.web_text import EN, ZH, Words
 from tests.app.sites import Site
 from tests.browser.conftest import Visitor
 
@@ -61,15 +63,47 @@ def delete(visitor: Visitor, title: str) -> None:
     row.locator(".delete").click()
 
 
-def test_clearing_deletes_the_chat(site: Site, visit: Visit) -> None:
-    visitor = visit(site.url)
+@pytest.mark.parametrize(("locale", "words"), [("en-US", EN), ("zh-CN", ZH)])
+def test_clearing_deletes_the_chat_once_agreed(site: Site, visit: Visit, locale: str, words: Words) -> None:
+    visitor = visit(site.url, locale=locale)
     visitor.ask("apples")
     expect(visitor.chats).to_have_count(1)
-    visitor.button("Clear").click()
+    clear = visitor.page.locator("#transcript .top-panel button")  # its label is in Gradio's own translation
+
+    clear.click()
+    assert visitor.trouble == [f"dialog: {words.list_confirm}"]
+    visitor.trouble.clear()
+    visitor.page.wait_for_timeout(300)
+    expect(visitor.questions).to_have_text(["apples"])
+    expect(visitor.chats).to_have_count(1)
+
+    visitor.says_yes = True
+    clear.click()
     expect(visitor.questions).to_have_count(0)
     expect(visitor.chats).to_have_count(0)
+    assert visitor.asked == [words.list_confirm]
     assert visitor.ask("pears") == "You said: pears"
     assert site.stream.prompts[-1] == "pears"
+
+
+def test_clearing_what_another_tab_has_deleted_asks_nothing(site: Site, visit: Visit) -> None:
+    visitor = visit(site.url)
+    visitor.ask("apples")
+    visitor.page.evaluate("localStorage.clear()")
+    visitor.button("Clear").click()
+    expect(visitor.questions).to_have_count(0)
+
+
+def test_a_draft_outlives_a_look_at_a_saved_chat(site: Site, visit: Visit) -> None:
+    visitor = visit(site.url)
+    visitor.ask("apples")
+    visitor.page.locator("#new-chat").click()
+    expect(visitor.questions).to_have_count(0)
+    visitor.box.fill("a draft")
+    visitor.chats.locator(".open").click()
+    expect(visitor.questions).to_have_text(["apples"])
+    visitor.wait_until_idle()
+    expect(visitor.box).to_have_value("a draft")
 
 
 def test_another_chat_can_be_opened_while_one_is_being_answered(site: Site, visit: Visit) -> None:

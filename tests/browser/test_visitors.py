@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from app.options import Options
+from tests.app.fakes import SEPARATOR
 from tests.app.sites import Site
 from tests.browser.conftest import PATIENCE, Visitor
 
@@ -151,6 +152,19 @@ def test_looking_away_does_not_stop_the_answer(site: Site, visit: Visit) -> None
     elsewhere.wait_for_timeout(500)
     visitor.page.bring_to_front()
     expect(visitor.answers).to_have_text("You said: hello")
+
+
+def test_the_page_comes_back_with_the_connection(site: Site, visit: Visit) -> None:
+    visitor = visit(site.url)
+    visitor.ask("one")
+    visitor.context.set_offline(True)
+    visitor.type_and_send("two")
+    expect(visitor.page.get_by_text("Connection to the server was lost")).to_be_visible()
+    with visitor.page.expect_event("load"):  # Gradio loads the page anew
+        visitor.context.set_offline(False)
+    expect(visitor.questions).to_have_text(["one"])
+    assert visitor.ask("three") == "You said: three"
+    assert site.stream.prompts[-1] == SEPARATOR.join(["one", "You said: one", "three"])
 
 
 def test_a_long_conversation_is_trimmed_with_a_notice(site_with: Callable[..., Site], visit: Visit) -> None:

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from glm_model import ChatGLMForCausalLM, CheckpointError, UnsupportedError, load
+from glm_model.loading_checks import read_config, require_model_type
 from tests.checkpoints import FILES, write_json
 from tests.loading.conftest import Checkpoint
 
@@ -180,8 +181,35 @@ def test_no_weights(checkpoint: Checkpoint) -> None:
 
 
 def test_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"config\.json does not exist"):
+    with pytest.raises(CheckpointError, match=r"config\.json does not exist.* not a checkpoint's folder") as caught:
         load(tmp_path)
+    assert "Download it again" not in str(caught.value)
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=f"there is no folder {tmp_path / 'nothing'}") as caught:
+        read_config(tmp_path / "nothing")
+    assert "Download it again" not in str(caught.value)
+
+
+def test_no_configuration_beside_the_weights(checkpoint: Checkpoint) -> None:
+    (checkpoint.folder / "config.json").unlink()
+    refused(checkpoint, "config.json does not exist. Download it", entrances=(load,))
+
+
+@pytest.mark.parametrize(
+    ("known", "ending"),
+    [
+        ({"glm130b"}, "with a GLM-130B checkpoint."),
+        ({"chatglm"}, "with a first-generation ChatGLM-6B checkpoint."),
+        ({"chatglm", "glm130b"}, "with a first-generation ChatGLM-6B or GLM-130B checkpoint."),
+    ],
+)
+def test_the_remedy_names_what_is_needed(checkpoint: Checkpoint, known: set[str], ending: str) -> None:
+    checkpoint.configure(model_type="llama")
+    with pytest.raises(CheckpointError) as caught:
+        require_model_type(checkpoint.folder, known)
+    assert str(caught.value).endswith(ending)
 
 
 class _Intruder:

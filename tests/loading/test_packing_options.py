@@ -50,7 +50,9 @@ def test_the_head_of_a_packed_checkpoint(checkpoint: Checkpoint, again: str | No
     assert (found - expected).abs().max() < 0.02 * expected.abs().max()  # its scales come from another dtype
 
 
-def test_a_head_alone_is_not_packed(checkpoint: Checkpoint) -> None:
+def test_a_head_alone_is_not_packed(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said before the weights, which take minutes, are read."""
+    monkeypatch.delattr("glm_model.loading.AutoModelForCausalLM.from_pretrained")
     with pytest.raises(ValueError, match="quantize_head goes with quantize"):
         load(checkpoint.folder, quantize_head=True, device="cpu")
 

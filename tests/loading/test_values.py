@@ -1,6 +1,7 @@
 """The numbers of a file reach the model exactly, whatever the file's kind, and come back as they were."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,8 +9,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModel
 
-from glm_model import ChatGLMConfig, ChatGLMForCausalLM, ChatGLMModel, GLM130BConfig, GLM130BForCausalLM, load
-from tests.checkpoints import FILES, write_weights
+from glm_model import (
+    ChatGLMConfig,
+    ChatGLMForCausalLM,
+    ChatGLMModel,
+    CheckpointError,
+    GLM130BConfig,
+    GLM130BForCausalLM,
+    GLMQuantizationConfig,
+    load,
+)
+from tests.checkpoints import FILES, write_json, write_weights
 from tests.golden.models import published_name
 from tests.loading.conftest import Checkpoint
 
@@ -59,6 +69,39 @@ def test_the_file_that_was_asked_for(checkpoint: Checkpoint) -> None:
         assert torch.equal(AutoModel.from_pretrained(folder, **options).model.norm.bias, values[file_format])
     within = AutoModel.from_pretrained(folder.parent, subfolder=folder.name, use_safetensors=False)
     assert torch.equal(within.model.norm.bias, values["bin"])
+
+
+@pytest.mark.parametrize("quantize", [False, True])
+def test_a_subfolder(checkpoint: Checkpoint, quantize: bool) -> None:
+    root, name = checkpoint.folder.parent, checkpoint.folder.name
+    options = {"quantization_config": GLMQuantizationConfig(8)} if quantize else {}
+    wanted = ChatGLMForCausalLM.from_pretrained(checkpoint.folder, **options).state_dict()
+    within = ChatGLMForCausalLM.from_pretrained(root, subfolder=name, **options).state_dict()
+    without = ChatGLMForCausalLM.from_pretrained(checkpoint.folder, subfolder=None, **options).state_dict()
+    for found in (within, without):
+        assert found.keys() == wanted.keys()
+        assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+
+
+def test_a_configuration_by_its_path(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    write_json(elsewhere / "config.json", {**checkpoint.config, "layernorm_epsilon": 0.5})
+    for config in (elsewhere, str(elsewhere), elsewhere / "config.json", str(elsewhere / "config.json")):
+        model = ChatGLMForCausalLM.from_pretrained(checkpoint.folder, config=config)
+        assert model.config.layernorm_epsilon == 0.5
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [({"quantization_bit": 8}, "quantization_bit 8"), ({"model_type": "llama"}, "says model_type 'llama'")],
+)
+def test_a_configuration_by_its_path_is_checked(
+    checkpoint: Checkpoint, tmp_path: Path, fields: dict[str, Any], words: str
+) -> None:
+    write_json(tmp_path / "config.json", {**checkpoint.config, **fields})
+    with pytest.raises(CheckpointError, match=words):
+        ChatGLMForCausalLM.from_pretrained(checkpoint.folder, config=tmp_path)
 
 
 def test_layer_norm_in_half(checkpoint: Checkpoint) -> None:

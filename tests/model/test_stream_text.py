@@ -82,19 +82,23 @@ def test_a_prompt_without_room_is_refused(chat_model: tuple[Any, Any]) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [("max_length", 0), ("temperature", -0.1), ("temperature", float("inf")), ("temperature", float("nan")),
-     ("top_p", 0.0), ("top_p", 1.1), ("top_p", float("nan")), ("top_k", -1)],
+     ("top_p", 0.0), ("top_p", 1.1), ("top_p", float("nan")), ("top_k", -1), ("seed", 1.5), ("seed", 2**64)],
 )  # fmt: skip
 def test_settings_out_of_range_are_named(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{field} must be"):
         SamplingOptions(**{field: value})
 
 
-def test_temperature_zero_is_greedy_everywhere(chat_model: tuple[Any, Any]) -> None:
+@pytest.mark.parametrize("temperature", [0, 1e-40, 9e-7])
+def test_temperature_zero_is_greedy_everywhere(chat_model: tuple[Any, Any], temperature: float) -> None:
+    """And so is one that scores cannot be divided by."""
     model, tokenizer = chat_model
     greedy, _ = model.chat(tokenizer, "你好", do_sample=False)
-    assert model.chat(tokenizer, "你好", temperature=0)[0] == greedy
-    streamed = [text for text, _ in model.stream_chat(tokenizer, "你好", temperature=0)]
+    assert model.chat(tokenizer, "你好", temperature=temperature)[0] == greedy
+    streamed = [text for text, _ in model.stream_chat(tokenizer, "你好", temperature=temperature)]
     assert streamed[-1] == greedy
+    options = SamplingOptions(max_length=200, temperature=temperature)
+    assert options.generation_kwargs() == GREEDY.generation_kwargs()
 
 
 def test_published_limits_on_long_prompts(chat_model: tuple[Any, Any]) -> None:

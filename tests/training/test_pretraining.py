@@ -1,8 +1,10 @@
 """DeepNorm initialisation, gradient shrink, batches, and a run that is killed and resumed."""
 
+import copy
 import itertools
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -159,9 +161,78 @@ def test_another_run_is_not_taken_for_this_one(tmp_path: Path) -> None:
         pretrain(make_model(), examples, PretrainingOptions(steps=2), tmp_path, show_progress=False)
 
 
-def test_options_are_checked() -> None:
-    with pytest.raises(ValueError, match="steps must be positive"):
-        PretrainingOptions(steps=0)
+@pytest.mark.parametrize("other", ["examples", "configuration"])
+def test_another_run_of_the_same_options_is_not_taken_for_this_one(tmp_path: Path, other: str) -> None:
+    examples, model, options = copying(20), make_model(), PretrainingOptions(steps=1)
+    pretrain(model, examples, options, tmp_path, show_progress=False)
+    pretrain(make_model(), copying(20), options, tmp_path, show_progress=False)
+    if other == "examples":
+        answer = examples[7].targets.copy()
+        answer[-1] = 6
+        examples[7] = Example(examples[7].input_ids, examples[7].position_ids, answer)
+    again = make_model()
+    if other == "configuration":
+        again.config.layernorm_epsilon *= 2
+    with pytest.raises(ValueError, match="belongs to another run"):
+        pretrain(again, examples, options, tmp_path, show_progress=False)
+
+
+@pytest.mark.parametrize("kept", [0, 100, -1])
+def test_a_truncated_checkpoint_is_named(tmp_path: Path, kept: int) -> None:
+    options, file = PretrainingOptions(steps=1), tmp_path / "training.pt"
+    pretrain(make_model(), copying(20), options, tmp_path, show_progress=False)
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(ValueError, match=r"training\.pt is truncated, damaged or no checkpoint"):
+        pretrain(make_model(), copying(20), options, tmp_path, show_progress=False)
+
+
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
+    torch.save({"weights": torch.ones(2)}, tmp_path / "training.pt")
+    with pytest.raises(ValueError, match=r"training\.pt is .* no checkpoint"):
+        pretrain(make_model(), copying(20), PretrainingOptions(steps=1), tmp_path, show_progress=False)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_every_weight_is_in_one_optimizer(tied: bool) -> None:
+    model = make_model()
+    if not tied:
+        config = copy.deepcopy(model.config)
+        config.tie_word_embeddings = False
+        model = ChatGLMForCausalLM(config)
+    optimizers, _ = pretraining.make_optimizer(model, PretrainingOptions(steps=1))
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    held = [parameter for group in groups for parameter in group["params"]]
+    assert len(held) == len(list(model.parameters()))
+    assert {id(parameter) for parameter in held} == {id(parameter) for parameter in model.parameters()}
+    (decay,) = (g["weight_decay"] for g in groups if any(p is model.lm_head.weight for p in g["params"]))
+    assert decay == PretrainingOptions.weight_decay
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"steps": 0}, "steps must be positive"),
+        ({"warmup_steps": -1}, "warmup_steps must be 0 or more, not -1"),
+        ({"decay_steps": -1}, "decay_steps must be 0 or more, not -1"),
+        ({"short_steps": -1}, "short_steps must be 0 or more, not -1"),
+        ({"short_length": -1}, "short_length must be 0 or more, not -1"),
+        ({"weight_decay": -0.1}, "weight_decay must be 0 or more, not -0.1"),
+        ({"weight_decay": float("nan")}, "weight_decay must be 0 or more, not nan"),
+        ({"short_steps": 2}, "short_steps=2 needs a short_length"),
+    ],
+)
+def test_options_are_checked(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        PretrainingOptions(**{"steps": 5, **options})
+
+
+def test_no_short_sequence_and_no_sequence_at_all() -> None:
+    options = PretrainingOptions(steps=5, short_steps=2, short_length=3)
+    with pytest.raises(ValueError, match=r"at most short_length=3 ids \(the shortest has 4\)"):
+        next(pretraining._order([4, 9], options))
+    for each in (options, PretrainingOptions(steps=5)):
+        with pytest.raises(ValueError, match="no examples"):
+            next(pretraining._order([], each))
 
 
 def test_short_sequences_come_first() -> None:
