@@ -167,7 +167,7 @@ class Chat:
         if not conversation:
             return gr.skip(), gr.skip(), gr.skip()
         messages = read_history(conversation)
-        unanswered = messages.pop()["content"] if messages and messages[-1]["role"] == "user" else None
+        unanswered = messages.pop()["content"] if messages and messages[-1]["role"] == "user" else ""
         return show(messages), box(unanswered or None, writing=False), ""
 
     def greet(self, request: gr.Request) -> Any:

@@ -130,8 +130,8 @@ def _one_row_steps(
     quickly = torch.inference_mode if owns_cache else nullcontext
     logits = model._prefill(input_ids, generation_config, model_kwargs).logits[:, -1:]
     is_told = model_kwargs.get("prompt_padding") is not None  # and if so that there is none
-    prompt_mask = torch.ones_like(input_ids) if is_told else None
-    position_ids = model.derive_position_ids(input_ids, prompt_mask, length)
+    all_text = torch.ones_like(input_ids) if is_told else None
+    position_ids = model.derive_position_ids(input_ids, all_text, length)
     forward = GraphedSteps(model, cache, length) if graphed else partial(_logits, model, cache)
     guesses: list[int] = []
     while True:
@@ -140,7 +140,7 @@ def _one_row_steps(
             token = int(tokens)
             input_ids = torch.cat([input_ids, tokens[:, None]], dim=-1)
             if token in model.config.mask_token_priority:  # may have moved the blank
-                position_ids = model.derive_position_ids(input_ids, prompt_mask, length)
+                position_ids = model.derive_position_ids(input_ids, all_text, length)
             finished = stops(input_ids, scores, token)
             yield input_ids, finished
             if finished or [token] != guesses[place : place + 1]:

@@ -1,7 +1,7 @@
 """``from_pretrained`` that refuses what it cannot trust, instead of warning and babbling."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -93,19 +93,15 @@ def _configuration(folder: Path, model_type: str, options: dict[str, Any]) -> di
     if isinstance(config, PreTrainedConfig):
         return vars(config)
     if config is None:
-        return _known_fields(folder, {model_type})
+        return require_model_type(folder, {model_type})
     finding = {name: options[name] for name in _FINDING if name in options}
     fields: dict[str, Any] = PreTrainedConfig.get_config_dict(config, **finding)[0]
     _require_known(config, fields, {model_type})
     return fields
 
 
-def require_model_type(folder: Path, known: set[str]) -> None:
-    """Raises CheckpointError if a folder's config.json is damaged or of another kind of model."""
-    _known_fields(folder, known)
-
-
-def _known_fields(folder: Path, known: set[str]) -> dict[str, Any]:
+def require_model_type(folder: Path, known: set[str]) -> dict[str, Any]:
+    """The fields of a folder's config.json; raises CheckpointError if it is damaged or of another kind of model."""
     _refuse_unconverted(folder)
     fields = read_json(folder / CONFIG)
     _require_known(folder / CONFIG, fields, known)
@@ -121,9 +117,9 @@ def _require_known(source: str | PathLike[str], fields: dict[str, Any], known: s
         )
 
 
-def read_config(folder: Path) -> Any:
-    """The configuration of a folder with a model of this package; raises CheckpointError if it cannot be one."""
-    require_model_type(folder, {"chatglm", "glm130b"})
+def read_config(folder: Path, known: Iterable[str] = tuple(_MODELS)) -> Any:
+    """The configuration of a folder with a model of a known kind; raises CheckpointError if it cannot be one."""
+    require_model_type(folder, set(known))
     try:
         return AutoConfig.from_pretrained(folder)
     except (StrictDataclassError, AttributeError) as error:  # the latter for a torch_dtype that torch does not have

@@ -110,9 +110,9 @@ def to_sat(
 
 
 class _Writer(Protocol):
-    def finished_bytes(self, folder: Path) -> int: ...
+    total_bytes: int
 
-    def missing_bytes(self, folder: Path) -> int: ...
+    def finished_bytes(self, folder: Path) -> int: ...
 
     def write(self, folder: Path, bar: Any) -> None: ...
 
@@ -121,7 +121,7 @@ def _write(writer: _Writer, source: Source, target: str | Path, plan: dict[str, 
     total = sum(header.nbytes for header in source.headers.values())
     with growing_folder(free_folder(target), plan) as folder:
         finished = writer.finished_bytes(folder)
-        require_space(folder, writer.missing_bytes(folder))
+        require_space(folder, writer.total_bytes - finished)
         with tqdm(total=total, initial=finished, unit="B", unit_scale=True, disable=not progress) as bar:
             writer.write(folder, bar)
 

@@ -25,12 +25,16 @@ class HuggingFaceWriter:
         source: what to write.
         shard_size: largest size of a file, such as "5GB". A tensor that is larger has a file of its own.
 
+    Attributes:
+        total_bytes: of the tensors to write.
+
     Raises:
         ValueError: ``shard_size`` is no size.
     """
 
     def __init__(self, source: Source, shard_size: str) -> None:
         self._source = source
+        self.total_bytes = sum(header.nbytes for header in source.headers.values())
         number = re.match(r"[\d.]*", shard_size)
         if not number or not number[0].strip("0."):
             raise ValueError(f"shard_size must be a size above 0, such as 5GB, not {shard_size!r}")
@@ -39,10 +43,6 @@ class HuggingFaceWriter:
     def finished_bytes(self, folder: Path) -> int:
         """Of tensors in the shards that an earlier run has left there whole."""
         return sum(header.nbytes for file in self._finished(folder) for header in self._headers(file).values())
-
-    def missing_bytes(self, folder: Path) -> int:
-        """Of tensors still to be written."""
-        return sum(header.nbytes for header in self._source.headers.values()) - self.finished_bytes(folder)
 
     def write(self, folder: Path, bar: Any) -> None:
         """Write what ``folder`` does not hold yet; config.json comes last. ``bar`` counts the bytes of tensors."""

@@ -31,6 +31,9 @@ class SatWriter:
             tools/convert_tp.py does; 0 leaves them as they are.
         step: name of the step's folder: a number, or "release".
 
+    Attributes:
+        total_bytes: of the tensors to write, of all ranks.
+
     Raises:
         CheckpointError: heads, rows or columns do not divide by the ranks, or a rank would need several scales for one
             row.
@@ -43,14 +46,11 @@ class SatWriter:
             raise CheckpointError(f"{source.folder}: {heads} attention heads do not divide by {ranks} ranks.")
         self._frequencies = GLMRotaryEmbedding(source.config).inv_freq.half()
         self._headers = self._part_headers()
+        self.total_bytes = ranks * sum(header.nbytes for header in self._headers.values())
 
     def finished_bytes(self, folder: Path) -> int:
         """0: nothing of an earlier run is used."""
         return 0
-
-    def missing_bytes(self, folder: Path) -> int:
-        """Of the tensors of all ranks."""
-        return self._ranks * sum(header.nbytes for header in self._headers.values())
 
     def write(self, folder: Path, bar: Any) -> None:
         """Write into an empty folder. ``bar`` counts the bytes of the source's tensors."""

@@ -15,7 +15,7 @@ from ..checkpoint_files import StoredTensor, stored_tensors, weight_files
 from ..configuration_glm import GLM130BConfig
 from ..errors import CheckpointError
 from ..lazy_tensors import lazy_tensors
-from ..loading_checks import read_config, require_model_type
+from ..loading_checks import read_config
 from ..quantization.checks import refuse_mixed
 from ..quantization.packing import dequantize
 from .layout import tensor_shapes
@@ -56,8 +56,7 @@ class HuggingFaceFolder:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        require_model_type(self.folder, {GLM130BConfig.model_type})
-        self.config: GLM130BConfig = read_config(self.folder)
+        self.config: GLM130BConfig = read_config(self.folder, {GLM130BConfig.model_type})
         self.files = weight_files(self.folder)
         stored = stored_tensors(self.files)
         refuse_mixed(stored, self.config.quantization_bit, self.config.quantization_embeddings)

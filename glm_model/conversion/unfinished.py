@@ -70,13 +70,12 @@ def growing_folder(target: Path, plan: dict[str, Any] | None) -> Iterator[Path]:
 
 def _require_ours(partial: Path) -> None:
     """It will be removed, so nothing of anybody else may be in it; the journal comes before the model."""
-    ours = {_LOCK, _JOURNAL, f"{_JOURNAL}{_UNFINISHED}", _MODEL}
-    if others := sorted({path.name for path in partial.iterdir()} - ours):
+    names = {path.name for path in partial.iterdir()}
+    ours = {_LOCK, _JOURNAL, f"{_JOURNAL}{_UNFINISHED}"} | ({_MODEL} if _JOURNAL in names else set())
+    if others := sorted(names - ours):
         raise ValueError(
             f"{partial} holds {others[0]}, which is of no conversion: move it away, or name another folder"
         )
-    if (partial / _MODEL).exists() and not (partial / _JOURNAL).exists():
-        raise ValueError(f"{partial} is of no conversion: move it away, or name another folder")
 
 
 def _read(journal: Path) -> Any:

@@ -4,13 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig
-
-from ..checkpoint_files import CONFIG
 from ..configuration_glm import ChatGLMConfig, GLM130BConfig, GLMConfig
-from ..errors import CheckpointError
-from ..loading_checks import require_model_type
+from ..loading_checks import read_config
 
 _ARCHITECTURES: tuple[type[GLMConfig], ...] = (ChatGLMConfig, GLM130BConfig)
 PRESETS = sorted(name for architecture in _ARCHITECTURES for name in architecture.presets)
@@ -36,11 +31,7 @@ def find_config(name: str) -> GLMConfig:
     folder = Path(name).expanduser()
     if not folder.is_dir():
         raise ValueError(f"{name!r} is no folder and none of the presets {', '.join(PRESETS)}")
-    require_model_type(folder, {architecture.model_type for architecture in _ARCHITECTURES})
-    try:
-        config: GLMConfig = AutoConfig.from_pretrained(folder)
-    except StrictDataclassError as error:
-        raise CheckpointError(f"{folder / CONFIG}: {' '.join(str(error).split())}") from None
+    config: GLMConfig = read_config(folder)
     return config
 
 
