@@ -10,6 +10,6 @@ if __name__ == "__main__":
     leave_the_terminal_to_rank_0()
     options = parse_terminal()
     with missing_library_explained():
-        from app.terminal import start  # after the options: --help must not wait for it
+        from app.terminal.session import start  # after the options: --help must not wait for it
 
         sys.exit(start(options))

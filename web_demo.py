@@ -17,7 +17,7 @@ def main() -> int:
     # imported, none of which is, would take a quarter of the time.
     gc.disable()
     with missing_library_explained(), no_proxy():
-        from app.web_server import run
+        from app.web.server import run
     gc.enable()
     return run(options)
 

@@ -14,7 +14,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 if TYPE_CHECKING:
-    from glm_model.generation import SamplingOptions
+    from glm_model.options import SamplingOptions
 
 FrontEnd = Literal["web", "terminal"]
 BOTH: tuple[FrontEnd, ...] = ("web", "terminal")
@@ -302,7 +302,7 @@ class Options:
 
     def sampling(self) -> SamplingOptions:
         """The settings of an answer as the model package takes them."""
-        from glm_model.generation import SamplingOptions
+        from glm_model.options import SamplingOptions
 
         return SamplingOptions(
             max_length=self.max_length,

@@ -25,8 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.quantized_matmul import bandwidth_test, cpu_name
-from glm_model import ChatGLMConfig, ChatGLMForCausalLM
-from glm_model.quantization import kernels
+from glm_model import ChatGLMConfig, ChatGLMForCausalLM, kernels
 from glm_model.quantization.linear import QuantizedLinear
 
 SCALE = 0.02 / 4.6  # a weight of standard deviation 0.02, as a trained one has; integers from -8 to 7 have 4.6

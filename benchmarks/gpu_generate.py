@@ -32,7 +32,7 @@ from torch import Tensor
 from transformers import StaticCache
 
 from benchmarks.plan import BITS, bandwidth, clock, device_name, prompt, random_model
-from glm_model.decoding import generate_steps
+from glm_model.generation.steps import generate_steps
 from glm_model.loading import DTYPES
 from glm_model.plan.estimate import Workload
 from glm_model.plan.models import PRESETS, preset

@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.quantized_matmul import SHAPES
-from glm_model.quantization.kernels import cpm, reference, triton_backend
+from glm_model.kernels import cpm, reference, triton_backend
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 FLOAT = "torch, unpacked"
@@ -156,7 +156,7 @@ def kernels(x: Tensor, tiles: bool) -> dict[str, Callable[..., Tensor]]:
     """The backends that work here; if asked for, the tiles of Triton's each."""
     found: dict[str, Callable[..., Tensor]] = {}
     if not x.is_cuda or triton_backend.problem(x.device, x.dtype) is None:
-        from glm_model.quantization.kernels import triton_fused
+        from glm_model.kernels import triton_fused
 
         found["triton"] = triton_backend.matmul
         if tiles and len(x) <= triton_fused.MOST_ROWS:

@@ -27,13 +27,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 
-from app.conversation import Message
-from app.engine import Engine
-from app.reply import Finished, Reply
+from app.serving.conversation import Message
+from app.serving.engine import Engine
+from app.serving.reply import Finished, Reply
 from glm_model import ChatGLMConfig, ChatGLMForCausalLM
-from glm_model.generation import SamplingOptions, stream_text
+from glm_model.generation.stream import stream_text
 from glm_model.loading import DEMO_MODEL, load
-from glm_model.tokenization_glm import ChatGLMTokenizer
+from glm_model.options import SamplingOptions
+from glm_model.text.tokenizer import ChatGLMTokenizer
 
 QUESTION = "What is 17 + 25? 你好，请告诉我。"
 LIMIT = 0.85  # the wanted share of the bare loop's speed

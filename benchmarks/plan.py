@@ -30,14 +30,14 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from transformers import DynamicCache
 
-from glm_model.configuration_glm import GLMConfig
+from glm_model import kernels
 from glm_model.loading import DTYPES
+from glm_model.model.configuration import GLMConfig
 from glm_model.plan.estimate import Plan, Workload, make_plan
 from glm_model.plan.forward import by_reference, on_gpu
 from glm_model.plan.gpus import GPU
-from glm_model.plan.layout import Split, meta_model
 from glm_model.plan.models import PRESETS, preset
-from glm_model.quantization import kernels
+from glm_model.plan.placement import Split, meta_model
 
 BITS = {"none": 0, "int8": 8, "int4": 4}
 SCALE = {4: 0.02 / 4.6, 8: 0.02 / 74}  # a weight of standard deviation 0.02; integers of 4 bits have 4.6, of 8 bits 74

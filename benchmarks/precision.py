@@ -25,9 +25,9 @@ from torch import Tensor
 
 from demo_recipe import corpus, evaluation, recipe
 from glm_model import DEMO_MODEL, ChatGLMForCausalLM
+from glm_model.kernels.dispatch import describe, quantized_matmul
+from glm_model.kernels.packing import dequantize, quantize
 from glm_model.loading import load, set_precision
-from glm_model.quantization.kernels import describe, quantized_matmul
-from glm_model.quantization.packing import dequantize, quantize
 from glm_model.training.objective import IGNORED, Example, collate, infilling_loss
 
 PRECISIONS = ("exact", "fast")

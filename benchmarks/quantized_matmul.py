@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from torch import Tensor
 
-from glm_model.quantization.kernels import build, native, onnx, reference
+from glm_model.kernels import build, native, onnx, reference
 
 SHAPES = {
     "query_key_value": (12288, 4096),

@@ -30,8 +30,8 @@ import torch
 from benchmarks.quantized_matmul import cpu_name
 from glm_model import GLM130BConfig
 from glm_model.conversion.convert import sat_to_huggingface, to_sat
-from glm_model.conversion.layout import part_shape, tensor_shapes
 from glm_model.conversion.sat_config import write_description
+from glm_model.conversion.shapes import part_shape, tensor_shapes
 from glm_model.conversion.torch_archive import TorchArchive
 
 TOKENS = {

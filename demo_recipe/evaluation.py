@@ -18,10 +18,10 @@ import torch
 from tqdm import tqdm
 
 from glm_model import ChatGLMForCausalLM
-from glm_model.chat_format import process_response
-from glm_model.generation import SamplingOptions
 from glm_model.loading import load
-from glm_model.tokenization_glm import ChatGLMTokenizer
+from glm_model.options import SamplingOptions
+from glm_model.text.chat_format import process_response
+from glm_model.text.tokenizer import ChatGLMTokenizer
 
 from . import corpus
 from .exchange import Exchange, Language, Round

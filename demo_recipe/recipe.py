@@ -13,8 +13,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from glm_model import ChatGLMConfig, ChatGLMForCausalLM
-from glm_model.chat_format import build_prompt
-from glm_model.tokenization_glm import ChatGLMTokenizer
+from glm_model.text.chat_format import build_prompt
+from glm_model.text.tokenizer import ChatGLMTokenizer
 from glm_model.training.initialization import deepnorm_initialize
 from glm_model.training.objective import Example, SpecialIds, answer_example, blank_infilling, fill_example
 from glm_model.training.pretraining import PretrainingOptions, pretrain

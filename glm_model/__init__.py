@@ -11,17 +11,18 @@ with no_garbage_collection():
     from transformers.conversion_mapping import register_checkpoint_conversion_mapping
     from transformers.core_model_loading import WeightRenaming
 
-    from . import tokenization_glm
     from .blank_filling import FillOptions, FillResult, fill_blanks
-    from .configuration_glm import ChatGLMConfig, GLM130BConfig
-    from .conversion.keys import RENAMED_KEYS
+    from .checkpoint.keys import RENAMED_KEYS
+    from .checkpoint.prefix import load_prefix
     from .errors import CheckpointError, GLMError, TokenizerError, UnsupportedError
-    from .generation import SamplingOptions, TextChunk, stream_text
+    from .generation.stream import TextChunk, stream_text
     from .loading import DEMO_MODEL, load
+    from .model.configuration import ChatGLMConfig, GLM130BConfig
     from .modeling_glm import ChatGLMForCausalLM, ChatGLMModel, GLM130BForCausalLM, GLM130BModel
-    from .prefix_tuning import load_prefix
+    from .options import SamplingOptions
     from .quantization.quantizer import GLMQuantizationConfig
-    from .tokenization_glm import ChatGLMTokenizer
+    from .text import tokenizer as tokenization_glm
+    from .text.tokenizer import ChatGLMTokenizer
 
 __all__ = [
     "DEMO_MODEL",

@@ -11,18 +11,19 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from .checkpoint_files import CONFIG, read_json
+from .checkpoint.configuration import read_config
+from .checkpoint.files import CONFIG, read_json
+from .checkpoint.prefix import load_prefix
+from .checkpoint.reading import shared_over
 from .errors import CheckpointError
 from .garbage import no_garbage_collection
-from .loading_checks import read_config
-from .parallel.distribute import finish_part, shared_over
+from .kernels.dispatch import Precision, describe
+from .parallel.distribute import finish_part
 from .parallel.following import lead_or_follow
 from .parallel.world import World, join_world
-from .prefix_tuning import load_prefix
-from .quantization.kernels import Precision, describe
 from .quantization.linear import QuantizedLinear
 from .quantization.quantizer import GLMQuantizationConfig
-from .tokenization_glm import ChatGLMTokenizer
+from .text.tokenizer import ChatGLMTokenizer
 
 __all__ = ["DEMO_MODEL", "DEVICE_MAPS", "DTYPES", "kernel_in_use", "lead_or_follow", "load", "set_precision"]
 
@@ -63,12 +64,12 @@ def load(
         quantize_head: pack the embedding and the head too, as chatglm-6b-int4-qe has them; also those of a checkpoint
             whose other layers are packed already.
         precision: "exact" or "fast", of the products with packed weights on a CPU; see
-            :data:`glm_model.quantization.kernels.Precision`.
+            :data:`glm_model.kernels.dispatch.Precision`.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
         dtype: "auto" (float32 on the CPU, float16 elsewhere), "float32", "float16" or "bfloat16". In half precision
             LayerNorm is rounded too, as by the published ``.half()``.
         cache_dtype: to store the keys and values of past tokens in, one of those three; None is ``dtype``.
-        prefix: a P-Tuning prefix to put on the model; see :func:`glm_model.prefix_tuning.load_prefix`.
+        prefix: a P-Tuning prefix to put on the model; see :func:`glm_model.checkpoint.prefix.load_prefix`.
         device_map: one process, several devices: "auto", "balanced", "balanced_low_0", "sequential", or a dictionary of
             modules and devices, as accelerate takes it; what the GPUs cannot hold goes to the CPU, then to the disk.
             None puts all of the model on ``device``.
@@ -159,7 +160,7 @@ def _precision(name: str) -> Precision:
 
 
 def set_precision(model: nn.Module, precision: Precision) -> None:
-    """Let all packed layers of a model compute so; see :data:`glm_model.quantization.kernels.Precision`."""
+    """Let all packed layers of a model compute so; see :data:`glm_model.kernels.dispatch.Precision`."""
     for module in model.modules():
         if isinstance(module, QuantizedLinear):
             module.precision = precision

@@ -26,7 +26,7 @@ class Glm:
         self.torch.set_num_threads(threads)
         precision = os.environ.get("GLM_PRECISION", "fast")
         self.model, _ = glm_model.load(path, precision=precision, device="cpu")
-        self.new_cache = importlib.import_module("glm_model.kv_cache").new_cache
+        self.new_cache = importlib.import_module("glm_model.model.kv_cache").new_cache
         # Half precision as chatglm.cpp has it, and the original on a GPU.
         self.cache_dtype = None if precision == "exact" else self.torch.float16
         self.answers: dict[int, Any] = {}

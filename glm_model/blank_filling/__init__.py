@@ -5,8 +5,8 @@ original's two strategies, ``answers`` runs one of them on one blank, ``text`` k
 its answer goes.
 """
 
-from .errors import FillError
-from .options import FillOptions
+from ..errors import FillError
+from ..options import FillOptions
 from .results import Answer, Blank, FilledText, FillResult, FillStep, Segment
 from .text import MAX_BLANKS, BlankTokenizer, fill_blanks, stream_blanks
 

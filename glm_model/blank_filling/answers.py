@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from .. import masking
-from ..configuration_glm import GLMConfig
 from ..errors import GLMError
-from ..generation import is_greedy
-from ..modeling_glm import GLMForCausalLM
+from ..model import positions
+from ..model.configuration import GLMConfig
+from ..model.decoder import GLMForCausalLM
+from ..options import FillOptions, is_greedy
 from .beam_search import Beam, BeamSearch
-from .options import FillOptions
 from .sampling import SATSamplingProcessor, draw
 
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -112,9 +111,9 @@ def blank_position_ids(config: GLMConfig, prompt_length: int, blank: int, kind: 
     """
     padding, context, place = torch.tensor([[0], [prompt_length - 1], [blank]])
     if config.position_encoding_2d:
-        return masking.block_position_ids(padding, context, place, length)
+        return positions.block_position_ids(padding, context, place, length)
     counts_on = torch.tensor([kind == config.gmask_token_id])
-    return masking.sequence_position_ids(padding, context, place, counts_on, length)
+    return positions.sequence_position_ids(padding, context, place, counts_on, length)
 
 
 class BlankPasses:

@@ -19,13 +19,12 @@ from unicodedata import category, east_asian_width
 
 import torch
 
-from ..configuration_glm import GLMConfig
-from ..errors import UnsupportedError
-from ..modeling_glm import GLMForCausalLM
+from ..errors import FillError, UnsupportedError
+from ..model.configuration import GLMConfig
+from ..model.decoder import GLMForCausalLM
+from ..options import FillOptions
 from ..parallel.following import on_every_rank
 from .answers import AnswerStream, Continuation, end_tokens, stream_answer
-from .errors import FillError
-from .options import FillOptions
 from .results import Answer, Blank, FilledText, FillResult, FillStep, Segment
 
 # Each blank costs a pass over the whole text. The bound also ends a text whose answers bring mask tokens without end.

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..quantization.packing import BITS
+from ..kernels.packing import BITS
 from .convert import sat_to_huggingface, to_sat
 from .files import in_words
 from .quantize import quantize_checkpoint

@@ -8,17 +8,17 @@ from typing import Any, Protocol
 
 from tqdm.auto import tqdm
 
-from ..checkpoint_files import CONFIG
-from ..configuration_glm import GLM130BConfig
+from ..checkpoint.configuration import require_model_type
+from ..checkpoint.files import CONFIG
+from ..checkpoint.unfinished import growing_folder
 from ..errors import CheckpointError
-from ..loading_checks import require_model_type
-from ..quantization.packing import BITS
+from ..kernels.packing import BITS
+from ..model.configuration import GLM130BConfig
 from .files import free_folder, require_space
 from .huggingface_writer import HuggingFaceWriter
 from .sat import SatArchive
 from .sat_writer import SatWriter
 from .sources import Dequantized, HuggingFaceFolder, Packed, Source
-from .unfinished import growing_folder
 
 
 def sat_to_huggingface(

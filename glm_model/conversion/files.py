@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from ..checkpoint_files import CONFIG
+from ..checkpoint.files import CONFIG
 
 # Under whatever name: an index may name shards as it likes, and a training leaves its own state beside them.
 _WEIGHT_FILE = re.compile(r".*\.(safetensors|bin|pt|pth|ckpt|h5|msgpack)(\.index\.json)?$", re.IGNORECASE)

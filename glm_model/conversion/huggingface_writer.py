@@ -8,12 +8,12 @@ from typing import Any
 from huggingface_hub import split_torch_state_dict_into_shards
 from torch import Tensor
 
-from ..checkpoint_files import CONFIG, stored_tensors
+from ..checkpoint.files import CONFIG, stored_tensors
+from ..checkpoint.unfinished import write_through
 from ..errors import CheckpointError
 from .files import copy_other_files, write_json
 from .safetensors_file import SafetensorsFile
 from .sources import Source
-from .unfinished import write_through
 
 INDEX = "model.safetensors.index.json"
 

@@ -10,16 +10,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..checkpoint_files import CONFIG, StoredTensor, read_json, stored_tensors, weight_files
+from ..checkpoint.configuration import read_config
+from ..checkpoint.files import CONFIG, StoredTensor, read_json, stored_tensors, weight_files
+from ..checkpoint.lazy import lazy_tensors
+from ..checkpoint.packing_checks import refuse_mixed
+from ..checkpoint.unfinished import growing_folder, write_through
 from ..errors import CheckpointError
-from ..lazy_tensors import lazy_tensors
-from ..loading_checks import read_config
-from ..quantization.checks import refuse_mixed
-from ..quantization.packing import BITS
+from ..kernels.packing import BITS
 from ..quantization.rules import is_packed
 from .files import copy_other_files, free_folder, require_space, write_json
-from .packing import pack
-from .unfinished import growing_folder, write_through
+from .pack_weight import pack
 
 _HEAD = "lm_head.weight"
 _EMBEDDING = re.compile(r"\.(word_embeddings|embed_tokens)\.weight$")

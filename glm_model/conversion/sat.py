@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint_files import require_content, unpickle
-from ..configuration_glm import GLM130BConfig
+from ..checkpoint.files import require_content, unpickle
+from ..checkpoint.keys import IGNORED_KEYS
 from ..errors import CheckpointError
-from ..quantization.packing import BITS
-from .keys import IGNORED_KEYS
-from .layout import EMBEDDING, part_shape, tensor_shapes
-from .packing import is_packable
+from ..kernels.packing import BITS
+from ..model.configuration import GLM130BConfig
+from .pack_weight import is_packable
 from .sat_config import MODEL_CONFIG, read_configuration
+from .shapes import EMBEDDING, part_shape, tensor_shapes
 from .sources import SCALE, Dequantized, Source
 from .tensor_parallel import by_layer, cut_of, join
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 
-from ..checkpoint_files import read_json
-from ..configuration_glm import GLM130BConfig
+from ..checkpoint.files import read_json
 from ..errors import CheckpointError
+from ..model.configuration import GLM130BConfig
 from .files import write_json
 
 MODEL_CONFIG = "model_config.json"

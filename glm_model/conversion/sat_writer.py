@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ..attention import GLMRotaryEmbedding
 from ..errors import CheckpointError
+from ..model.rotary import GLMRotaryEmbedding
 from .files import copy_other_files
-from .packing import is_packable, pack
+from .pack_weight import is_packable, pack
 from .sat_config import MODEL_CONFIG, write_description
 from .sources import Source
 from .tensor_parallel import cut_of, split

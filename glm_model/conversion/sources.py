@@ -11,16 +11,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..checkpoint_files import StoredTensor, stored_tensors, weight_files
-from ..configuration_glm import GLM130BConfig
+from ..checkpoint.configuration import read_config
+from ..checkpoint.files import StoredTensor, stored_tensors, weight_files
+from ..checkpoint.lazy import lazy_tensors
+from ..checkpoint.packing_checks import refuse_mixed
 from ..errors import CheckpointError
-from ..lazy_tensors import lazy_tensors
-from ..loading_checks import read_config
-from ..quantization.checks import refuse_mixed
-from ..quantization.packing import dequantize
-from .layout import tensor_shapes
-from .packing import is_packable, pack
+from ..kernels.packing import dequantize
+from ..model.configuration import GLM130BConfig
+from .pack_weight import is_packable, pack
 from .sat_config import SIZES
+from .shapes import tensor_shapes
 from .torch_archive import DTYPES
 
 SCALE = "_scale"

@@ -10,8 +10,8 @@ The rules are those of GLM-130B's ``evaluation/dataset.py`` (github.com/THUDM/GL
   ``[gMASK] <sop>`` and the text; each later one moves on by ``rolling_stride`` tokens, which it scores behind all those
   before them that it has room for, as bidirectional context.
 
-Masks and positions follow from the ids by the rules of the model (``glm_model.masking``), which are the same here as in
-generation. Nothing here runs a model.
+Masks and positions follow from the ids by the rules of the model (``glm_model.model.masking``), which are the same here
+as in generation. Nothing here runs a model.
 """
 
 import re
@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Literal, Protocol
 
-from ..configuration_glm import GLM130BConfig, GLMConfig
 from ..errors import GLMError, UnsupportedError
+from ..model.configuration import GLM130BConfig, GLMConfig
 
 MaskName = Literal["MASK", "gMASK", "sMASK"]
 

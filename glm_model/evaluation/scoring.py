@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import GLMError
-from ..modeling_glm import GLMForCausalLM
+from ..model.decoder import GLMForCausalLM
 from .encoding import ScoredSequence
 
 

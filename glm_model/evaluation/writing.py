@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from ..blank_filling.answers import end_tokens
-from ..modeling_glm import GLMForCausalLM
+from ..model.decoder import GLMForCausalLM
 from .scoring import pad_left
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, get_args
 
 from ..blank_filling import MAX_BLANKS, FillOptions
+from ..kernels.dispatch import Precision
 from ..loading import DEMO_MODEL, DEVICE_MAPS, DTYPES
-from ..quantization.kernels import Precision
 
 _STRATEGIES = ("sampling", "greedy", "beam-search")
 _DEFAULTS = FillOptions()

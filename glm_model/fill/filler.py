@@ -10,7 +10,7 @@ from transformers.utils import logging as transformers_logging
 
 from ..blank_filling import FillResult, FillStep, stream_blanks
 from ..loading import lead_or_follow, load
-from ..sanitize import harmless
+from ..text.sanitize import harmless
 from .arguments import Arguments
 from .interrupt import noted_interrupts
 from .output import all_beams, as_json, choose_marks, marked, one_line

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Literal
 
 from ..blank_filling import FilledText, FillResult, Segment
-from ..sanitize import harmless
+from ..text.sanitize import harmless
 
 Marks = Literal["colour", "brackets", "none"]
 """How a filling stands out."""

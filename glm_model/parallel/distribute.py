@@ -1,9 +1,5 @@
 """Cutting a model between its construction and the reading of its weights, so that each rank reads its part alone."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from pathlib import Path
 from typing import Any, NoReturn, Self
 
 import torch
@@ -13,25 +9,12 @@ from torch.distributed.tensor import DTensor
 from transformers.distributed.tensor_parallel import ALL_PARALLEL_STYLES
 
 from ..errors import UnsupportedError
-from ..lazy_tensors import LazyTensor, lazy_tensors
+from ..model.split import PREFIX_HEADS, require_tensor_parallel, stage_layers
+from ..quantization.dtensor import local
 from ..quantization.linear import QuantizedWeight
-from ..quantization.model import QuantizableModel
+from ..quantization.quantizable import QuantizableModel
 from .pipeline import Line, become_stage, send_scores
-from .split import PREFIX_HEADS, require_tensor_parallel, stage_layers
-from .styles import local
 from .world import World
-
-_WORLD: ContextVar[World | None] = ContextVar("world of the model that is being loaded", default=None)
-
-
-@contextmanager
-def shared_over(world: World | None) -> Iterator[None]:
-    """``from_pretrained`` loads the part of this rank; None changes nothing."""
-    token = _WORLD.set(world)
-    try:
-        yield
-    finally:
-        _WORLD.reset(token)
 
 
 class ShareableModel(QuantizableModel):
@@ -43,24 +26,6 @@ class ShareableModel(QuantizableModel):
 
     world: World | None = None
     _parameters_of_all = 0
-
-    @staticmethod
-    def _load_pretrained_model(
-        model: Any, state_dict: Any, checkpoint_files: list[str] | None, load_config: Any, *args: Any, **kwargs: Any
-    ) -> Any:
-        """transformers' step that reads the tensors into a model that has no memory yet."""
-        world = _WORLD.get()
-        if world is not None:
-            model.share_out(world)
-            if state_dict is None and checkpoint_files is not None:
-                state_dict = _read_one_by_one(model, checkpoint_files)
-        info, offloaded = QuantizableModel._load_pretrained_model(
-            model, state_dict, checkpoint_files, load_config, *args, **kwargs
-        )
-        for tied, source in model.all_tied_weights_keys.items():
-            if offloaded and source in offloaded:
-                offloaded.setdefault(tied, offloaded[source])
-        return info, offloaded
 
     def share_out(self, world: World) -> None:
         """Leave of a model on the meta device the part of this rank; its weights are to be loaded next.
@@ -128,14 +93,6 @@ def _refuse_other_pipeline() -> NoReturn:
         "transformers' own pipeline hides the ids from its later stages, which need them for GLM's mask: use "
         "glm_model.load(..., pipeline_parallel=N)."
     )
-
-
-def _read_one_by_one(model: Any, files: list[str]) -> dict[str, LazyTensor]:
-    """The tensors copied out of their files: a mapped file stays in memory with what other ranks need of it."""
-    tensors = lazy_tensors(map(Path, files))
-    for tied in model.all_tied_weights_keys:
-        tensors.pop(tied, None)
-    return tensors
 
 
 def apply_plan(model: Any, mesh: DeviceMesh) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
-from .split import stage_layers
+from ..model.split import stage_layers
 
 
 class Line:

@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.placement_types import Placement, _StridedShard
 from transformers.distributed.tensor_parallel import (
     ALL_PARALLEL_STYLES,
@@ -23,8 +22,8 @@ from transformers.distributed.tensor_parallel import (
     _AllReduceForward,
 )
 
-from ..quantization.packing import row_peaks
-from .split import COLWISE_HALVES, PACKED_ROWWISE, PREFIX_HEADS, VOCABULARY
+from ..model.split import COLWISE_HALVES, PACKED_ROWWISE, PREFIX_HEADS, VOCABULARY
+from ..quantization.dtensor import local
 
 
 def _cut(module: nn.Module, name: str, mesh: DeviceMesh, placement: Placement) -> None:
@@ -89,29 +88,6 @@ class PrefixHeads(TensorParallelLayer):
 
     def transform_output_post_forward(self, module: nn.Module, output: Tensor, mesh: DeviceMesh) -> Tensor:
         return output.chunk(mesh.size(), dim=2)[mesh.get_local_rank()]
-
-
-def local(tensor: Tensor) -> Tensor:
-    """This rank's part of a tensor that may be shared."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def peaks_of_whole_rows(part: Tensor, parameter: Tensor) -> Tensor | None:
-    """The largest magnitude in each row of a float weight, over the columns of all ranks, in the dtype of ``part``.
-
-    Args:
-        part: of the weight, what this rank has read.
-        parameter: that it is read for, which says how it is cut. All ranks of its mesh must call at the same point.
-
-    Returns:
-        [rows]; None if this rank has whole rows.
-    """
-    if not (isinstance(parameter, DTensor) and any(placement.is_shard(1) for placement in parameter.placements)):
-        return None
-    peak = row_peaks(part).float()
-    peak = torch.where(peak.isnan(), torch.inf, peak)  # refused as infinite; a maximum may lose NaN
-    dist.all_reduce(peak, dist.ReduceOp.MAX, parameter.device_mesh.get_group())
-    return peak.to(part.dtype)
 
 
 def register() -> None:

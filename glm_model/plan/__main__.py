@@ -10,8 +10,8 @@ from .advice import changes, with_quantization
 from .claims import judge
 from .estimate import Plan, Workload, make_plan
 from .gpus import parse_gpus
-from .layout import DeviceMap, Split, default_split
 from .models import PRESETS, find_config
+from .placement import DeviceMap, Split, default_split
 from .report import claims_json, claims_text, plan_json, plan_text
 
 _BITS = {"int8": 8, "int4": 4}

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from ..errors import GLMError
 from .estimate import Plan, Workload, make_plan
 from .gpus import GPU, write_gpus
-from .layout import default_split
 from .models import with_fields
+from .placement import default_split
 
 _MOST_GPUS = 64
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from .advice import largest
 from .estimate import Plan, Workload, make_plan
 from .gpus import parse_gpus
-from .layout import default_split
 from .models import preset
+from .placement import default_split
 
 GLM_130B = "https://github.com/THUDM/GLM-130B (README.md, docs/quantization.md)"
 CHATGLM_6B = "https://github.com/THUDM/ChatGLM-6B (README.md)"

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import torch
 
-from ..configuration_glm import GLMConfig
-from ..parallel.split import require_tensor_parallel
+from ..model.configuration import GLMConfig
+from ..model.split import require_tensor_parallel
 from .forward import Product, on_gpu, peak_activations
 from .gpus import GPU, MIB
-from .layout import Part, Split, parts_of, shared_meta_model
+from .placement import Part, Split, parts_of, shared_meta_model
 
 CUDA_CONTEXT = 512 * MIB
 """The driver's context and the kernels loaded into it, per process and GPU: about 400 MiB with lazy loading of kernels

@@ -17,12 +17,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ..configuration_glm import GLMConfig
-from ..quantization.kernels import gpu, reference
+from ..kernels import gpu, reference
+from ..kernels.packing import row_blocks
+from ..model.configuration import GLMConfig
 from ..quantization.linear import QuantizedLinear
-from ..quantization.packing import row_blocks
-from .layout import COLUMNS, cut, cut_dimensions, meta_model
 from .models import from_key, to_key, with_fields
+from .placement import COLUMNS, cut, cut_dimensions, meta_model
 
 Product = Callable[[Tensor, Tensor, Tensor, int, Tensor | None], Tensor]
 """A product with a packed weight on the meta device: of (states, weight, scale, bits, bias)."""
@@ -32,7 +32,7 @@ _FUSED_ROWS = 16  # the Triton kernel multiplies so many rows without a float we
 
 
 def on_gpu(states: Tensor, weight: Tensor, scale: Tensor, bits: int, bias: Tensor | None) -> Tensor:
-    """As :mod:`glm_model.quantization.kernels.triton_backend` allocates, which knows half and bfloat16 alone."""
+    """As :mod:`glm_model.kernels.triton_backend` allocates, which knows half and bfloat16 alone."""
     if states.dtype == torch.float32:
         return by_reference(states, weight, scale, bits, bias)
     rows = states.reshape(-1, states.shape[-1])

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..configuration_glm import ChatGLMConfig, GLM130BConfig, GLMConfig
-from ..loading_checks import read_config
+from ..checkpoint.configuration import read_config
+from ..model.configuration import ChatGLMConfig, GLM130BConfig, GLMConfig
 
 _ARCHITECTURES: tuple[type[GLMConfig], ...] = (ChatGLMConfig, GLM130BConfig)
 PRESETS = sorted(name for architecture in _ARCHITECTURES for name in architecture.presets)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ..configuration_glm import GLMConfig
+from ..model.configuration import GLMConfig
 from .advice import Change
 from .claims import Judged
 from .estimate import CUBLAS_WORKSPACE, CUDA_CONTEXT, NCCL_BUFFERS, DevicePlan, Plan

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .kernels import Precision, quantized_matmul
-from .packing import dequantize, packed_columns, quantize
+from ..kernels.dispatch import Precision, quantized_matmul
+from ..kernels.packing import dequantize, packed_columns, quantize
 
 
 class QuantizedWeight(nn.Module):
@@ -72,7 +72,7 @@ class QuantizedLinear(QuantizedWeight):
     """``nn.Linear`` over packed integers.
 
     Attributes:
-        precision: see :data:`glm_model.quantization.kernels.Precision`.
+        precision: see :data:`glm_model.kernels.dispatch.Precision`.
         bias: floating [out_features], or None.
     """
 

@@ -1,7 +1,7 @@
 """Quantization as transformers knows it: a configuration, and the quantizer that goes with it while a model loads.
 
 Published checkpoints say ``quantization_bit`` and ``quantization_embeddings`` in config.json, which
-:class:`~glm_model.configuration_glm.GLMConfig` shows to transformers as its ``quantization_config``. The model builds
+:class:`~glm_model.model.configuration.GLMConfig` shows to transformers as its ``quantization_config``. The model builds
 packed layers whenever its configuration asks for them, so little is left to do here: a checkpoint that is packed
 already loads as any other, and the weights of a float one are packed one by one as they are read.
 """
@@ -14,10 +14,10 @@ from transformers.core_model_loading import ConversionOps
 from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from ..configuration_glm import QUANTIZATION_METHOD
-from ..parallel.styles import peaks_of_whole_rows
+from ..kernels.packing import BITS, quantize
+from .dtensor import peaks_of_whole_rows
 from .linear import QuantizedWeight
-from .packing import BITS, quantize
+from .rules import QUANTIZATION_METHOD
 
 
 @register_quantization_config(QUANTIZATION_METHOD)
@@ -43,7 +43,7 @@ class GLMQuantizationConfig(QuantizationConfigMixin):
 
 @register_quantizer(QUANTIZATION_METHOD)
 class GLMQuantizer(HfQuantizer):
-    """Packs float weights while they load; see :func:`glm_model.quantization.packing.quantize`.
+    """Packs float weights while they load; see :func:`glm_model.kernels.packing.quantize`.
 
     Attributes:
         quantization_config: what was asked for, or what the checkpoint is.

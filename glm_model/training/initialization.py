@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..configuration_glm import GLMConfig
-from ..modeling_glm import GLMDecoderLayer, GLMForCausalLM
+from ..model.configuration import GLMConfig
+from ..model.decoder import GLMForCausalLM
+from ..model.layers import GLMDecoderLayer
 
 GRADIENT_SHRINK = 0.1
 

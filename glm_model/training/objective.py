@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..modeling_glm import GLMForCausalLM
+from ..model.decoder import GLMForCausalLM
 
 IGNORED = -100
 SHORT_SPAN_SHARE = 0.3

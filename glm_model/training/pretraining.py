@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 from transformers import get_wsd_schedule
 
-from ..modeling_glm import GLMForCausalLM
+from ..model.decoder import GLMForCausalLM
 from . import checkpoint
 from .initialization import shrink_embedding_gradient
 from .objective import IGNORED, Example, collate, infilling_loss

@@ -11,7 +11,7 @@ import unicodedata
 
 from rich.console import Console
 
-from app.terminal_markdown import THEME
+from app.terminal.markdown import THEME
 
 _TOKEN = re.compile(r"\x1b\[[\d;]*m|\x1b\[A|\x1b\[2K|\x1b\[2J|\x1b\[H|\x1b.{0,3}|.", re.DOTALL)
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from app.conversation import Message
-from app.engine import Engine
+from app.serving.conversation import Message
+from app.serving.engine import Engine
 from glm_model.blank_filling import Answer, Blank, FilledText, FillError, FillResult, FillStep, Segment
 from glm_model.errors import UnsupportedError
 
@@ -23,7 +23,7 @@ SEPARATOR = "\x1e"  # stands between messages in the fake prompt
 
 @dataclass(frozen=True)
 class Sampling:
-    """Stands in for glm_model.generation.SamplingOptions where a test needs no torch."""
+    """Stands in for glm_model.options.SamplingOptions where a test needs no torch."""
 
     max_length: int = 2048
     temperature: float = 0.95
@@ -34,7 +34,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Stands in for glm_model.generation.TextChunk."""
+    """Stands in for glm_model.generation.stream.TextChunk."""
 
     text: str
     token_count: int

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 import gradio as gr
 
-from app.engine import Engine
 from app.options import Options
-from app.web import build
-from app.web_chat import Visitors
-from app.web_server import free_port, start
+from app.serving.engine import Engine
+from app.web.chat import Visitors
+from app.web.page import build
+from app.web.server import free_port, start
 from tests.app.fakes import FakeFill, FakeModel, FakeStream, FakeTokenizer
 
 

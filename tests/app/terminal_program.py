@@ -24,7 +24,7 @@ def answer(question: str) -> str:
 
 if __name__ == "__main__":
     options = parse_terminal()
-    from app.terminal import prepare, run
+    from app.terminal.session import prepare, run
     from tests.app.fakes import fake_engine
 
     prepare()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.conversation import (
+from app.serving.conversation import (
     MAX_IMPORT_CHARS,
     ConversationError,
     Message,
@@ -17,7 +17,7 @@ from app.conversation import (
     to_markdown,
     trim,
 )
-from app.web_text import ZH, import_line
+from app.web.words import ZH, import_line
 
 
 def talk(*contents: str) -> list[Message]:

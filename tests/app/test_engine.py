@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from app.conversation import ConversationError, Message
-from app.engine import LEAST_ANSWER, Engine, EngineClosed, QueueFull, answer_room
-from app.reply import SECONDS_BETWEEN_TEXTS, Event, Failed, Finished, Queued, Reply, Text, Trimmed
+from app.serving.conversation import ConversationError, Message
+from app.serving.engine import LEAST_ANSWER, Engine, EngineClosed, QueueFull, answer_room
+from app.serving.reply import SECONDS_BETWEEN_TEXTS, Event, Failed, Finished, Queued, Reply, Text, Trimmed
 from glm_model.errors import GLMError
 from tests.app.fakes import SEPARATOR, FakeModel, FakeStream, FakeTokenizer, Sampling, fake_engine
 
@@ -468,7 +468,7 @@ def test_async_reading_does_not_block_the_loop(held: Held) -> None:
 
 def test_the_end_is_not_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader that lets text gather for an hour hears at once that no more comes."""
-    monkeypatch.setattr("app.reply.SECONDS_BETWEEN_TEXTS", 3600)
+    monkeypatch.setattr("app.serving.reply.SECONDS_BETWEEN_TEXTS", 3600)
     reply = Reply(lambda _: None)
     reply.send(Text("a"))
     assert next(reply) == Text("a")
@@ -477,7 +477,7 @@ def test_the_end_is_not_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_end_is_not_held_back_from_an_async_reader(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.reply.SECONDS_BETWEEN_TEXTS", 3600)
+    monkeypatch.setattr("app.serving.reply.SECONDS_BETWEEN_TEXTS", 3600)
     reply = Reply(lambda _: None)
 
     async def read() -> list[Event]:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from app.engine import Engine, EngineClosed, QueueFull
 from app.options import Options
-from app.reply import Event, Failed, Filled, Filling, Finished, Queued, Reply, Text
+from app.serving.engine import Engine, EngineClosed, QueueFull
+from app.serving.reply import Event, Failed, Filled, Filling, Finished, Queued, Reply, Text
 from glm_model.blank_filling import FillOptions, FillResult, fill_blanks
 from glm_model.loading import load
 from tests.app.fakes import FakeFill, FakeModel, FakeStream, FakeTokenizer, Sampling

@@ -7,11 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from app.conversation import Message
-from app.engine import Engine
 from app.options import Options, parse_terminal
-from app.reply import Event, Failed, Finished, Text, Trimmed
-from glm_model.generation import SamplingOptions, stream_text
+from app.serving.conversation import Message
+from app.serving.engine import Engine
+from app.serving.reply import Event, Failed, Finished, Text, Trimmed
+from glm_model.generation.stream import stream_text
+from glm_model.options import SamplingOptions
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -11,7 +11,7 @@ import pytest
 
 from app import options as module
 from app.options import Options, flag, parse_terminal, parse_web, variable
-from glm_model.generation import SamplingOptions
+from glm_model.options import SamplingOptions
 
 ROOT = Path(__file__).parents[2]
 PARSERS = {"web": parse_web, "terminal": parse_terminal}

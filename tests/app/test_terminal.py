@@ -17,7 +17,7 @@ from typing import IO
 import pytest
 
 from app.options import Options
-from app.terminal import INTERRUPTED, run
+from app.terminal.session import INTERRUPTED, run
 from tests.app.fakes import echo, fake_engine
 
 pytestmark = pytest.mark.timeout(120)

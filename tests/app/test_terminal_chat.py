@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from app.conversation import from_markdown
 from app.options import Options
-from app.terminal_chat import Chat, count_in_words
-from app.terminal_commands import COMMANDS, parse
-from app.terminal_files import log_file, read, state_folder, write
-from app.terminal_words import CHINESE, ENGLISH, Words, speak
-from glm_model.generation import SamplingOptions
+from app.serving.conversation import from_markdown
+from app.terminal.chat import Chat, count_in_words
+from app.terminal.commands import COMMANDS, parse
+from app.terminal.files import log_file, read, state_folder, write
+from app.terminal.words import CHINESE, ENGLISH, Words, speak
+from glm_model.options import SamplingOptions
 from tests.app.fake_screen import Screen
 from tests.app.fakes import echo, fake_engine
 

@@ -11,7 +11,7 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from app.terminal_input import CommandCompleter, Keyboard
+from app.terminal.keyboard import CommandCompleter, Keyboard
 
 pytestmark = pytest.mark.timeout(30)
 

@@ -8,10 +8,10 @@ from itertools import pairwise
 import pytest
 from rich.console import Console, ConsoleDimensions
 
-from app.terminal_markdown import render, split
-from app.terminal_screen import MarkdownView, PlainView
-from app.terminal_wrap import breaks
-from glm_model.sanitize import harmless
+from app.terminal.markdown import render, split
+from app.terminal.screen import MarkdownView, PlainView
+from app.terminal.wrap import breaks
+from glm_model.text.sanitize import harmless
 from tests.app.fake_screen import Screen, cells
 from tests.model.test_sanitize import HOSTILE
 

@@ -12,12 +12,12 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from app.conversation import Message, to_json, to_markdown
-from app.engine import Engine
 from app.options import Options
-from app.reply import Event, Finished, Text
-from app.web_chat import Chat, Visitors, events_until, line, read_history, show
-from app.web_text import EN, ZH, Words
+from app.serving.conversation import Message, to_json, to_markdown
+from app.serving.engine import Engine
+from app.serving.reply import Event, Finished, Text
+from app.web.chat import Chat, Visitors, events_until, line, read_history, show
+from app.web.words import EN, ZH, Words
 from tests.app.fakes import SEPARATOR, FakeModel, FakeStream, FakeTokenizer, visitor
 
 SETTINGS = (2048, 0.7, 0.95, "")

@@ -12,11 +12,11 @@ from unittest.mock import Mock
 
 import pytest
 
-from app.engine import Engine
 from app.options import Options
-from app.web_chat import Visitors
-from app.web_fill import MOST_BEAMS, Fill, fill_options, highlighted
-from app.web_text import BLANKS, DEMO_BLANKS, EN, ZH, Words
+from app.serving.engine import Engine
+from app.web.chat import Visitors
+from app.web.fill import MOST_BEAMS, Fill, fill_options, highlighted
+from app.web.words import BLANKS, DEMO_BLANKS, EN, ZH, Words
 from glm_model.blank_filling import FilledText, FillOptions, Segment, fill_blanks
 from glm_model.loading import load
 from tests.app.fakes import FakeFill, FakeModel, FakeStream, FakeTokenizer, visitor

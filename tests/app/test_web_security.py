@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from app.web_security import MARK, MAX_BODY, Gate, inert, plain
+from app.web.security import MARK, MAX_BODY, Gate, inert, plain
 
 PAGE = b'<html><head><script>one()</script><script type="module" src="x.js"></script></head></html>'
 

@@ -19,8 +19,8 @@ import httpx
 import pytest
 
 from app.options import Options
-from app.web_server import free_port, page_script, serve
-from app.web_server import run as run_program
+from app.web.server import free_port, page_script, serve
+from app.web.server import run as run_program
 from tests.app.fakes import fake_engine
 from tests.app.sites import Site, close_site, open_site
 
@@ -327,7 +327,7 @@ def test_a_link_that_cannot_be_shared_is_one_sentence(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("gradio.networking.setup_tunnel", no_network)
-    monkeypatch.setattr("app.web_server._sleep_for_good", interrupt)
+    monkeypatch.setattr("app.web.server._sleep_for_good", interrupt)
     options = Options(host="127.0.0.1", port=free_port("127.0.0.1", 0), share=True)
     with fake_engine() as engine:
         assert serve(engine, options) == 0

@@ -7,9 +7,9 @@ from dataclasses import fields
 
 import pytest
 
-from app import web_text
-from app.engine import Failed, ModelInfo
-from app.web_text import BLANKS, DEMO_BLANKS, DEMO_EXAMPLES, EN, EXAMPLES, ZH, Words, pick_language
+from app.serving.engine import Failed, ModelInfo
+from app.web.page import words as web_text
+from app.web.words import BLANKS, DEMO_BLANKS, DEMO_EXAMPLES, EN, EXAMPLES, ZH, Words, pick_language
 
 DEMO = ModelInfo("demo", True, "cpu", 3_100_000, None, 2048)
 LARGE = ModelInfo("chatglm-6b", False, "cuda:0", 6_173_286_400, "int4", 2048)

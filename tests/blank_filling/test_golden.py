@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from glm_model import masking
 from glm_model.blank_filling import FillOptions, FillResult, fill_blanks
 from glm_model.blank_filling.answers import BlankPasses, answer_blank, blank_position_ids, prompt_mask
 from glm_model.blank_filling.beam_search import BeamSearch
+from glm_model.model import masking
 from tests.blank_filling.toy import ENDS, EOS, GMASK, LIMIT, MASK, SMASK, SOP, IntegerTokenizer, golden_model
 from tests.golden.data import GLM130B, GOLDEN, expected
 

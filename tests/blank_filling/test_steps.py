@@ -5,7 +5,15 @@ import random
 import pytest
 import torch
 
-from glm_model.blank_filling import MAX_BLANKS, FillError, FillOptions, FillResult, FillStep, fill_blanks, stream_blanks
+from glm_model.blank_filling import (
+    MAX_BLANKS,
+    FillError,
+    FillOptions,
+    FillResult,
+    FillStep,
+    fill_blanks,
+    stream_blanks,
+)
 from tests.blank_filling.toy import LIMIT, IntegerTokenizer, drawn_model
 
 TOKENIZER = IntegerTokenizer()

@@ -12,7 +12,7 @@ import torch
 from glm_model import ChatGLMForCausalLM, GLM130BForCausalLM
 from glm_model.blank_filling import MAX_BLANKS, FillOptions, FillResult, Segment, fill_blanks
 from glm_model.errors import GLMError, UnsupportedError
-from glm_model.tokenization_glm import ChatGLMTokenizer
+from glm_model.text.tokenizer import ChatGLMTokenizer
 from tests.blank_filling import slow
 from tests.blank_filling.toy import ENDS, EOP, EOS, GMASK, MASK, SMASK, SOP, IntegerTokenizer, drawn_model
 from tests.golden.data import CHAT, FP32, GOLDEN, TUNED

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, expect
 
-from app.web_security import inert
+from app.web.security import inert
 from tests.app.sites import Site
 from tests.browser.conftest import Visitor, elsewhere, visiting
 
@@ -193,7 +193,7 @@ def test_a_saved_chat_that_was_tampered_with_is_inert(site: Site, visit: Visit) 
 
 def test_the_walls_behind_the_first_hold_alone(site: Site, visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
     """Attacks that slipped past `inert` meet Gradio's sanitizer and the policy of the page."""
-    monkeypatch.setattr("app.web_chat.inert", lambda text: text)
+    monkeypatch.setattr("app.web.chat.inert", lambda text: text)
     visitor = visit(site.url)
     failures: dict[str, str | None] = {}
     visitor.context.on("requestfailed", lambda request: failures.update({request.url: request.failure}))

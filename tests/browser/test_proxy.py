@@ -16,7 +16,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from app.options import Options
-from app.web_server import free_port
+from app.web.server import free_port
 from tests.app.sites import Site
 from tests.browser.conftest import Visitor
 

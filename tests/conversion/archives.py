@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from glm_model.conversion.sat import MODEL_CONFIG
-from glm_model.quantization.packing import quantize
+from glm_model.kernels.packing import quantize
 from tests.golden.data import GLM130B, GOLDEN
 
 # The README of the data set; the golden archives do not tell.

@@ -23,7 +23,7 @@ from glm_model.conversion.huggingface_writer import HuggingFaceWriter
 from glm_model.conversion.quantize import quantize_checkpoint
 from glm_model.conversion.sat import SatArchive
 from glm_model.conversion.sources import Packed, Source
-from glm_model.quantization.packing import dequantize, quantize
+from glm_model.kernels.packing import dequantize, quantize
 from tests.conversion.archives import (
     DRAWN_TOKENS,
     PACKED,

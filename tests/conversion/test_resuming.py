@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from glm_model import CheckpointError, GLM130BForCausalLM, load
+from glm_model.checkpoint.unfinished import growing_folder
 from glm_model.conversion import huggingface_writer
 from glm_model.conversion.convert import sat_to_huggingface, to_sat
 from glm_model.conversion.safetensors_file import SafetensorsFile
 from glm_model.conversion.torch_archive import TorchArchive
-from glm_model.conversion.unfinished import growing_folder
 from tests.conversion.archives import drawn_weights, write_archive
 
 ROOT = Path(__file__).parent.parent.parent

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from app.web_text import DEMO_EXAMPLES
+from app.web.words import DEMO_EXAMPLES
 from demo_recipe import corpus, evaluation, recipe
 from demo_recipe.evaluation import Judged, Report
-from glm_model.generation import SamplingOptions
 from glm_model.loading import DEMO_MODEL, load
+from glm_model.options import SamplingOptions
 
 GREEDY = SamplingOptions(temperature=0.0)
 

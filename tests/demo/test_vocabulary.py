@@ -8,7 +8,7 @@ import pytest
 from demo_recipe import corpus, recipe, vocabulary
 from demo_recipe.exchange import Exchange
 from glm_model.loading import DEMO_MODEL
-from glm_model.tokenization_glm import ChatGLMTokenizer
+from glm_model.text.tokenizer import ChatGLMTokenizer
 from glm_model.training.objective import IGNORED
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from glm_model import ChatGLMForCausalLM
-from glm_model.prefix_tuning import load_prefix
+from glm_model.checkpoint.prefix import load_prefix
 from tests.golden.data import ALPHAS, FP16, FP32, GOLDEN, PACKED, TUNED, expected
 
 

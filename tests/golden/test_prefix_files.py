@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
-from glm_model.prefix_tuning import load_prefix
+from glm_model.checkpoint.prefix import load_prefix
 from tests.golden.data import FP32, GOLDEN, TUNED, assert_close, expected
 
 PUBLISHED_START = "transformer.prefix_encoder."

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from glm_model import ChatGLMConfig, ChatGLMForCausalLM, GLM130BConfig, GLM130BForCausalLM
-from glm_model.decoding import generate_steps
+from glm_model.generation.steps import generate_steps
 from tests.golden.data import assert_close
 from tests.golden.models import published_name
 from tests.reference import (

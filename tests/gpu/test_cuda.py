@@ -12,14 +12,15 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, DynamicCache
 
-from glm_model import ChatGLMForCausalLM, graphed_steps
-from glm_model.decoding import generate_steps
+from glm_model import ChatGLMForCausalLM, kernels
+from glm_model.checkpoint.prefix import load_prefix
+from glm_model.generation.chat import cuda_graphs as graphed_steps
+from glm_model.generation.steps import generate_steps
+from glm_model.kernels import reference, triton_backend
+from glm_model.kernels.dispatch import choose, quantized_matmul
+from glm_model.kernels.packing import dequantize, quantize
 from glm_model.loading import load
-from glm_model.prefix_tuning import load_prefix
-from glm_model.quantization import kernels
-from glm_model.quantization.kernels import choose, quantized_matmul, reference, triton_backend
 from glm_model.quantization.linear import QuantizedLinear
-from glm_model.quantization.packing import dequantize, quantize
 from tests.checkpoints import write_checkpoint
 from tests.golden.data import FP32, GOLDEN, TUNED, expected
 
@@ -221,7 +222,7 @@ def test_triton_is_used_and_said() -> None:
 @pytest.mark.parametrize("dtype", BOUND, ids=str)
 @pytest.mark.parametrize("rows", [1, 16, 64])
 def test_every_tile(rows: int, dtype: torch.dtype, bits: int) -> None:
-    from glm_model.quantization.kernels import triton_fused
+    from glm_model.kernels import triton_fused
 
     x, weight, scale, bias = drawn(rows, 4104, 1030, bits, dtype)
     exact = exact_product(x, weight, scale, bits, bias)
@@ -233,7 +234,7 @@ def test_every_tile(rows: int, dtype: torch.dtype, bits: int) -> None:
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("dtype", BOUND, ids=str)
 def test_dequantized(dtype: torch.dtype, bits: int) -> None:
-    from glm_model.quantization.kernels import triton_dequantize
+    from glm_model.kernels import triton_dequantize
 
     _, weight, scale, _ = drawn(1, 4102, 70, bits, dtype)
     assert torch.equal(triton_dequantize.dequantize(weight, scale, bits, dtype), dequantize(weight, scale, bits, dtype))

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from glm_model import ChatGLMForCausalLM, CheckpointError, UnsupportedError, load
-from glm_model.loading_checks import read_config, require_model_type
+from glm_model.checkpoint.configuration import read_config, require_model_type
 from tests.checkpoints import FILES, write_json
 from tests.loading.conftest import Checkpoint
 

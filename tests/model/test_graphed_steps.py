@@ -9,9 +9,10 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 from transformers import CompileConfig, DynamicCache
 
-from glm_model import decoding, graphed_steps
-from glm_model.decoding import generate_steps
-from glm_model.graphed_steps import GraphedSteps, can_be_graphed
+from glm_model.generation.chat import cuda_graphs as graphed_steps
+from glm_model.generation.chat import steps as decoding
+from glm_model.generation.cuda_graphs import GraphedSteps, can_be_graphed
+from glm_model.generation.steps import generate_steps
 from tests.golden import test_glm130b
 from tests.golden.data import FP32, TUNED, assert_close
 from tests.golden.models import load

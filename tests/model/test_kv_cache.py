@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from glm_model import kv_cache
-from glm_model.kv_cache import LEAST_ROOM, RoomyCache
+from glm_model.model import kv_cache
+from glm_model.model.kv_cache import LEAST_ROOM, RoomyCache
 from tests.golden.data import assert_close
 from tests.golden.models import PLAIN_SETS
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from glm_model import ChatGLMConfig
-from glm_model.attention import GLMRotaryEmbedding
+from glm_model.model.rotary import GLMRotaryEmbedding
 
 POSITIONS = torch.arange(2048).expand(1, 2, -1)
 

@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from glm_model.sanitize import harmless
+from glm_model.text.sanitize import harmless
 
 HOSTILE = [
     "\x1b[2J\x1b[H",  # clear the screen

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from glm_model import SamplingOptions, TextChunk, stream_text
-from glm_model.chat_format import process_response
+from glm_model.text.chat_format import process_response
 
 GREEDY = SamplingOptions(max_length=200, temperature=0)
 

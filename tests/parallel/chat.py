@@ -16,8 +16,9 @@ import torch
 
 from glm_model import DEMO_MODEL
 from glm_model.blank_filling import FillOptions, fill_blanks
-from glm_model.generation import SamplingOptions, stream_text
+from glm_model.generation.stream import stream_text
 from glm_model.loading import lead_or_follow, load
+from glm_model.options import SamplingOptions
 from glm_model.parallel import watch
 
 

@@ -5,9 +5,9 @@ import itertools
 import pytest
 
 from glm_model import ChatGLMConfig, GLM130BConfig, UnsupportedError
-from glm_model.configuration_glm import GLMConfig
 from glm_model.loading import load
-from glm_model.parallel.split import require_tensor_parallel, stage_layers
+from glm_model.model.configuration import GLMConfig
+from glm_model.model.split import require_tensor_parallel, stage_layers
 
 CONFIGS = [
     ChatGLMConfig.preset("chatglm-6b"),

@@ -3,7 +3,7 @@
 from typing import Any
 
 from glm_model import ChatGLMConfig, GLM130BConfig
-from glm_model.configuration_glm import GLMConfig
+from glm_model.model.configuration import GLMConfig
 
 ARCHITECTURES = ("chatglm", "glm130b")
 _IDS = {"bos_token_id": 994, "eos_token_id": 995, "gmask_token_id": 991, "mask_token_id": 990, "pad_token_id": 3}

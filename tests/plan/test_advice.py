@@ -10,8 +10,8 @@ from glm_model.plan.__main__ import main
 from glm_model.plan.advice import changes, largest
 from glm_model.plan.estimate import Plan, Workload, make_plan
 from glm_model.plan.gpus import GIB, GPU, parse_gpus
-from glm_model.plan.layout import Split, default_split
 from glm_model.plan.models import preset
+from glm_model.plan.placement import Split, default_split
 
 
 def plan(model: str, gpus: str, bits: int = 0, split: Split | None = None, **workload: Any) -> Plan:

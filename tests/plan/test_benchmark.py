@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from benchmarks import plan as benchmark
+from glm_model import kernels
 from glm_model.plan.estimate import Workload
-from glm_model.quantization import kernels
 from tests.plan.shapes import ARCHITECTURES, small
 
 

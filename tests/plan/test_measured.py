@@ -8,13 +8,12 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from benchmarks.plan import peak_of, prompt, step
-from glm_model import GLMQuantizationConfig, load
+from glm_model import GLMQuantizationConfig, kernels, load
 from glm_model.plan.estimate import Plan, Workload, make_plan
 from glm_model.plan.forward import by_reference
 from glm_model.plan.gpus import GPU
-from glm_model.plan.layout import Split
 from glm_model.plan.models import find_config
-from glm_model.quantization import kernels
+from glm_model.plan.placement import Split
 from tests.checkpoints import write_checkpoint
 from tests.plan.shapes import ARCHITECTURES, small
 

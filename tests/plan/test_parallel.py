@@ -15,14 +15,14 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import AutoModelForCausalLM
 
 from benchmarks.plan import peak_of, prompt, step
-from glm_model.configuration_glm import GLMConfig
+from glm_model import kernels
+from glm_model.model.configuration import GLMConfig
 from glm_model.parallel.distribute import finish_part, shared_over, weight_bytes
 from glm_model.parallel.world import World
 from glm_model.plan.estimate import Workload, make_plan
 from glm_model.plan.forward import by_reference
 from glm_model.plan.gpus import GPU
-from glm_model.plan.layout import Split
-from glm_model.quantization import kernels
+from glm_model.plan.placement import Split
 from tests.plan.shapes import ARCHITECTURES, small
 
 CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from glm_model import ChatGLMForCausalLM
-from glm_model.quantization.packing import dequantize, quantize, unpack
+from glm_model.kernels.packing import dequantize, quantize, unpack
 from tests.golden.data import assert_close
 from tests.quantization.data import INT4, PACKED, SOURCE, Packed
 from tests.quantization.rounding import integers_of

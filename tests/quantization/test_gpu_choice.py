@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from glm_model.quantization import kernels
-from glm_model.quantization.kernels import choice, cpm, gpu, reference, triton_backend
+from glm_model import kernels
+from glm_model.kernels import choice, cpm, gpu, reference, triton_backend
+from glm_model.kernels.packing import dequantize, quantize
 from glm_model.quantization.linear import QuantizedLinear
-from glm_model.quantization.packing import dequantize, quantize
 
 GPU = torch.device("cuda", 0)
 

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from glm_model.quantization import kernels
-from glm_model.quantization.kernels import build, choice, native, onnx
-from glm_model.quantization.packing import quantize
+from glm_model import kernels
+from glm_model.kernels import build, choice, native, onnx
+from glm_model.kernels.packing import quantize
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "glm_model"
@@ -101,7 +101,7 @@ def test_its_name_follows_source_instructions_and_compiler(
 
 def test_two_processes_at_once_make_one(cache: Path, tmp_path: Path) -> None:
     compiler, log = counting_compiler(tmp_path, seconds=1)
-    code = "from glm_model.quantization.kernels.build import build; print(build('avx2').read_text())"
+    code = "from glm_model.kernels.build import build; print(build('avx2').read_text())"
     environment = {**os.environ, "CXX": str(compiler), "PYTHONPATH": str(ROOT)}
     processes = [
         subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)

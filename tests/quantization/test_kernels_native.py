@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from glm_model.quantization.kernels import build, native
-from glm_model.quantization.packing import dequantize, quantize
+from glm_model.kernels import build, native
+from glm_model.kernels.packing import dequantize, quantize
 
 CHECK = Path(__file__).parent / "check_matmul.cpp"
 CHECK_THREADS = Path(__file__).parent / "check_threads.cpp"

@@ -12,8 +12,8 @@ import torch
 pytest.importorskip("onnxruntime")
 
 from glm_model import ChatGLMConfig, ChatGLMForCausalLM
-from glm_model.quantization.kernels import choice, onnx
-from glm_model.quantization.packing import dequantize, quantize
+from glm_model.kernels import choice, onnx
+from glm_model.kernels.packing import dequantize, quantize
 
 
 @pytest.fixture(params=["split", "unsplit"])

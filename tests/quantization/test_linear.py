@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from glm_model.quantization import kernels, packing
-from glm_model.quantization.kernels import REFERENCE, Kernel, choose, quantized_matmul, register
+from glm_model import kernels
+from glm_model.kernels import packing
+from glm_model.kernels.dispatch import REFERENCE, Kernel, choose, quantized_matmul, register
 from glm_model.quantization.linear import QuantizedEmbedding, QuantizedLinear
 from tests.golden.data import assert_close
 from tests.quantization import rounding

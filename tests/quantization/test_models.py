@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM
 
-from glm_model import ChatGLMConfig, ChatGLMForCausalLM, GLM130BConfig, GLM130BForCausalLM, GLMQuantizationConfig, load
+from glm_model import (
+    ChatGLMConfig,
+    ChatGLMForCausalLM,
+    GLM130BConfig,
+    GLM130BForCausalLM,
+    GLMQuantizationConfig,
+    load,
+)
 from glm_model.errors import CheckpointError, UnsupportedError
 from glm_model.quantization.linear import QuantizedEmbedding, QuantizedLinear, QuantizedWeight
 from glm_model.quantization.rules import is_packed

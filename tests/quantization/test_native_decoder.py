@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from glm_model import ChatGLMConfig, ChatGLMForCausalLM, GLM130BConfig, GLM130BForCausalLM, native_decoder
-from glm_model.kv_cache import RoomyCache
-from glm_model.quantization.kernels import native
+from glm_model import ChatGLMConfig, ChatGLMForCausalLM, GLM130BConfig, GLM130BForCausalLM
+from glm_model.kernels import native
+from glm_model.model import native_step as native_decoder
+from glm_model.model.kv_cache import RoomyCache
 from glm_model.quantization.linear import QuantizedLinear
 from tests.golden.data import assert_close
 

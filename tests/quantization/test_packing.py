@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from glm_model.quantization import packing
-from glm_model.quantization.packing import dequantize, pack, packed_columns, quantize, unpack
+from glm_model.kernels import packing
+from glm_model.kernels.packing import dequantize, pack, packed_columns, quantize, unpack
 from tests.quantization import rounding
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32]

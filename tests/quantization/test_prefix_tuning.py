@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from transformers.trainer_utils import validate_quantization_for_training
 
 from glm_model import ChatGLMConfig, ChatGLMForCausalLM
-from glm_model.prefix_tuning import load_prefix
+from glm_model.checkpoint.prefix import load_prefix
+from glm_model.kernels.packing import dequantize
 from glm_model.quantization.linear import QuantizedLinear, QuantizedWeight
-from glm_model.quantization.packing import dequantize
 from tests.golden.data import FP32, GOLDEN, TUNED, assert_close, expected
 from tests.quantization.data import INT4, INT4_QE, INT8, Packed
 

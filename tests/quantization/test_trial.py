@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from glm_model.quantization.kernels import gpu, native, onnx, reference
+from glm_model.kernels import gpu, native, onnx, reference
 
 CPU = torch.device("cpu")
 

@@ -67,7 +67,7 @@ def compiled(triton: Any, kernel: Any, capability: int, dtype: str, warps: int, 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_it_compiles(triton_here: Any, bits: int, dtype: str, capability: int) -> None:
     """The interpreter takes more for granted than the compiler: types, constants, names from outside."""
-    from glm_model.quantization.kernels import triton_dequantize, triton_fused
+    from glm_model.kernels import triton_dequantize, triton_fused
 
     for rows, kernel in ((1, triton_fused._one_row), (16, triton_fused._several_rows)):
         tile = triton_fused.tiles(rows)[0]
@@ -87,7 +87,7 @@ def test_it_compiles(triton_here: Any, bits: int, dtype: str, capability: int) -
 
 
 def test_the_fastest_tile(triton_here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from glm_model.quantization.kernels import triton_tuning
+    from glm_model.kernels import triton_tuning
 
     gpu, times, timed = torch.device("cuda", 0), {"a": 3.0, "b": 1.0, "c": 2.0}, []
     state = {"capturing": False, "free": 1 << 40}
@@ -122,7 +122,7 @@ def test_the_fastest_tile(triton_here: Any, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_tile_that_this_gpu_has_no_room_for(triton_here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from triton.runtime.errors import OutOfResources
 
-    from glm_model.quantization.kernels import triton_tuning
+    from glm_model.kernels import triton_tuning
 
     def do_bench(run: Callable[[], object], *durations: int, return_mode: str) -> float:
         raise OutOfResources(1 << 18, 1 << 16, "shared memory")

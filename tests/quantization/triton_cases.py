@@ -15,8 +15,8 @@ from torch import Tensor
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle, _convert_float
 
 from benchmarks import gpu_quantized_matmul
-from glm_model.quantization.kernels import gpu, reference, triton_backend, triton_dequantize, triton_fused
-from glm_model.quantization.packing import dequantize, quantize
+from glm_model.kernels import gpu, reference, triton_backend, triton_dequantize, triton_fused
+from glm_model.kernels.packing import dequantize, quantize
 from tests.quantization.rounding import dequantized
 
 # Of the whole product, by norm. The interpreter cuts off the digits that bfloat16 lacks, where a GPU rounds.

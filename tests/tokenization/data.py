@@ -9,7 +9,7 @@ from typing import Any
 
 from sentencepiece import SentencePieceTrainer
 
-from glm_model.tokenization_glm import ChatGLMTokenizer
+from glm_model.text.tokenizer import ChatGLMTokenizer
 
 GOLDEN = Path(__file__).parent.parent / "data" / "golden" / "tokenizer"
 VERSIONS = ["v1.0", "v1.1", "v1.1_bpe"]

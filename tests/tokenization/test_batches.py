@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import DataCollatorWithPadding
 
-from glm_model.tokenization_glm import ChatGLMTokenizer
+from glm_model.text.tokenizer import ChatGLMTokenizer
 from tests.tokenization.data import golden, random_texts
 
 TEXTS = ["你好", "a [MASK] b", "one two three four five", "", "a<sop>b"]

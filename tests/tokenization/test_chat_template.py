@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from glm_model.errors import TokenizerError
-from glm_model.tokenization_glm import ChatGLMTokenizer
+from glm_model.text.tokenizer import ChatGLMTokenizer
 from tests.tokenization.data import CONTROL_TOKENS, VERSIONS, expected, golden, random_texts
 
 Message = dict[str, Any]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from glm_model import ChatGLMTokenizer
-from glm_model.decode_stream import DecodeStream
+from glm_model.text.published_stream import DecodeStream
 from tests.golden.data import CHAT, GOLDEN
 
 

@@ -12,7 +12,7 @@ import pytest
 from transformers import AddedToken, AutoTokenizer
 
 from glm_model.errors import GLMError, TokenizerError, UnsupportedError
-from glm_model.tokenization_glm import ChatGLMTokenizer, register
+from glm_model.text.tokenizer import ChatGLMTokenizer, register
 from tests.tokenization.data import GOLDEN, VERSIONS, golden, random_texts
 
 CHAT = GOLDEN.parent / "chatglm_tiny_chat"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from glm_model.chat_format import process_response
-from glm_model.tokenization_glm import ChatGLMTokenizer
+from glm_model.text.chat_format import process_response
+from glm_model.text.tokenizer import ChatGLMTokenizer
 from tests.tokenization.data import GOLDEN, VERSIONS, expected, golden
 
 pytestmark = pytest.mark.parametrize("version", VERSIONS)

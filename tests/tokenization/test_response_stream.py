@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from glm_model.chat_format import ResponseStream, process_response
+from glm_model.text.chat_format import ResponseStream, process_response
 
 # Everything the rules look at, whole and in halves.
 BITS = [*"中文ab ,!:;?\n[]　", "[[训练时间]]", "[[训练", "时间]]", "[[", "2023年"]

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from glm_model.sentencepiece_text import decode_white_space, encode_white_space
-from glm_model.text_stream import IncrementalDecoder
-from glm_model.tokenization_glm import ChatGLMTokenizer
+from glm_model.text.incremental_decoder import IncrementalDecoder
+from glm_model.text.sentencepiece_text import decode_white_space, encode_white_space
+from glm_model.text.tokenizer import ChatGLMTokenizer
 from tests.tokenization.data import (
     CONTROL_TOKENS,
     OTHER_KINDS,

@@ -1,0 +1,168 @@
+"""Serving the web chat: how Gradio is started, on which port, with which script, style and fonts."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import socket
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from starlette.middleware import Middleware
+
+from ..options import Options
+from ..proxies import no_proxy
+from ..serving.engine import Engine
+from . import words as web_text
+from .chat import Visitors
+from .page import build
+from .security import Gate
+
+ASSETS = Path(__file__).parent / "web_assets"
+
+# Fonts of the system: no font is fetched, and Chinese is drawn with Chinese shapes, not Japanese ones.
+FONTS = [
+    "system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "PingFang SC",
+    "Microsoft YaHei", "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "sans-serif",
+]  # fmt: skip
+MONO_FONTS = [
+    "ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "DejaVu Sans Mono",
+    "PingFang SC", "Microsoft YaHei", "Noto Sans Mono CJK SC", "monospace",
+]  # fmt: skip
+
+
+def run(options: Options) -> int:
+    """Load the model that `options` name and serve the page until it is interrupted.
+
+    Returns the exit code of the program: 0, or 1 after one sentence on what went wrong.
+    """
+    try:
+        port = free_port(options.host, options.port)  # before the model, which may take minutes
+        with Engine.from_options(options) as engine:
+            return serve(engine, replace(options, port=port))
+    except (ValueError, OSError, RuntimeError, MemoryError, ImportError) as error:  # GLMError is a ValueError
+        return _fail(str(error) or "out of memory")
+    except KeyboardInterrupt:
+        return 0
+
+
+def serve(engine: Engine, options: Options) -> int:
+    """Serve the page until it is interrupted; prints its address. Returns as `run`."""
+    visitors = Visitors()
+    page = build(engine, options, visitors)
+    try:
+        start(page, options, visitors)
+    except Exception as error:  # whatever Gradio raises when its server does not come up
+        return _fail(f"the page could not be started: {error}")
+    if engine.model_info.kernel:
+        print(f"INT4/INT8: {engine.model_info.kernel}")
+    print(_addresses(page, options), flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        _sleep_for_good()
+    page.close(verbose=False)
+    return 0
+
+
+def _sleep_for_good() -> None:
+    while True:
+        time.sleep(3600)
+
+
+def start(page: gr.Blocks, options: Options, visitors: Visitors) -> None:
+    """Start the server in the background."""
+    # What Gradio prints is for its own users: how to share, which file to download.
+    proxy = contextlib.nullcontext() if options.share else no_proxy()
+    with proxy, contextlib.redirect_stdout(io.StringIO()):
+        page.launch(**launch_arguments(options, visitors), prevent_thread_lock=True)
+    # While this is set, Gradio serves a page that loads its scripts from Gradio's own host.
+    page.share = False
+
+
+def _addresses(page: gr.Blocks, options: Options) -> str:
+    lines = [f"GLM: {page.local_url}  (Ctrl-C to stop / 按 Ctrl-C 停止)"]
+    if page.share_url:
+        lines.append(f"Public link: {page.share_url}")
+    elif options.share:
+        lines.append("There is no public link: Gradio's servers cannot be reached. The page runs here only.")
+    return "\n".join(lines)
+
+
+def _fail(sentence: str) -> int:
+    print(f"web_demo: {sentence}", file=sys.stderr)
+    return 1
+
+
+def launch_arguments(options: Options, visitors: Visitors) -> dict[str, Any]:
+    """How Gradio runs the page: nothing leaves the machine, nothing is served that the chat does not need."""
+    gate = Middleware(Gate, script=page_script(options), on_leave=visitors.stop)
+    return {
+        "server_name": f"[{options.host}]" if ":" in options.host else options.host,
+        "server_port": options.port,
+        "root_path": options.root_path or "",
+        "auth": list(options.auth) or None,
+        "share": options.share,
+        "inbrowser": options.inbrowser,
+        "theme": _theme(),
+        "css_paths": ASSETS / "chat.css",
+        "i18n": gr.I18n(**web_text.interface(options.language)),
+        "app_kwargs": {"middleware": [gate]},
+        "max_threads": options.queue_size + 40,  # jobs of Gradio at once: all that the engine lets wait, and more
+        "state_session_capacity": 200,  # sessions of which Gradio keeps the last values; the page needs none
+        "footer_links": [],
+        "run_history": False,
+        "enable_monitoring": False,
+        "mcp_server": False,
+        "ssr_mode": False,
+        "pwa": False,
+        "show_error": False,
+        "quiet": True,
+    }
+
+
+def _theme() -> gr.themes.Base:
+    theme = gr.themes.Default(primary_hue="blue", font=FONTS, font_mono=MONO_FONTS)
+    # Gradio's own greys are too pale to be read by everybody.
+    return theme.set(
+        body_text_color_subdued="*neutral_500",
+        body_text_color_subdued_dark="*neutral_400",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+    )
+
+
+def page_script(options: Options) -> str:
+    """The page's own script, told what it cannot know."""
+    languages: tuple[web_text.Language, ...] = ("en", "zh")
+    settings = {
+        "language": options.language,
+        "words": {language: web_text.list_words(language) for language in languages},
+    }
+    script = (ASSETS / "chat.js").read_text(encoding="utf-8")
+    return f"const settings = {json.dumps(settings)};\n{script}"
+
+
+def free_port(host: str, port: int) -> int:
+    """`port` if it can be listened on, or for 0 any free one. Raises OSError with a sentence that says why not."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.create_server(address[:2], family=family) as server:
+            return int(server.getsockname()[1])
+    except (OSError, UnicodeError) as error:
+        raise OSError(f"cannot listen on {host}:{port}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    known = {
+        errno.EADDRINUSE: "the port is in use; choose another with --port",
+        errno.EACCES: "this port needs more rights; choose one above 1023 with --port",
+        errno.EADDRNOTAVAIL: "this machine has no such address; choose another with --host",
+    }
+    if isinstance(error, socket.gaierror | UnicodeError):
+        return "there is no such address; choose another with --host"
+    return known.get(getattr(error, "errno", None) or 0, str(error))

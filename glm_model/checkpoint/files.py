@@ -1,0 +1,194 @@
+"""The files of a checkpoint folder, read with suspicion. Knows files and tensors, nothing of models.
+
+Everything that is wrong with a file is a :class:`CheckpointError` that names it and says what to do. No code of a
+file is ever run: pickles are read with ``weights_only``.
+"""
+
+import json
+import re
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers.modeling_utils import str_to_torch_dtype
+
+from ..errors import CheckpointError
+
+CONFIG = "config.json"
+# In the order in which transformers looks for them.
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_WEIGHT_SUFFIXES = (".safetensors", ".bin")
+_LFS_START = b"version https://git-lfs"
+_DAMAGED = "Download it again; its size should be the one shown by the repository."
+
+
+class StoredTensor(NamedTuple):
+    """Where a tensor lies, its shape and its dtype."""
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        CheckpointError: no such file, a Git-LFS pointer, not JSON, or not an object.
+    """
+    require_content(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error}). {_DAMAGED}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a JSON {type(content).__name__} where an object is needed. {_DAMAGED}")
+    return content
+
+
+def require_content(path: Path) -> None:
+    """Raises CheckpointError if a file is missing, empty, or a Git-LFS pointer in place of itself."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist{_why_missing(path)}")
+    with path.open("rb") as stream:
+        start = stream.read(len(_LFS_START))
+    if not start:
+        raise CheckpointError(f"{path} is empty. {_DAMAGED}")
+    if start == _LFS_START:
+        raise CheckpointError(
+            f"{path} is a Git-LFS pointer, not the file itself: the repository was cloned without git-lfs. Run "
+            f"'git lfs install && git lfs pull' in {path.parent}, or download the file."
+        )
+
+
+def _why_missing(path: Path) -> str:
+    folder = path.parent
+    if not folder.is_dir():
+        return f": there is no folder {folder}. Name the folder that holds the checkpoint."
+    if path.name == CONFIG and not any(file.suffix in _WEIGHT_SUFFIXES for file in folder.iterdir()):
+        return f": {folder} is not a checkpoint's folder, it has no weights either. Name the folder that holds both."
+    return f". {_DAMAGED}"
+
+
+def weight_files(folder: Path, use_safetensors: bool | None = None, variant: str | None = None) -> list[Path]:
+    """The files that hold a folder's weights: those that transformers chooses, all of them there and inside it.
+
+    Args:
+        folder: holds one of ``WEIGHT_FILES``.
+        use_safetensors: True or False allows only one format.
+        variant: as in ``from_pretrained``, ``model.<variant>.safetensors``.
+    """
+    for name in WEIGHT_FILES:
+        if use_safetensors is not None and use_safetensors is not ("safetensors" in name):
+            continue
+        stem, _, suffix = name.rpartition(".")
+        path = folder / (f"{stem}.{variant}.{suffix}" if variant else name)
+        if path.is_file():
+            return _shards(path) if suffix == "json" else [path]
+    raise CheckpointError(
+        f"{folder} holds no weights: none of {', '.join(WEIGHT_FILES)}. Choose the folder that holds them, or download "
+        "the weights too."
+    )
+
+
+def _shards(index: Path) -> list[Path]:
+    content = read_json(index)
+    weight_map = content.get("weight_map")
+    names = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    if not names or not all(isinstance(name, str) for name in names) or not isinstance(content.get("metadata"), dict):
+        raise CheckpointError(f"{index} is no index of shards (weight_map and metadata are needed). {_DAMAGED}")
+    return [_inside(index, name) for name in sorted(set(names))]
+
+
+def _inside(index: Path, name: str) -> Path:
+    parts = PurePosixPath(name.replace("\\", "/"))
+    if parts.is_absolute() or ".." in parts.parts or ":" in name:
+        raise CheckpointError(
+            f"{index} points outside its folder, to {name!r}; such an index is not to be trusted, use another copy of "
+            "the checkpoint."
+        )
+    shard = index.parent / name
+    if not shard.is_file():
+        raise CheckpointError(f"{index} names the shard {name}, which is missing. Download it into {index.parent}.")
+    return shard
+
+
+def stored_tensors(files: Iterable[Path]) -> dict[str, StoredTensor]:
+    """Name, file, shape and dtype of every tensor, without reading their values.
+
+    Raises:
+        CheckpointError: a file that is damaged, a Git-LFS pointer, or a pickle with more in it than tensors.
+    """
+    stored: dict[str, StoredTensor] = {}
+    for file in files:
+        stored |= _safetensors_headers(file) if file.suffix == ".safetensors" else _pickle_headers(file)
+    return stored
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """All tensors of one file, on the CPU. Raises as :func:`stored_tensors`."""
+    if file.suffix != ".safetensors":
+        return read_pickle(file)
+    _safetensors_headers(file)
+    return load_file(file)
+
+
+def _safetensors_headers(file: Path) -> dict[str, StoredTensor]:
+    require_content(file)
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
+            return {
+                name: StoredTensor(file, tuple(part.get_shape()), str_to_torch_dtype[part.get_dtype()])
+                for name, part in slices.items()
+            }
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} is truncated or no safetensors file ({error}). {_DAMAGED}") from None
+    except KeyError as error:
+        raise CheckpointError(f"{file} holds tensors of the type {error}, which PyTorch does not have.") from None
+
+
+def _pickle_headers(file: Path) -> dict[str, StoredTensor]:
+    return {name: StoredTensor(file, tuple(value.shape), value.dtype) for name, value in read_pickle(file).items()}
+
+
+def read_pickle(file: Path) -> dict[str, Any]:
+    """The dictionary of a ``.bin`` file: tensors by name, mapped into memory rather than read where possible.
+
+    Raises:
+        CheckpointError: the file is damaged, a Git-LFS pointer, or holds anything but a flat dictionary of tensors.
+    """
+    content = unpickle(file)
+    if not isinstance(content, dict) or not all(isinstance(name, str) and _is_plain(content[name]) for name in content):
+        raise CheckpointError(f"{file} holds something other than a dictionary of tensors, so it is no checkpoint.")
+    return content
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is a tensor that has its numbers with it, one by one."""
+    return isinstance(value, Tensor) and value.layout == torch.strided and not (value.is_meta or value.is_quantized)
+
+
+def unpickle(file: Path) -> Any:
+    """What ``torch.save`` wrote: tensors and plain containers, never code. Raises CheckpointError naming the file."""
+    require_content(file)
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file) or None)
+    except Exception as error:  # a damaged pickle may make the reader raise anything
+        # Torch's own message advises to switch the protection off, so it is not passed on.
+        if code := re.search(r"GLOBAL (\S+)", str(error)):
+            raise CheckpointError(
+                f"{file} holds Python objects besides tensors ({code[1]}), which are never run here. Use a copy of the "
+                "checkpoint in safetensors, or its weights alone."
+            ) from None
+        raise CheckpointError(f"{file} is truncated, damaged or no PyTorch file. {_DAMAGED}") from None

@@ -1,0 +1,197 @@
+"""The kernels in csrc/, called through ctypes: packed bytes in, as they lie in the file; nothing is repacked.
+
+``fast`` rounds activations to 8 bits in groups of 16 columns, each with its scale, and multiplies integers. ``exact``
+does so with one row and INT4, too, but three times: activations, what rounding left of them, and what it left of that,
+which is as precise as float32; all else is multiplied in float32. Both sum in float32 and round once to the dtype of
+the activations.
+"""
+
+import ctypes
+import functools
+import itertools
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import reference, trial
+from .build import BuildError, build, instruction_sets
+from .choice import allowed, wanted_instructions
+
+logger = logging.getLogger(__name__)
+
+TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # as in csrc/numbers.h
+
+_POINTER, _INT, _SIZE = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
+_ARGUMENTS = (
+    *(_POINTER, _INT, _SIZE, _SIZE),  # x, its type, rows, columns
+    *(_POINTER, _POINTER, _INT, _SIZE, _INT),  # weight, scale, its type, outputs, bits
+    *(_POINTER, _POINTER, _INT, _INT),  # bias, out, whether to quantize activations, threads
+)
+
+
+class Library(NamedTuple):
+    """A compiled kernel, ready to call.
+
+    Attributes:
+        path: of the file.
+        instructions: what it was compiled for, for people.
+        shares_threads: whether it runs on torch's threads; otherwise on one.
+        matmul: ``glm_matmul`` of csrc/kernels.cpp.
+        decode: ``glm_decode`` of the same; :mod:`glm_model.model.native_step` calls it.
+    """
+
+    path: Path
+    instructions: str
+    shares_threads: bool
+    matmul: Callable[..., int]
+    decode: Callable[..., int]
+
+
+def load(path: Path) -> Library:
+    """Open a library that :func:`glm_model.kernels.build.build` made, and try it.
+
+    Raises:
+        BuildError: it cannot be loaded or computes something else than the reference.
+    """
+    try:
+        handle = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise BuildError(f"{path} cannot be loaded ({error}); delete it to have it made again") from error
+    handle.glm_matmul.argtypes = _ARGUMENTS
+    handle.glm_decode.argtypes = [_POINTER, _POINTER, _POINTER, _INT]
+    handle.glm_instructions.restype = ctypes.c_char_p
+    handle.glm_use_threads_of.argtypes = [ctypes.c_void_p]
+    threads = openmp_of_torch()
+    handle.glm_use_threads_of(threads)
+    instructions = handle.glm_instructions().decode()
+    library = Library(path, instructions, threads is not None, handle.glm_matmul, handle.glm_decode)
+    if not _computes_as_it_should(library):
+        raise BuildError(f"{path} computes something else than the reference; its compiler is not to be trusted")
+    return library
+
+
+def openmp_of_torch() -> int | None:
+    """The address of the function that starts a parallel region in the OpenMP runtime that torch uses, or None.
+
+    A symbol looked up in a library is searched in those that it is linked with, too.
+    """
+    for candidate in sorted((Path(torch.__file__).parent / "lib").glob("libtorch_cpu.*")):
+        try:
+            return ctypes.cast(ctypes.CDLL(str(candidate)).GOMP_parallel, ctypes.c_void_p).value
+        except (OSError, AttributeError):
+            continue
+    return None
+
+
+def _computes_as_it_should(library: Library) -> bool:
+    """Small products in both widths; a few hundred microseconds well spent before a model runs on it."""
+    for bits, rows in itertools.product((4, 8), (1, 3)):  # one row is multiplied in other ways
+        operands = trial.operands(rows, 320, 5, bits)
+        expected = reference.matmul(*operands)
+        for quantize, bound in ((False, 1e-5), (True, 0.03)):
+            error = product(library, *operands, None, quantize) - expected
+            if not error.abs().max() <= bound * expected.abs().max():
+                return False
+    return True
+
+
+@functools.cache
+def find() -> Library | BuildError:
+    """The library for this CPU, built if need be, or why there is none. Decided once in a process, and logged."""
+    try:
+        return load(build(_best_instructions()))
+    except BuildError as error:
+        logger.warning("INT4 and INT8 products on the CPU run without the native kernel: %s", error)
+        return error
+
+
+def _best_instructions() -> str:
+    found = wanted_instructions(instruction_sets())
+    if not found:
+        raise BuildError("this CPU has neither AVX2 nor NEON with the dot product extension")
+    return found[0]
+
+
+def supports(x: Tensor, weight: Tensor, scale: Tensor, bits: int) -> bool:
+    """Contiguous weights on the CPU, whole rows; the first call builds the library."""
+    return x.device.type == "cpu" and x.dtype in TYPES and takes_weight(weight, scale) and is_usable()
+
+
+def takes_weight(weight: Tensor, scale: Tensor) -> bool:
+    """Whether they lie in memory as they must."""
+    return (
+        weight.device.type == "cpu"
+        and scale.device.type == "cpu"
+        and scale.dtype in TYPES
+        and weight.is_contiguous()
+        and weight.numel() > 0
+        and scale.is_contiguous()
+    )
+
+
+def is_usable() -> bool:
+    """Whether there is a library for this CPU, and the user lets it run; the first call builds it."""
+    return allowed("native") and isinstance(find(), Library)
+
+
+def fast_matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int, bias: Tensor | None = None) -> Tensor:
+    """See :func:`product`."""
+    return product(found(), x, weight, scale, bits, bias, True)
+
+
+def exact_matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int, bias: Tensor | None = None) -> Tensor:
+    """See :func:`product`."""
+    return product(found(), x, weight, scale, bits, bias, False)
+
+
+def found() -> Library:
+    """The library of a process that :func:`is_usable` has said yes to."""
+    library = find()
+    assert isinstance(library, Library), "called without asking `is_usable`"
+    return library
+
+
+def product(
+    library: Library, x: Tensor, weight: Tensor, scale: Tensor, bits: int, bias: Tensor | None, quantize: bool
+) -> Tensor:
+    """``x @ (integers * scale).T + bias``, [..., out], in the dtype of ``x``.
+
+    Args:
+        library: from :func:`load`.
+        x: float32, float16 or bfloat16, [..., in].
+        weight: int8 [out, in * bits / 8], contiguous, packed as published; may be mapped memory.
+        scale: float32, float16 or bfloat16, [out], contiguous.
+        bits: 4 or 8.
+        bias: [out], or None.
+        quantize: whether activations may be rounded to 8 bits in groups.
+
+    Raises:
+        MemoryError: not enough for the reordered activations.
+    """
+    states = x.contiguous()
+    outputs, columns = len(weight), x.shape[-1]
+    out = x.new_empty(*x.shape[:-1], outputs)
+    rows = out.numel() // outputs if outputs else 0
+    if bias is not None:
+        bias = bias.to(x.dtype).contiguous()
+    status = library.matmul(
+        *(states.data_ptr(), TYPES[x.dtype], rows, columns),
+        *(weight.data_ptr(), scale.data_ptr(), TYPES[scale.dtype], outputs, bits),
+        *(None if bias is None else bias.data_ptr(), out.data_ptr(), quantize, torch.get_num_threads()),
+    )
+    if status:
+        raise MemoryError(f"not enough memory to reorder activations {list(x.shape)}")
+    return out
+
+
+def describe() -> str:
+    """One line for people; builds the library if that was not done yet."""
+    library = find()
+    if isinstance(library, BuildError):
+        return f"no native kernel: {library}"
+    threads = torch.get_num_threads() if library.shares_threads else 1
+    return f"native kernel for {library.instructions}, {threads} threads ({library.path})"

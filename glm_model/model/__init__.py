@@ -1,0 +1,1 @@
+"""The network: configuration, layers, masks and positions, caches, and the decoder made of them."""

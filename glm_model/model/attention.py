@@ -1,0 +1,104 @@
+"""Self-attention with rotary positions, over one row of positions or two."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers.cache_utils import Cache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from ..quantization.linear import make_linear
+from .configuration import GLMConfig
+from .masking import additive_mask
+from .rotary import rotate
+from .rounding import attention_in_use, row_linear
+
+
+def eager_attention_forward(
+    module: "GLMAttention",
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor]:
+    """Attention step by step, rounding where the original does; query, key, value are [batch, heads, length, head_dim].
+
+    The query is divided by the layer's number (counted from 1) before the product and the float32 scores are
+    multiplied by it again, so that half precision does not overflow.
+    """
+    layer_number = module.layer_idx + 1
+    scores = torch.matmul(query / (layer_number / scaling), key.transpose(2, 3)).float() * layer_number
+    if attention_mask is not None:
+        if attention_mask.dtype == torch.bool:
+            attention_mask = additive_mask(attention_mask, torch.float32)
+        scores = scores + attention_mask
+    probabilities = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    probabilities = F.dropout(probabilities, p=dropout, training=module.training)
+    return torch.matmul(probabilities, value).transpose(1, 2).contiguous(), probabilities
+
+
+def attention_kernels(states: Tensor) -> AbstractContextManager[None]:
+    """To stand around the layers: on a GPU all of PyTorch's kernels but cuDNN's.
+
+    Those are planned anew for each length of the cache, which takes 1.5 ms a layer on an H200: three times as long as
+    the rest of a step. Not in training, where a layer that is computed again in the backward pass would find others.
+    """
+    if states.device.type != "cuda" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return nullcontext()
+    return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
+
+
+class GLMAttention(nn.Module):
+    """Multi-head attention; the rows of the fused weight hold q, k, v of head 0, then q, k, v of head 1, ..."""
+
+    def __init__(self, config: GLMConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.cache_idx = layer_idx  # fewer on a later stage of a pipeline
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.rows = config.num_position_rows
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False  # the mask says everything
+        bits = config.quantization_bit
+        self.query_key_value = make_linear(bits, config.hidden_size, 3 * config.hidden_size)
+        self.dense = make_linear(bits, config.hidden_size, config.hidden_size, float_class=row_linear(config))
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None,
+        past_key_values: Cache | None = None,
+        prefix: Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        query, key, value = self._project(hidden_states, *position_embeddings)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.cache_idx)
+        if prefix is not None:
+            prefix_key, prefix_value = prefix[2 * self.layer_idx], prefix[2 * self.layer_idx + 1]
+            key = torch.cat([prefix_key.expand(len(key), -1, -1, -1), key], dim=2)
+            value = torch.cat([prefix_value.expand(len(value), -1, -1, -1), value], dim=2)
+        implementation = attention_in_use(self.config, query)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        context, probabilities = attend(
+            self, query, key, value, attention_mask, scaling=self.scaling, dropout=0.0, **kwargs
+        )
+        return self.dense(context.flatten(2)), probabilities
+
+    def _project(self, hidden_states: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated query, rotated key and value, each [batch, heads, length, head_dim]."""
+        fused = self.query_key_value(hidden_states).unflatten(-1, (-1, 3 * self.head_dim))
+        query_key = fused[..., : 2 * self.head_dim].unflatten(-1, (2, self.rows, -1))
+        # On a CPU one after the other, which saves memory; on a GPU at once, which saves half of the kernels to start.
+        parts = query_key.split(1, dim=3) if query_key.device.type == "cpu" else (query_key,)
+        query, key = (part.flatten(-2) for some in parts for part in rotate(some, cos, sin).unbind(3))
+        value = fused[..., 2 * self.head_dim :]
+        return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)

@@ -1,0 +1,87 @@
+"""Where GLM's tokens stand: position ids as pure functions of token ids."""
+
+import torch
+from torch import Tensor
+
+from . import masking
+from .configuration import GLMConfig
+
+
+def block_position_ids(padding: Tensor, context: Tensor, blank: Tensor, length: int) -> Tensor:
+    """ChatGLM-6B's two rows of positions, LongTensor [batch, 2, length].
+
+    Row 0 counts through the context and then stays at the blank; row 1 is 0 in the context and counts from 1 at
+    ``<sop>``. Padding in front shifts nothing: positions count from the first real token.
+
+    Args:
+        padding: tokens of padding in front of each row, [batch].
+        context: index of ``<sop>`` in each row, [batch].
+        blank: index of the mask token in each row, [batch].
+    """
+    index = torch.arange(length, device=context.device)
+    in_context = index < context[:, None]
+    row_0 = torch.where(in_context, index - padding[:, None], (blank - padding)[:, None]).clamp_min(0)
+    row_1 = torch.where(in_context, 0, index - context[:, None] + 1)
+    return torch.stack([row_0, row_1], dim=1)
+
+
+def sequence_position_ids(padding: Tensor, context: Tensor, blank: Tensor, counts_on: Tensor, length: int) -> Tensor:
+    """GLM-130B's single row of positions, LongTensor [batch, length].
+
+    Args:
+        counts_on: bool [batch]; True where the answer goes on counting ([gMASK]), False where it stays at the
+            blank ([MASK], [sMASK]). The other arguments are those of :func:`block_position_ids`.
+    """
+    index = torch.arange(length, device=context.device)
+    counted = (index - padding[:, None]).clamp_min(0)
+    stays = (index >= context[:, None]) & ~counts_on[:, None]
+    return torch.where(stays, (blank - padding)[:, None], counted)
+
+
+def count_padding(config: GLMConfig, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Tokens of padding in front of each row, [batch]: from a 0/1 mask if there is one, else from the pad id."""
+    if attention_mask is not None and attention_mask.ndim == 2:
+        return masking.padding_from_mask(attention_mask[:, : input_ids.shape[1]])
+    return masking.left_padding(input_ids, config.pad_token_id)
+
+
+def derive_position_ids(
+    config: GLMConfig, input_ids: Tensor, attention_mask: Tensor | None = None, length: int | None = None
+) -> Tensor:
+    """Positions of whole sequences, [batch, 2, length] or (GLM-130B) [batch, length]; see ``masking``.
+
+    Args:
+        length: how many positions; more than there are ids gives those of the answer to come, which hold as long as
+            it brings no mask token. None: as many as ids.
+
+    Raises:
+        ValueError: a row lacks ``<sop>`` or a mask token.
+    """
+    padding = count_padding(config, input_ids, attention_mask)
+    context = masking.context_length(input_ids, config.bos_token_id)
+    length = length or input_ids.shape[1]
+    if config.position_encoding_2d:
+        blank, _ = masking.mask_position(input_ids, config.mask_token_priority)
+        return block_position_ids(padding, context, blank, length)
+    # GLM-130B fixes every position before it writes, so a mask token in the answer moves nothing.
+    answer = torch.arange(input_ids.shape[1], device=input_ids.device) > context[:, None]
+    blank, kind = masking.mask_position(input_ids.masked_fill(answer, -1), config.mask_token_priority)
+    return sequence_position_ids(padding, context, blank, kind == config.gmask_token_id, length)
+
+
+def extend_position_ids(config: GLMConfig, position_ids: Tensor, input_ids: Tensor) -> Tensor:
+    """Positions given for a prompt, continued over the tokens generated since.
+
+    With block positions row 0 repeats its last value and row 1 counts on; with one row it counts on after [gMASK] and
+    stays after [MASK] and [sMASK].
+    """
+    new = input_ids.shape[1] - position_ids.shape[-1]
+    if new <= 0:
+        return position_ids
+    steps = torch.arange(1, new + 1, device=position_ids.device)
+    if config.position_encoding_2d:
+        increments = torch.stack([torch.zeros_like(steps), steps]).expand(len(position_ids), -1, -1)
+    else:
+        _, kind = masking.mask_position(input_ids[:, : position_ids.shape[-1]], config.mask_token_priority)
+        increments = steps * (kind == config.gmask_token_id).long()[:, None]
+    return torch.cat([position_ids, position_ids[..., -1:] + increments], dim=-1)

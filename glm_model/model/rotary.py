@@ -1,0 +1,63 @@
+"""Rotary positions (arXiv 2104.09864), over one row of positions or two."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from .configuration import GLMConfig
+
+ROTARY_BASE = 10000.0
+
+
+class GLMRotaryEmbedding(nn.Module):
+    """Rotary angles of one or two rows of positions (arXiv 2104.09864, base 10000, non-interleaved).
+
+    The original rounds the inverse frequencies to half when it creates them, in every precision.
+    """
+
+    inv_freq: Tensor
+
+    def __init__(self, config: GLMConfig) -> None:
+        super().__init__()
+        self.rows = config.num_position_rows
+        self.dim = config.hidden_size // config.num_attention_heads // self.rows
+        self.angle_in_model_dtype = config.rotary_dtype == "model"
+        self.register_buffer("inv_freq", self.inverse_frequencies(), persistent=False)
+
+    def inverse_frequencies(self) -> Tensor:
+        """float32 [dim / 2], each value representable in half."""
+        exponent = torch.arange(0, self.dim, 2, dtype=torch.float32) / self.dim
+        return (1.0 / ROTARY_BASE**exponent).half().float()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GLMRotaryEmbedding":
+        # `model.bfloat16()` must move the frequencies, never round them.
+        super()._apply(fn, recurse)
+        if self.inv_freq.dtype != torch.float32 and self.inv_freq.device.type != "meta":
+            self.inv_freq = self.inverse_frequencies().to(self.inv_freq.device)
+        return self
+
+    @torch.no_grad()
+    def forward(self, position_ids: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of ``position_ids`` ([batch, length] or [batch, 2, length]).
+
+        Returns:
+            Two tensors [batch, length, 1, 1, rows, dim] in ``dtype``; the ones stand for heads and query/key.
+        """
+        positions = position_ids.view(len(position_ids), self.rows, -1).transpose(1, 2).unsqueeze(-1)
+        rounds_angle = dtype == torch.float16 and self.angle_in_model_dtype
+        angle_dtype = dtype if rounds_angle else torch.float32
+        angles = positions.to(angle_dtype) * self.inv_freq.to(angle_dtype)
+        angles = torch.cat([angles, angles], dim=-1)[:, :, None, None]
+        return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate_half(states: Tensor) -> Tensor:
+    """(x1, x2) -> (-x2, x1) over the two halves of the last dimension."""
+    first, second = states.chunk(2, dim=-1)
+    return torch.cat([-second, first], dim=-1)
+
+
+def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """``states * cos + rotate_half(states) * sin`` with as little memory as that takes; it matters in long prompts."""
+    return rotate_half(states).mul_(sin).add_(states * cos)

@@ -1,0 +1,83 @@
+"""How a model is shared out: which layers are cut how, and which layers a pipeline stage holds.
+
+Pure functions of a configuration; no torch. The cuts are those of SwissArmyTransformer's shards of GLM-130B.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from .configuration import GLMConfig
+
+# Styles of our own, which `styles` registers with transformers. All other names are transformers'.
+VOCABULARY = "glm_vocabulary"
+PACKED_ROWWISE = "glm_packed_rowwise"
+COLWISE_HALVES = "glm_colwise_halves"
+PREFIX_HEADS = "glm_prefix_heads"
+
+
+def tensor_parallel_plan(config: GLMConfig) -> dict[str, str]:
+    """transformers' ``base_model_tp_plan``: a style for every module of the decoder that is cut.
+
+    The rows of ``query_key_value`` are q, k, v of one head after the other, so a plain column cut gives each rank whole
+    heads. GeGLU's first layer gives two halves, of which each rank needs its part.
+    """
+    rowwise = PACKED_ROWWISE if config.quantization_bit else "rowwise"
+    plan = {
+        "embed_tokens": VOCABULARY,
+        "layers.*.self_attn.query_key_value": "colwise",
+        "layers.*.self_attn.dense": rowwise,
+        "layers.*.mlp.dense_h_to_4h": COLWISE_HALVES if config.gated_mlp else "colwise",
+        "layers.*.mlp.dense_4h_to_h": rowwise,
+    }
+    if getattr(config, "pre_seq_len", None):
+        plan["prefix_encoder"] = PREFIX_HEADS
+    return plan
+
+
+def require_tensor_parallel(config: GLMConfig, ranks: int) -> None:
+    """Raises UnsupportedError, naming the field, if so many ranks cannot share every layer evenly."""
+    in_a_byte = 2 if config.quantization_bit == 4 else 1
+    for field, unit in (("num_attention_heads", 1), ("inner_hidden_size", in_a_byte), ("vocab_size", 1)):
+        value = getattr(config, field)
+        if value % (ranks * unit):
+            raise UnsupportedError(
+                f"tensor parallel {ranks}: {field} {value} does not divide by {ranks * unit}. Use another number of "
+                "ranks, or pipeline parallel."
+            )
+
+
+def stage_layers(config: GLMConfig, stages: int, float_bits: int = 16) -> list[range]:
+    """The layers of every pipeline stage, so that the largest stage is as small as can be.
+
+    The first stage holds the embedding and the head too, which are one in both models.
+
+    Args:
+        float_bits: of a weight that is not packed.
+
+    Raises:
+        UnsupportedError: more stages than layers.
+    """
+    if stages > config.num_layers:
+        raise UnsupportedError(
+            f"pipeline parallel {stages}: the model has {config.num_layers} layers, and every stage needs one."
+        )
+    layer = _layer_weights(config) * (config.quantization_bit or float_bits)
+    embeddings = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
+    counts, loads = [1] * stages, [layer] * stages
+    loads[0] += embeddings * (config.embedding_bit or float_bits)
+    for _ in range(config.num_layers - stages):
+        lightest = loads.index(min(loads))
+        counts[lightest] += 1
+        loads[lightest] += layer
+    starts = [sum(counts[:stage]) for stage in range(stages)]
+    return [range(start, start + count) for start, count in zip(starts, counts, strict=True)]
+
+
+def _layer_weights(config: GLMConfig) -> int:
+    """Elements of a layer's matrices."""
+    mlp = config.inner_hidden_size * (3 if config.gated_mlp else 2)
+    return (4 * config.hidden_size + mlp) * config.hidden_size
