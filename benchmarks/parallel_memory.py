@@ -28,7 +28,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from glm_model import ChatGLMConfig, ChatGLMForCausalLM
-from glm_model.parallel.distribute import finish_part, shared_over, weight_bytes
+from glm_model.checkpoint.reading import shared_over
+from glm_model.parallel.distribute import finish_part, weight_bytes
 from glm_model.parallel.world import join_world
 
 SIZES = {"vocab_size": 32768, "hidden_size": 4096, "num_attention_heads": 32, "inner_hidden_size": 16384}

@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from transformers import DynamicCache
 
-from glm_model import kernels
+from glm_model.kernels import dispatch
 from glm_model.loading import DTYPES
 from glm_model.model.configuration import GLMConfig
 from glm_model.plan.estimate import Plan, Workload, make_plan
@@ -73,7 +73,7 @@ def compare(workload: Workload, device: torch.device, tokens: int) -> dict[str, 
     """Predicted and measured bytes, and milliseconds of a token."""
     product = on_gpu
     if device.type == "cpu":
-        kernels._KERNELS[:], product = [kernels.REFERENCE], by_reference  # this one is known to the planner
+        dispatch._KERNELS[:], product = [dispatch.REFERENCE], by_reference  # this one is known to the planner
     plan = make_plan(workload, (GPU(1 << 50),), Split(), product)
     measured = measure(workload, device, tokens)
     predicted = prediction(plan, measured.pop("bandwidth"))

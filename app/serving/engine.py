@@ -1,6 +1,6 @@
 """The engine: owns the model and the one thread that runs it; answers conversations and fills texts, one at a time.
 
-Front-ends submit a conversation, or a text with blanks, and read events (app/reply.py). The only thing that visitors
+Front-ends submit a conversation, or a text with blanks, and read events (reply.py). The only thing that visitors
 share is the queue. Tokens are counted and conversations trimmed here, on the worker, the same way for every front-end:
 
 - at most `max_length` tokens hold the prompt and the answer together, and never more than the model was trained

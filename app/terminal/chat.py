@@ -19,7 +19,7 @@ from .files import log_file
 from .keyboard import Keyboard
 from .quiet import interruptible, quiet_keyboard
 from .screen import MarkdownView, PlainView, View
-from .words import Words
+from .wording import Words
 from .wrap import Wrapped
 
 

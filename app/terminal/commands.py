@@ -11,14 +11,31 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
+
+from glm_model.options import SamplingOptions
 
 from ..options import Options, answer_settings, read_value
+from ..serving.conversation import Message
 from .files import read, write
-from .words import Words
+from .wording import Words
 
-if TYPE_CHECKING:
-    from .chat import Chat
+
+class Chat(Protocol):
+    """The conversation that a command acts on."""
+
+    words: Words
+    sampling: SamplingOptions
+    messages: list[Message]
+
+    def say(self, text: str) -> None: ...
+    def say_rows(self, rows: list[tuple[str, str]]) -> None: ...
+    def notice(self, text: str) -> None: ...
+    def confirm(self, question: str) -> bool: ...
+    def forget(self) -> None: ...
+    def leave(self) -> None: ...
+    def retry(self) -> bool: ...
+    def resume(self, messages: list[Message]) -> None: ...
 
 
 @dataclass(frozen=True)

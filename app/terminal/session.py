@@ -18,7 +18,7 @@ from ..options import Options, answer_settings
 from ..serving.conversation import Message
 from .files import log_file, state_folder
 from .quiet import quiet_keyboard
-from .words import Words, speak
+from .wording import Words, speak
 
 if TYPE_CHECKING:
     from ..serving.engine import Engine

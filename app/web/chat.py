@@ -21,9 +21,9 @@ from glm_model.options import SamplingOptions
 from ..options import MOST_SEED, Options, read_value
 from ..serving.conversation import ConversationError, Message, from_file, from_json, to_json, to_markdown
 from ..serving.engine import Engine, Event, Failed, Finished, Queued, QueueFull, Reply, Text, Trimmed
-from . import words as web_text
+from . import wording
 from .security import inert, plain
-from .words import Words
+from .wording import Words
 
 CHAT = "chat"  # the room of a visitor's answers in the conversation
 PAUSE = 0.04  # seconds between two updates of the page: quick to the eye, and the model's thread can breathe
@@ -173,7 +173,7 @@ class Chat:
 
     def greet(self, request: gr.Request) -> Any:
         """Examples in the language of the browser."""
-        questions = web_text.examples(self._engine.model_info, self._language(request))
+        questions = wording.examples(self._engine.model_info, self._language(request))
         return gr.Chatbot(examples=[{"text": question} for question in questions])
 
     def read_file(self, request: gr.Request, text: str) -> tuple[str, Any]:
@@ -186,7 +186,7 @@ class Chat:
                 raise ConversationError("there is no message in it", "empty")
             return to_json(messages), ""
         except ConversationError as error:
-            return "", line(web_text.import_line(self._words(request), error), "failed")
+            return "", line(wording.import_line(self._words(request), error), "failed")
 
     def to_json(self, history: str) -> str:
         """The conversation as a file that can be imported."""
@@ -204,7 +204,7 @@ class Chat:
             sampling = self._sampling(settings)
             length = min(sampling.max_length, model.context_length)
             if len(asked.messages[-1]["content"]) > LONGEST_QUESTION:
-                yield give_up(asked, web_text.too_long_line(words, length, model))
+                yield give_up(asked, wording.too_long_line(words, length, model))
                 return
             reply = self._engine.submit(asked.messages, sampling)
         except QueueFull:
@@ -230,20 +230,20 @@ class Chat:
         async for event in events:
             match event:
                 case Queued(position):
-                    yield gr.skip(), gr.skip(), line(web_text.queue_line(words, position), "busy")
+                    yield gr.skip(), gr.skip(), line(wording.queue_line(words, position), "busy")
                     await asyncio.sleep(PAUSE)
                 case Trimmed(rounds):
-                    notice = web_text.trim_line(words, rounds)
+                    notice = wording.trim_line(words, rounds)
                 case Text(delta):
                     answer += delta
                     doing = words.writing if answer else words.thinking
                     yield show_answer(asked, answer), gr.skip(), line(doing, "busy", notice)
                     await asyncio.sleep(PAUSE)  # meanwhile the reply joins what arrives
                 case Failed():
-                    why = web_text.failure_line(words, event, length, model)
+                    why = wording.failure_line(words, event, length, model)
                     yield ended(asked, answer, line(why, "failed", notice))
                 case Finished(reason):
-                    last = {"cancelled": words.stopped, "length": web_text.length_line(words, length, model)}
+                    last = {"cancelled": words.stopped, "length": wording.length_line(words, length, model)}
                     silent = "" if answer else words.silent
                     yield ended(asked, answer, line(last.get(reason, silent), "done", notice))
 
@@ -258,11 +258,11 @@ class Chat:
             seed=read_seed("" if seed is None else str(seed).strip()),
         )
 
-    def _language(self, request: gr.Request) -> web_text.Language:
-        return web_text.pick_language(self._options.language, request.headers.get("accept-language"))
+    def _language(self, request: gr.Request) -> wording.Language:
+        return wording.pick_language(self._options.language, request.headers.get("accept-language"))
 
     def _words(self, request: gr.Request) -> Words:
-        return web_text.WORDS[self._language(request)]
+        return wording.WORDS[self._language(request)]
 
 
 # --- values of the page ------------------------------------------------------------------------------------

@@ -16,9 +16,9 @@ from glm_model.blank_filling import FilledText, FillOptions, FillResult
 
 from ..options import MOST_SEED, Options
 from ..serving.engine import Engine, Event, Failed, Filled, Filling, Finished, Queued, QueueFull, Text
-from . import words as web_text
+from . import wording
 from .chat import LONGEST_QUESTION, PAUSE, SeedError, Visitors, events_until, line, read_number, read_seed
-from .words import Words
+from .wording import Words
 
 ROOM = "fill"  # of a visitor's answers, beside those of the chat
 MOST_BEAMS = 8  # what one visitor may ask of a model that all share
@@ -66,13 +66,13 @@ class Fill:
 
     def examples(self, request: gr.Request) -> list[str]:
         """Texts to start with in the language of the browser, one for each of the example buttons."""
-        return list(web_text.fill_examples(self._engine.model_info, self._language(request)))
+        return list(wording.fill_examples(self._engine.model_info, self._language(request)))
 
-    def _language(self, request: gr.Request) -> web_text.Language:
-        return web_text.pick_language(self._options.language, request.headers.get("accept-language"))
+    def _language(self, request: gr.Request) -> wording.Language:
+        return wording.pick_language(self._options.language, request.headers.get("accept-language"))
 
     def _words(self, request: gr.Request) -> Words:
-        return web_text.WORDS[self._language(request)]
+        return wording.WORDS[self._language(request)]
 
 
 async def _updates(text: str, events: AsyncIterator[Event], words: Words) -> AsyncIterator[Update]:
@@ -85,7 +85,7 @@ async def _updates(text: str, events: AsyncIterator[Event], words: Words) -> Asy
     async for event in events:
         match event:
             case Queued(position):
-                doing = web_text.queue_line(words, position)
+                doing = wording.queue_line(words, position)
             case Text():  # the waiting is over
                 doing = words.thinking
             case Filling(step):
@@ -95,7 +95,7 @@ async def _updates(text: str, events: AsyncIterator[Event], words: Words) -> Asy
                 view = highlighted(result.texts[0], words), show_alternatives(result, words)
                 continue
             case Failed():
-                why = line(web_text.fill_failure_line(words, event), "failed")
+                why = line(wording.fill_failure_line(words, event), "failed")
                 yield HIDDEN, HIDDEN, why, *buttons(filling=False)
                 return
             case Finished():
@@ -120,7 +120,7 @@ def buttons(*, filling: bool) -> tuple[Any, Any]:
 
 def ending(text: str, finished: Finished, words: Words) -> str:
     """The line at the end: why it stopped early, and that a text without blanks was continued."""
-    notice = "" if web_text.has_blank(text) else words.fill_no_blank
+    notice = "" if wording.has_blank(text) else words.fill_no_blank
     last = {"cancelled": words.stopped, "length": words.fill_length}.get(finished.reason, "")
     return line(last, "done", notice)
 

@@ -10,7 +10,7 @@ from glm_model.blank_filling import FillOptions
 
 from ..options import Options
 from ..serving.engine import Engine
-from . import words as web_text
+from . import wording
 from .fill import MOST_BEAMS, STRATEGIES, Fill
 
 
@@ -39,7 +39,7 @@ class FillPage:
             self.alternatives = gr.HTML("", visible=False, elem_id="alternatives", js_on_load=None)
             gr.Markdown(say("page_fill_examples"), elem_classes="glm-heading")
             with gr.Row(elem_id="fill-examples"):
-                self.examples = [gr.Button("", size="sm") for _ in web_text.fill_examples(engine.model_info, "en")]
+                self.examples = [gr.Button("", size="sm") for _ in wording.fill_examples(engine.model_info, "en")]
             with gr.Accordion(say("page_fill_settings"), open=False, elem_id="fill-settings"):
                 self.settings = _settings(engine, options)
 

@@ -1,6 +1,6 @@
-"""The page: what is on it, and what its parts do. app/web_server.py serves it.
+"""The page: what is on it, and what its parts do. app/web/server.py serves it.
 
-One tab is Gradio's Chatbot with the events of app/web_chat.py, the other is app/web_fill_page.py. Gradio's own queue
+One tab is Gradio's Chatbot with the events of app/web/chat.py, the other is app/web/fill_page.py. Gradio's own queue
 lets everybody in at once; the waiting is done, and told, by the engine.
 """
 
@@ -15,7 +15,7 @@ import gradio as gr
 
 from ..options import Options
 from ..serving.engine import Engine
-from . import words as web_text
+from . import wording
 from .chat import Chat, Visitors
 from .fill import Fill
 from .fill_page import FillPage
@@ -25,14 +25,14 @@ LATEX: list[dict[str, str | bool]] = [
     {"left": begin + MARK, "right": MARK + end, "display": begin in ("$$", r"\[")} for begin, end in DELIMITERS
 ]
 
-# Scripts of events, written in app/web_assets/chat.js. The first puts the conversation shown into an event's first
+# Scripts of events, written in app/web/assets/chat.js. The first puts the conversation shown into an event's first
 # input. gr.Chatbot is never an input itself: what Gradio would read from one may name files and addresses.
 WITH_HISTORY = "(...inputs) => glm.withHistory(...inputs)"
 TO_THE_BOX = "() => glm.focusBox()"
 SAVED_CHATS = "glm.attach(element, trigger); // triggers 'open' and 'removed'"
 
 # Gradio counts its events, and lays out all counts anew in a table after each of them. The page with these figures is
-# closed here (app/web_security.py); so large an interval keeps them from being made.
+# closed here (app/web/security.py); so large an interval keeps them from being made.
 NO_FIGURES = ("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")
 
 Listener = Callable[[], dict[str, Any]]
@@ -68,7 +68,7 @@ class _Page:
             self.theme = gr.Button(say("page_theme"), size="sm", elem_id="theme")
         with gr.Column(elem_id="main"):
             with gr.Column(elem_id="model"):
-                gr.Markdown(f"**GLM** {web_text.describe(engine.model_info)}")
+                gr.Markdown(f"**GLM** {wording.describe(engine.model_info)}")
                 if engine.model_info.is_demo:
                     gr.Markdown(say("page_demo"))
             with gr.Tabs(elem_id="tabs") as self.tabs:
@@ -163,7 +163,7 @@ def _transcript(say: gr.I18n) -> gr.Chatbot:
 
 
 def _settings(engine: Engine, options: Options) -> list[gr.components.Component]:
-    """Maximum length, top-p, temperature and seed, in the order of web_chat.Settings."""
+    """Maximum length, top-p, temperature and seed, in the order of chat.Settings."""
     say = gr.I18n()
     longest = engine.model_info.context_length
     return [

@@ -19,12 +19,12 @@ from starlette.middleware import Middleware
 from ..options import Options
 from ..proxies import no_proxy
 from ..serving.engine import Engine
-from . import words as web_text
+from . import wording
 from .chat import Visitors
 from .page import build
 from .security import Gate
 
-ASSETS = Path(__file__).parent / "web_assets"
+ASSETS = Path(__file__).parent / "assets"
 
 # Fonts of the system: no font is fetched, and Chinese is drawn with Chinese shapes, not Japanese ones.
 FONTS = [
@@ -110,7 +110,7 @@ def launch_arguments(options: Options, visitors: Visitors) -> dict[str, Any]:
         "inbrowser": options.inbrowser,
         "theme": _theme(),
         "css_paths": ASSETS / "chat.css",
-        "i18n": gr.I18n(**web_text.interface(options.language)),
+        "i18n": gr.I18n(**wording.interface(options.language)),
         "app_kwargs": {"middleware": [gate]},
         "max_threads": options.queue_size + 40,  # jobs of Gradio at once: all that the engine lets wait, and more
         "state_session_capacity": 200,  # sessions of which Gradio keeps the last values; the page needs none
@@ -138,10 +138,10 @@ def _theme() -> gr.themes.Base:
 
 def page_script(options: Options) -> str:
     """The page's own script, told what it cannot know."""
-    languages: tuple[web_text.Language, ...] = ("en", "zh")
+    languages: tuple[wording.Language, ...] = ("en", "zh")
     settings = {
         "language": options.language,
-        "words": {language: web_text.list_words(language) for language in languages},
+        "words": {language: wording.list_words(language) for language in languages},
     }
     script = (ASSETS / "chat.js").read_text(encoding="utf-8")
     return f"const settings = {json.dumps(settings)};\n{script}"

@@ -135,7 +135,7 @@ class GLMModel(GLMPreTrainedModel):
         hidden_states = inputs_embeds
         position_embeddings = self.rotary_emb(position_ids, hidden_states.dtype)
         arguments = (hidden_states, position_embeddings, mask, past_key_values)
-        step = native_step.decode(self, *arguments) if prefix is None else None
+        step = native_step.decode(self.layers, self.config, *arguments) if prefix is None else None
         if step is not None:
             return BaseModelOutputWithPast(last_hidden_state=self.norm(step), past_key_values=past_key_values)
         is_packed_step = self.config.quantization_bit and hidden_states.shape[1] == 1

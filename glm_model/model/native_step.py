@@ -9,21 +9,20 @@ torch's, and the parameters and the cache stay where they are.
 """
 
 from ctypes import POINTER, Structure, byref, c_float, c_int, c_int64, c_void_p
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..kernels import native
 from ..kernels.packing import packed_columns
 from ..quantization.linear import QuantizedLinear
+from .configuration import GLMConfig
 from .hooks import anybody_listens
 from .kv_cache import RoomyCache
-
-if TYPE_CHECKING:
-    from .decoder import GLMModel
-    from .layers import GLMDecoderLayer
+from .layers import GLMDecoderLayer
+from .norm import GLMLayerNorm
 
 MOST_SEQUENCES = 16
 """With more, the products weigh so much more than what stands between them that torch may do that."""
@@ -68,7 +67,8 @@ class _Step(Structure):
 
 
 def decode(
-    model: "GLMModel",
+    layers: nn.ModuleList,
+    config: GLMConfig,
     states: Tensor,
     position_embeddings: tuple[Tensor, Tensor],
     mask: Any,
@@ -77,17 +77,18 @@ def decode(
     """What the layers make of the embeddings of one new token of each sequence; None where torch has to do it.
 
     Args:
-        model: whose layers.
+        layers: of the decoder, on the CPU.
+        config: of the decoder.
         states: [batch, 1, hidden].
         position_embeddings: cosines and sines, each [batch, 1, 1, 1, rows, dim].
         mask: of the attention; only None or bool [batch, 1, 1, cached + 1], True where a token is seen.
         cache: gets the new tokens' keys and values.
     """
-    if not model.config.quantization_bit or not _is_a_step(states, mask, cache) or not native.is_usable():
+    if not config.quantization_bit or not _is_a_step(states, mask, cache) or not native.is_usable():
         return None
-    decoder = _decoders.get(model)
+    decoder = _decoders.get(layers)
     if decoder is None or decoder.is_stale():
-        decoder = _decoders[model] = _NativeDecoder(model)
+        decoder = _decoders[layers] = _NativeDecoder(layers, config)
     if not decoder.can_take(states, mask, cache):
         return None
     return decoder.step(states, position_embeddings, mask, cache)
@@ -109,27 +110,26 @@ def _is_a_step(states: Tensor, mask: Any, cache: Any) -> bool:
 class _NativeDecoder:
     """The addresses of a model's parameters, and all that would make them the wrong thing to use."""
 
-    def __init__(self, model: "GLMModel") -> None:
-        self._config = model.config
-        modules = [module for layer in model.layers for module in layer.modules()]
+    def __init__(self, layers: nn.ModuleList, config: GLMConfig) -> None:
+        self._config = config
+        modules = [module for layer in layers for module in layer.modules()]
         self._dicts = [module.__dict__ for module in modules]
         self._linears = [module for module in modules if isinstance(module, QuantizedLinear)]
         self._links = [
             (names, name, value)
             for names in [
-                model.layers._modules,
+                layers._modules,
                 *(d[kind] for d in self._dicts for kind in ("_parameters", "_modules")),
             ]
             for name, value in names.items()
         ]
-        self._parameters = list(model.layers.parameters())
+        self._parameters = list(layers.parameters())
         self._state = self._current_state()
-        layers: Any = list(model.layers)
         plain = (
             all(_is_plain(layer, index) for index, layer in enumerate(layers))
             and len({linear.precision for linear in self._linears}) == 1
         )
-        self._decoder = _describe(layers) if plain else None
+        self._decoder = _describe(list(layers)) if plain else None
 
     def _current_state(self) -> list[Any]:
         addresses = [parameter.data_ptr() for parameter in self._parameters]
@@ -180,13 +180,11 @@ class _NativeDecoder:
         return new
 
 
-_decoders: "WeakKeyDictionary[GLMModel, _NativeDecoder]" = WeakKeyDictionary()
+_decoders: "WeakKeyDictionary[nn.ModuleList, _NativeDecoder]" = WeakKeyDictionary()
 
 
-def _is_plain(layer: "GLMDecoderLayer", index: int) -> bool:
+def _is_plain(layer: Any, index: int) -> bool:
     """Whether a layer is what ``csrc/decoder.h`` describes, all on the CPU."""
-    from .norm import GLMLayerNorm  # which imports this module
-
     if not hasattr(layer, "self_attn") or layer.self_attn.cache_idx != index:  # a stage of a pipeline
         return False
     attention, mlp = layer.self_attn, layer.mlp
@@ -210,7 +208,7 @@ def _is_float32(parameter: Tensor | None) -> bool:
     return parameter is not None and parameter.dtype == torch.float32 and parameter.is_contiguous()
 
 
-def _describe(layers: "list[GLMDecoderLayer]") -> _Decoder:
+def _describe(layers: list[Any]) -> _Decoder:
     first = layers[0]
     attention, norm = first.self_attn, first.input_layernorm
     described = (_Layer * len(layers))(*map(_layer, layers))
@@ -221,7 +219,7 @@ def _describe(layers: "list[GLMDecoderLayer]") -> _Decoder:
     )
 
 
-def _layer(layer: "GLMDecoderLayer") -> _Layer:
+def _layer(layer: GLMDecoderLayer) -> _Layer:
     attention, mlp = layer.self_attn, layer.mlp
     linears = (attention.query_key_value, attention.dense, mlp.dense_h_to_4h, mlp.dense_4h_to_h)
     norms = (layer.input_layernorm, layer.post_attention_layernorm)

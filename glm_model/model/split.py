@@ -5,12 +5,9 @@ Pure functions of a configuration; no torch. The cuts are those of SwissArmyTran
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Literal, Protocol
 
 from ..errors import UnsupportedError
-
-if TYPE_CHECKING:
-    from .configuration import GLMConfig
 
 # Styles of our own, which `styles` registers with transformers. All other names are transformers'.
 VOCABULARY = "glm_vocabulary"
@@ -19,7 +16,24 @@ COLWISE_HALVES = "glm_colwise_halves"
 PREFIX_HEADS = "glm_prefix_heads"
 
 
-def tensor_parallel_plan(config: GLMConfig) -> dict[str, str]:
+class Sizes(Protocol):
+    """What must be known of a model to cut it; a :class:`~.configuration.GLMConfig` has it all."""
+
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_attention_heads: int
+    inner_hidden_size: int
+    gated_mlp: bool
+    tie_word_embeddings: bool
+    quantization_bit: Literal[0, 4, 8] | None
+
+    @property
+    def embedding_bit(self) -> int | None:
+        """``quantization_bit`` of the embedding and the head."""
+
+
+def tensor_parallel_plan(config: Sizes) -> dict[str, str]:
     """transformers' ``base_model_tp_plan``: a style for every module of the decoder that is cut.
 
     The rows of ``query_key_value`` are q, k, v of one head after the other, so a plain column cut gives each rank whole
@@ -38,7 +52,7 @@ def tensor_parallel_plan(config: GLMConfig) -> dict[str, str]:
     return plan
 
 
-def require_tensor_parallel(config: GLMConfig, ranks: int) -> None:
+def require_tensor_parallel(config: Sizes, ranks: int) -> None:
     """Raises UnsupportedError, naming the field, if so many ranks cannot share every layer evenly."""
     in_a_byte = 2 if config.quantization_bit == 4 else 1
     for field, unit in (("num_attention_heads", 1), ("inner_hidden_size", in_a_byte), ("vocab_size", 1)):
@@ -50,7 +64,7 @@ def require_tensor_parallel(config: GLMConfig, ranks: int) -> None:
             )
 
 
-def stage_layers(config: GLMConfig, stages: int, float_bits: int = 16) -> list[range]:
+def stage_layers(config: Sizes, stages: int, float_bits: int = 16) -> list[range]:
     """The layers of every pipeline stage, so that the largest stage is as small as can be.
 
     The first stage holds the embedding and the head too, which are one in both models.
@@ -77,7 +91,7 @@ def stage_layers(config: GLMConfig, stages: int, float_bits: int = 16) -> list[r
     return [range(start, start + count) for start, count in zip(starts, counts, strict=True)]
 
 
-def _layer_weights(config: GLMConfig) -> int:
+def _layer_weights(config: Sizes) -> int:
     """Elements of a layer's matrices."""
     mlp = config.inner_hidden_size * (3 if config.gated_mlp else 2)
     return (4 * config.hidden_size + mlp) * config.hidden_size

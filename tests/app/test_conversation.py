@@ -17,7 +17,7 @@ from app.serving.conversation import (
     to_markdown,
     trim,
 )
-from app.web.words import ZH, import_line
+from app.web.wording import ZH, import_line
 
 
 def talk(*contents: str) -> list[Message]:

@@ -13,7 +13,7 @@ from app.serving.conversation import from_markdown
 from app.terminal.chat import Chat, count_in_words
 from app.terminal.commands import COMMANDS, parse
 from app.terminal.files import log_file, read, state_folder, write
-from app.terminal.words import CHINESE, ENGLISH, Words, speak
+from app.terminal.wording import CHINESE, ENGLISH, Words, speak
 from glm_model.options import SamplingOptions
 from tests.app.fake_screen import Screen
 from tests.app.fakes import echo, fake_engine

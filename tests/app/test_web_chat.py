@@ -17,7 +17,7 @@ from app.serving.conversation import Message, to_json, to_markdown
 from app.serving.engine import Engine
 from app.serving.reply import Event, Finished, Text
 from app.web.chat import Chat, Visitors, events_until, line, read_history, show
-from app.web.words import EN, ZH, Words
+from app.web.wording import EN, ZH, Words
 from tests.app.fakes import SEPARATOR, FakeModel, FakeStream, FakeTokenizer, visitor
 
 SETTINGS = (2048, 0.7, 0.95, "")

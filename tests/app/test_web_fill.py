@@ -16,7 +16,7 @@ from app.options import Options
 from app.serving.engine import Engine
 from app.web.chat import Visitors
 from app.web.fill import MOST_BEAMS, Fill, fill_options, highlighted
-from app.web.words import BLANKS, DEMO_BLANKS, EN, ZH, Words
+from app.web.wording import BLANKS, DEMO_BLANKS, EN, ZH, Words
 from glm_model.blank_filling import FilledText, FillOptions, Segment, fill_blanks
 from glm_model.loading import load
 from tests.app.fakes import FakeFill, FakeModel, FakeStream, FakeTokenizer, visitor

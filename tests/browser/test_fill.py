@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Locator, expect
 
 from app.options import Options
-from app.web.words import DEMO_BLANKS, EN, ZH, Words
+from app.web.wording import DEMO_BLANKS, EN, ZH, Words
 from tests.app.sites import Site
 from tests.browser.conftest import Visitor, press_stop
 from tests.browser.test_hostile import HOSTILE

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import expect
 
 from app.options import Options
-from app.web.words import DEMO_EXAMPLES, EN, EXAMPLES, ZH
+from app.web.wording import DEMO_EXAMPLES, EN, EXAMPLES, ZH
 from tests.app.sites import Site
 from tests.browser.conftest import Visitor
 

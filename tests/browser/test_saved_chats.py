@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import expect
 
 from app.serving.conversation import Message, from_json, from_markdown, to_json
-from app.web.words import EN, ZH, Words
+from app.web.wording import EN, ZH, Words
 from tests.app.sites import Site
 from tests.browser.conftest import Visitor
 

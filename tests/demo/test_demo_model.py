@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from app.web.words import DEMO_EXAMPLES
+from app.web.wording import DEMO_EXAMPLES
 from demo_recipe import corpus, evaluation, recipe
 from demo_recipe.evaluation import Judged, Report
 from glm_model.loading import DEMO_MODEL, load

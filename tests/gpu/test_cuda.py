@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoTokenizer, DynamicCache
 
 from glm_model import ChatGLMForCausalLM, kernels
 from glm_model.checkpoint.prefix import load_prefix
-from glm_model.generation.chat import cuda_graphs as graphed_steps
+from glm_model.generation import cuda_graphs as graphed_steps
 from glm_model.generation.steps import generate_steps
 from glm_model.kernels import reference, triton_backend
 from glm_model.kernels.dispatch import choose, quantized_matmul

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 from transformers import CompileConfig, DynamicCache
 
-from glm_model.generation.chat import cuda_graphs as graphed_steps
-from glm_model.generation.chat import steps as decoding
+from glm_model.generation import cuda_graphs as graphed_steps
+from glm_model.generation import steps as decoding
 from glm_model.generation.cuda_graphs import GraphedSteps, can_be_graphed
 from glm_model.generation.steps import generate_steps
 from tests.golden import test_glm130b

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
+from glm_model.checkpoint.reading import shared_over
 from glm_model.errors import UnsupportedError
-from glm_model.parallel.distribute import finish_part, shared_over, weight_bytes
+from glm_model.parallel.distribute import finish_part, weight_bytes
 from glm_model.parallel.world import World, join_world
 from tests.parallel.models import PROMPTS, ask, read, ready
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from benchmarks import plan as benchmark
-from glm_model import kernels
+from glm_model.kernels import dispatch
 from glm_model.plan.estimate import Workload
 from tests.plan.shapes import ARCHITECTURES, small
 
 
 @pytest.fixture(autouse=True)
 def _kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "_KERNELS", list(kernels._KERNELS))
+    monkeypatch.setattr(dispatch, "_KERNELS", list(dispatch._KERNELS))
 
 
 @pytest.mark.parametrize("bits", [0, 8, 4])

@@ -15,9 +15,10 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import AutoModelForCausalLM
 
 from benchmarks.plan import peak_of, prompt, step
-from glm_model import kernels
+from glm_model.checkpoint.reading import shared_over
+from glm_model.kernels import dispatch
 from glm_model.model.configuration import GLMConfig
-from glm_model.parallel.distribute import finish_part, shared_over, weight_bytes
+from glm_model.parallel.distribute import finish_part, weight_bytes
 from glm_model.parallel.world import World
 from glm_model.plan.estimate import Workload, make_plan
 from glm_model.plan.forward import by_reference
@@ -30,7 +31,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(kernels, "_KERNELS", [kernels.REFERENCE])
+    monkeypatch.setattr(dispatch, "_KERNELS", [dispatch.REFERENCE])
     yield
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from glm_model import kernels
-from glm_model.kernels import choice, cpm, gpu, reference, triton_backend
+from glm_model.kernels import choice, cpm, dispatch, gpu, reference, triton_backend
 from glm_model.kernels.packing import dequantize, quantize
 from glm_model.quantization.linear import QuantizedLinear
 
@@ -40,7 +39,7 @@ def chosen(dtype: torch.dtype = torch.float16, scale_dtype: torch.dtype = torch.
         x = torch.empty(3, 64, dtype=dtype, device="cuda")
         weight = torch.empty(8, 32, dtype=torch.int8, device="cuda")
         scale = torch.empty(8, dtype=scale_dtype, device="cuda")
-        return kernels.choose(x, weight, scale, 4).name
+        return dispatch.choose(x, weight, scale, 4).name
 
 
 @pytest.fixture
@@ -77,7 +76,7 @@ def test_what_each_takes(working: set[str]) -> None:
 @pytest.mark.usefixtures("working")
 def test_a_cpu_never_asks_them() -> None:
     x, (weight, scale) = torch.randn(3, 64).half(), quantize(torch.randn(8, 64), 4)
-    assert kernels.choose(x, weight, scale, 4).name not in ("triton", "cpm_kernels")
+    assert dispatch.choose(x, weight, scale, 4).name not in ("triton", "cpm_kernels")
 
 
 @pytest.mark.usefixtures("working")
@@ -90,14 +89,14 @@ def test_the_user_may_choose(name: str, monkeypatch: pytest.MonkeyPatch) -> None
 def test_it_is_said(working: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 7)
-    assert kernels.describe(device="cuda:1") == "triton kernels on GPU 1"
+    assert dispatch.describe(device="cuda:1") == "triton kernels on GPU 1"
     working.remove("triton")
-    assert kernels.describe(device="cuda") == "cpm_kernels kernels on GPU 7"
+    assert dispatch.describe(device="cuda") == "cpm_kernels kernels on GPU 7"
     working.clear()
-    assert kernels.describe(device=GPU) == "reference kernel, slow (Triton is ill; cpm-kernels is ill)"
+    assert dispatch.describe(device=GPU) == "reference kernel, slow (Triton is ill; cpm-kernels is ill)"
     monkeypatch.setenv("GLM_KERNEL", "reference")
     choice.wanted.cache_clear()
-    assert kernels.describe(device=GPU) == "reference kernel, slow (GLM_KERNEL=reference)"
+    assert dispatch.describe(device=GPU) == "reference kernel, slow (GLM_KERNEL=reference)"
 
 
 # ---- the trial
@@ -159,7 +158,7 @@ def test_a_triton_that_fails_is_said_once(monkeypatch: pytest.MonkeyPatch, caplo
     monkeypatch.setattr(cpm, "problem", lambda device: "cpm-kernels is ill")
     assert chosen() == "reference"
     assert chosen() == "reference"
-    assert "Failed to find C compiler" in kernels.describe(device=GPU)
+    assert "Failed to find C compiler" in dispatch.describe(device=GPU)
     assert len([record for record in caplog.records if "Failed to find C compiler" in record.getMessage()]) == 1
 
 
@@ -279,8 +278,8 @@ def test_the_bias_and_the_gradient_of_a_kernel(monkeypatch: pytest.MonkeyPatch) 
         used.append("gradient")
         return reference.input_gradient(gradient, weight, scale, bits)
 
-    kernel = kernels.Kernel("new", "exact", lambda *arguments: True, matmul, input_gradient)
-    monkeypatch.setattr(kernels, "_KERNELS", [kernel])
+    kernel = dispatch.Kernel("new", "exact", lambda *arguments: True, matmul, input_gradient)
+    monkeypatch.setattr(dispatch, "_KERNELS", [kernel])
     layer = QuantizedLinear.from_float(nn.Linear(14, 9), 4)
     x = torch.randn(3, 14)
     weight = dequantize(layer.weight, layer.weight_scale, 4, torch.float32)
@@ -311,7 +310,7 @@ def test_the_output_has_the_dtype_of_the_input() -> None:
 def test_the_operator_that_torch_compile_sees(with_bias: bool) -> None:
     weight, scale = quantize(torch.randn(9, 14), 4)
     bias = torch.randn(9) if with_bias else None
-    torch.library.opcheck(kernels._opaque_multiply, (torch.randn(2, 3, 14), weight, scale, 4, "exact", bias))
+    torch.library.opcheck(dispatch._opaque_multiply, (torch.randn(2, 3, 14), weight, scale, 4, "exact", bias))
 
 
 def test_a_compiled_layer_trains() -> None:

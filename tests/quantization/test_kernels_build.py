@@ -11,8 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from glm_model import kernels
-from glm_model.kernels import build, choice, native, onnx
+from glm_model.kernels import build, choice, dispatch, native, onnx
 from glm_model.kernels.packing import quantize
 
 ROOT = Path(__file__).parents[2]
@@ -111,14 +110,14 @@ def test_two_processes_at_once_make_one(cache: Path, tmp_path: Path) -> None:
     assert log.read_text() == "made\n"
 
 
-def answer(precision: kernels.Precision = "fast") -> tuple[str, str]:
+def answer(precision: dispatch.Precision = "fast") -> tuple[str, str]:
     """A product is as right as the precision asks; the kernel that made it, and what is said of it."""
     x = torch.randn(2, 64, generator=torch.Generator().manual_seed(0))
     weight, scale = quantize(torch.randn(8, 64, generator=torch.Generator().manual_seed(1)), 4)
-    expected = kernels.REFERENCE.matmul(x, weight, scale, 4)
-    result = kernels.quantized_matmul(x, weight, scale, 4, precision)
+    expected = dispatch.REFERENCE.matmul(x, weight, scale, 4)
+    result = dispatch.quantized_matmul(x, weight, scale, 4, precision)
     assert (result - expected).abs().max() <= {"fast": 0.02, "exact": 1e-5}[precision] * expected.abs().max()
-    return kernels.choose(x, weight, scale, 4, precision).name, kernels.describe(precision)
+    return dispatch.choose(x, weight, scale, 4, precision).name, dispatch.describe(precision)
 
 
 def without_compiler() -> str:
@@ -322,7 +321,7 @@ def test_torch_compile_sees_one_node() -> None:
     x, (weight, scale) = torch.randn(2, 64), quantize(torch.randn(8, 64), 4)
 
     def product(x: torch.Tensor) -> torch.Tensor:
-        return kernels.quantized_matmul(x, weight, scale, 4, "fast") * 2
+        return dispatch.quantized_matmul(x, weight, scale, 4, "fast") * 2
 
     compiled = torch.compile(product, fullgraph=True, backend="eager")
     assert torch.equal(compiled(x), product(x))

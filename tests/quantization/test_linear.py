@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from glm_model import kernels
-from glm_model.kernels import packing
+from glm_model.kernels import dispatch, packing
 from glm_model.kernels.dispatch import REFERENCE, Kernel, choose, quantized_matmul, register
 from glm_model.quantization.linear import QuantizedEmbedding, QuantizedLinear
 from tests.golden.data import assert_close
@@ -26,7 +25,7 @@ def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.fixture
 def only_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "_KERNELS", [REFERENCE])
+    monkeypatch.setattr(dispatch, "_KERNELS", [REFERENCE])
 
 
 def drawn_layer(bits: int, bias: bool = True, rows: int = 9) -> tuple[QuantizedLinear, Tensor]:
@@ -175,10 +174,10 @@ def test_layers_compile_whole() -> None:
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Kernels that multiply like the reference and say that they were called; those there are otherwise are away."""
-    monkeypatch.setattr(kernels, "_KERNELS", [REFERENCE])
+    monkeypatch.setattr(dispatch, "_KERNELS", [REFERENCE])
     calls: list[str] = []
 
-    def fake(name: str, precision: kernels.Precision, rows: int) -> Kernel:
+    def fake(name: str, precision: dispatch.Precision, rows: int) -> Kernel:
         def matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int, bias: Tensor | None) -> Tensor:
             calls.append(name)
             return REFERENCE.matmul(x, weight, scale, bits, bias)
@@ -201,7 +200,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ],
 )
 def test_the_last_registered_kernel_that_may_and_can(
-    registry: list[str], rows: int, precision: kernels.Precision, name: str
+    registry: list[str], rows: int, precision: dispatch.Precision, name: str
 ) -> None:
     layer, weight = drawn_layer(8, bias=False)
     layer.precision = precision

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from glm_model import ChatGLMConfig, ChatGLMForCausalLM, GLM130BConfig, GLM130BForCausalLM
 from glm_model.kernels import native
-from glm_model.model import native_step as native_decoder
+from glm_model.model import native_step
 from glm_model.model.kv_cache import RoomyCache
 from glm_model.quantization.linear import QuantizedLinear
 from tests.golden.data import assert_close
@@ -78,13 +78,13 @@ def logits(model: Any, prompts: list[list[int]], cache: Any = None) -> Tensor:
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Grows by one with each native step."""
     taken: list[Any] = []
-    step = native_decoder._NativeDecoder.step
+    step = native_step._NativeDecoder.step
 
     def counted(*arguments: Any) -> Tensor:
         taken.append(arguments)
         return step(*arguments)
 
-    monkeypatch.setattr(native_decoder._NativeDecoder, "step", counted)
+    monkeypatch.setattr(native_step._NativeDecoder, "step", counted)
     return taken
 
 
@@ -304,6 +304,6 @@ def test_models_are_not_kept_alive() -> None:
     logits(model, PROMPTS)
     other = copy.deepcopy(model)
     assert torch.equal(logits(other, PROMPTS), logits(model, PROMPTS))
-    known = len(native_decoder._decoders)
+    known = len(native_step._decoders)
     del model, other
-    assert len(native_decoder._decoders) == known - 2
+    assert len(native_step._decoders) == known - 2

@@ -1,6 +1,6 @@
 // What the page does in the browser and Gradio lacks: chats saved in localStorage, files read and written
 // without the server's disk, and the language. Runs before anything else; `glm` is used by the events of
-// app/web.py. Gradio's BrowserState would keep all chats under one key, so that two open tabs overwrite each
+// app/web/page.py. Gradio's BrowserState would keep all chats under one key, so that two open tabs overwrite each
 // other's, and would send them all to the server with every event; here each chat has its own key and stays.
 "use strict";
 
@@ -19,7 +19,7 @@ const glm = (() => {
   document.documentElement.lang = chinese ? locale : "en";
   const words = settings.words[chinese ? "zh" : "en"];
 
-  // --- text: the server marks what could become HTML, and formulas, with an invisible character (app/web_security.py)
+  // --- text: the server marks what could become HTML, and formulas, with an invisible character (app/web/security.py)
 
   const MARKS = /(<|!|```|\$\$?|\\[[(])\u2060|\u2060(\$\$?|\\[\])])|(<|!|```)\r(?=[A-Za-z/!?[])/g;
   const plain = (text) => text.replace(MARKS, "$1$2$3");
