@@ -20,6 +20,7 @@ from .steps import generate_steps
 
 logger = logging.get_logger(__name__)
 
+
 class SupportsChat(Protocol):
     """What ``chat`` needs of a tokenizer."""
 

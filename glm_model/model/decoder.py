@@ -322,5 +322,3 @@ class GLMForCausalLM(GLMPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
-
-
