@@ -32,7 +32,7 @@ from torch import Tensor
 from transformers import StaticCache
 
 from benchmarks.plan import BITS, bandwidth, clock, device_name, prompt, random_model
-from glm_model.generation.steps import generate_steps
+from glm_model.generation.transformers_hooks import generate_steps
 from glm_model.loading import DTYPES
 from glm_model.plan.estimate import Workload
 from glm_model.plan.models import PRESETS, preset
@@ -96,7 +96,7 @@ def timed(model: Any, ids: Tensor, options: argparse.Namespace) -> dict[str, flo
 
 def stream(model: Any, ids: Tensor, tokens: int, graphs: bool = True) -> None:
     """As whoever shows an answer while it is written, with CUDA graphs where there is a GPU."""
-    model.cuda_graphs = graphs
+    model.runtime.cuda_graphs = graphs
     for _ in generate_steps(model, ids, do_sample=False, max_new_tokens=tokens):
         pass
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from glm_model.generation.steps import generate_steps
+from glm_model.generation.transformers_hooks import generate_steps
 from glm_model.loading import DEMO_MODEL, load, set_precision
 
 RUN = 32  # tokens of a quotation

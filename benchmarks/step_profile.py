@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from glm_model import ChatGLMConfig, ChatGLMForCausalLM
-from glm_model.generation.steps import generate_steps
+from glm_model.generation.transformers_hooks import generate_steps
 from glm_model.model.attention import GLMAttention
 
 LIMIT = 0.03  # the wanted share of a step outside linear layers and attention

@@ -118,7 +118,7 @@ def load(
         finish_part(model)
     if quantize_head:
         model.quantize_head()
-    model.cache_dtype = stored_dtype
+    model.runtime.cache_dtype = stored_dtype
     set_precision(model, precisely)
     return model.eval(), tokenizer
 

@@ -3,7 +3,7 @@
 The network is :mod:`glm_model.model`, which knows nothing of the rest. What is put on top of it, here and nowhere else:
 
 - ``ChatMixin``: the published ``chat`` and ``stream_chat`` (ChatGLM-6B alone);
-- ``PrefixLMGenerationMixin``: transformers' ``generate``;
+- ``PrefixLMGeneration``: transformers' ``generate``, and ``PublishedBeamScores``: how its beams are ranked;
 - ``ShareableModel``: parts of a model on several ranks;
 - ``CheckedLoadingMixin``: ``from_pretrained`` that refuses damaged files;
 - ``QuantizableModel``: the published ``quantize``, and dtypes of a packed model.
@@ -12,13 +12,15 @@ The network is :mod:`glm_model.model`, which knows nothing of the rest. What is 
 from .checkpoint.keys import IGNORED_KEYS
 from .checkpoint.reading import CheckedLoadingMixin
 from .generation.chat import ChatMixin
-from .generation.transformers_hooks import PrefixLMGenerationMixin
+from .generation.published_beams import PublishedBeamScores
+from .generation.transformers_hooks import PrefixLMGeneration
 from .model.attention import GLMAttention
 from .model.configuration import ChatGLMConfig, GLM130BConfig
 from .model.decoder import GLMForCausalLM, GLMModel, GLMPreTrainedModel
 from .model.layers import GLMMLP, GLMDecoderLayer
 from .model.norm import GLMLayerNorm
 from .model.rotary import GLMRotaryEmbedding
+from .optional_parts import import_present
 from .parallel.distribute import ShareableModel
 from .quantization.quantizable import QuantizableModel
 
@@ -36,6 +38,9 @@ __all__ = [
     "GLMPreTrainedModel",
     "GLMRotaryEmbedding",
 ]
+
+
+import_present("glm_model", ["model.native_step", "generation.cuda_graphs", "generation.prompt_lookup"])
 
 
 class _Model(CheckedLoadingMixin, ShareableModel, QuantizableModel):
@@ -57,7 +62,7 @@ class ChatGLMModel(_DecoderAlone, GLMModel):
     config_class = ChatGLMConfig
 
 
-class ChatGLMForCausalLM(ChatMixin, PrefixLMGenerationMixin, _Model, GLMForCausalLM):
+class ChatGLMForCausalLM(ChatMixin, PublishedBeamScores, PrefixLMGeneration, _Model, GLMForCausalLM):
     """ChatGLM-6B: the published ``ChatGLMForConditionalGeneration``.
 
     Saved under this name because other software takes the published one for ChatGLM2.
@@ -80,7 +85,7 @@ class GLM130BModel(_DecoderAlone, GLMModel):
     config_class = GLM130BConfig
 
 
-class GLM130BForCausalLM(PrefixLMGenerationMixin, _Model, GLMForCausalLM):
+class GLM130BForCausalLM(PublishedBeamScores, PrefixLMGeneration, _Model, GLMForCausalLM):
     """GLM-130B."""
 
     config: GLM130BConfig

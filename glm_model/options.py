@@ -72,6 +72,9 @@ def sampling_kwargs(do_sample: bool, temperature: float, top_p: float, top_k: in
     return {"do_sample": True, "temperature": temperature, "top_k": top_k, "top_p": top_p}
 
 
+FinishReason = Literal["stop", "length", "cancelled"]
+"""Why an answer ended: the model ended it, it reached the longest length, or somebody stopped it."""
+
 Strategy = Literal["sampling", "beam_search"]
 
 

@@ -1,26 +1,27 @@
-"""The answers of a model to one blank: its forward passes, and a strategy that chooses tokens.
+"""The answers of a model to one blank: a strategy that chooses tokens on top of the common decoding loop.
 
 Knows ids, not text. Everything about a blank follows from its prompt's length and the place of its mask token, as in
 the original's ``get_masks_and_position_ids``, and never from tokens that the model writes.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
 
 from ..errors import GLMError
+from ..generation.answer import Answer, write_answer
+from ..generation.passes import DecodingBatch
+from ..generation.sampling import Chooser
 from ..model import positions
 from ..model.configuration import GLMConfig
 from ..model.decoder import GLMForCausalLM
-from ..options import FillOptions, is_greedy
+from ..options import FillOptions, FinishReason, is_greedy
 from .beam_search import Beam, BeamSearch
 from .sampling import SATSamplingProcessor, draw
 
-FinishReason = Literal["stop", "length", "cancelled"]
 T = TypeVar("T")
 
 
@@ -64,7 +65,6 @@ def answer_blank(
     return result_of(stream_answer(model, prompt, blank, options, generator, should_stop))
 
 
-@torch.no_grad()
 def stream_answer(
     model: GLMForCausalLM,
     prompt: list[int],
@@ -75,9 +75,9 @@ def stream_answer(
 ) -> AnswerStream:
     """As :func:`answer_blank`, token by token: yields the best answer so far, returns what `answer_blank` does."""
     assert len(prompt) < options.max_length
-    passes = BlankPasses(model, len(prompt), blank, prompt[blank], options.max_length)
+    read = BlankPrompt(model, prompt, blank, options.max_length)
     answer = _search if options.strategy == "beam_search" else _sample
-    return (yield from answer(passes, prompt, options, end_tokens(model.config), generator, should_stop))
+    return (yield from answer(read, options, generator, should_stop))
 
 
 def result_of(steps: Generator[object, None, T]) -> T:
@@ -87,11 +87,6 @@ def result_of(steps: Generator[object, None, T]) -> T:
             next(steps)
         except StopIteration as end:
             return end.value
-
-
-def end_tokens(config: GLMConfig) -> list[int]:
-    """The ids that end an answer: ``<eop>`` and, for a model that has it in ``eos_token_id``, ``</s>``."""
-    return config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
 
 
 def prompt_mask(length: int) -> Tensor:
@@ -116,44 +111,25 @@ def blank_position_ids(config: GLMConfig, prompt_length: int, blank: int, kind: 
     return positions.sequence_position_ids(padding, context, place, counts_on, length)
 
 
-class BlankPasses:
-    """The model's passes over one prompt and the answers that grow behind it, on one cache."""
+class BlankPrompt:
+    """A prompt with the blank to answer, as tensors on the model's device.
 
-    def __init__(self, model: GLMForCausalLM, prompt_length: int, blank: int, kind: int, max_length: int) -> None:
-        self._model = model
-        self._mask = prompt_mask(prompt_length).to(model.device)
-        positions = blank_position_ids(model.config, prompt_length, blank, kind, max_length)
-        self._positions = positions.to(model.device)
-        self._cache: Cache | None = None
-        self._length = 0  # tokens in the cache
-        self._rows = 1
+    Attributes:
+        model: what answers.
+        ids: [1, length], the last one ``<sop>``.
+        mask: bool [1, 1, length, length], True = masked.
+        position_ids: of prompt and answer, [1, 2, longest] or [1, longest].
+    """
 
-    def prefill(self, prompt: list[int]) -> Tensor:
-        """Scores of the first token, [1, vocab]."""
-        return self._forward(torch.tensor([prompt]), self._mask)
+    def __init__(self, model: GLMForCausalLM, prompt: list[int], blank: int, longest: int) -> None:
+        self.model = model
+        self.ids = torch.tensor([prompt], device=model.device)
+        self.mask = prompt_mask(len(prompt)).to(model.device)
+        places = blank_position_ids(model.config, len(prompt), blank, prompt[blank], longest)
+        self.position_ids = places.to(model.device)
 
-    def step(self, tokens: list[int], parents: list[int]) -> Tensor:
-        """Scores of the next token, [len(tokens), vocab], where row i continues row ``parents[i]`` with token i."""
-        assert self._cache is not None
-        if parents != list(range(self._rows)):
-            self._cache.batch_select_indices(torch.tensor(parents, device=self._model.device))
-        self._rows = len(parents)
-        return self._forward(torch.tensor(tokens)[:, None], None)
-
-    def _forward(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        rows, new = input_ids.shape
-        positions = self._positions[..., self._length : self._length + new]
-        output = self._model(
-            input_ids.to(self._model.device),
-            attention_mask=attention_mask,
-            position_ids=positions.expand(rows, *positions.shape[1:]),
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        self._cache = output.past_key_values
-        self._length += new
-        return _finite(output.logits[:, -1])
+    def __len__(self) -> int:
+        return self.ids.shape[1]
 
 
 def _finite(logits: Tensor) -> Tensor:
@@ -166,61 +142,83 @@ def _finite(logits: Tensor) -> Tensor:
 
 
 def _sample(
-    passes: BlankPasses,
-    prompt: list[int],
+    prompt: BlankPrompt,
     options: FillOptions,
-    ends: list[int],
     generator: torch.Generator | None,
     should_stop: Callable[[], bool],
 ) -> AnswerStream:
-    answer: list[int] = []
-    logits = passes.prefill(prompt)
-    while True:
-        token = _next_token(logits.float(), options, generator)
+    ends = prompt.model.config.end_token_ids
+    answer = Answer(prompt.ids, _chooser(options, generator), ends, options.max_length)
+    written: list[int] = []
+    for token in write_answer(DecodingBatch(prompt.model), answer, lambda ids: prompt.position_ids, prompt.mask):
         if token in ends:
-            return [Continuation(tuple(answer), None, "stop")]
-        answer.append(token)
-        if reason := _interruption(len(prompt) + len(answer), options, should_stop):
-            return [Continuation(tuple(answer), None, reason)]
-        yield tuple(answer)
-        logits = passes.step([token], [0])
+            return [Continuation(tuple(written), None, "stop")]
+        written.append(token)
+        if answer.finished or should_stop():
+            return [Continuation(tuple(written), None, "length" if answer.finished else "cancelled")]
+        yield tuple(written)
+    raise AssertionError("an answer ends with its last token")
 
 
-def _next_token(logits: Tensor, options: FillOptions, generator: torch.Generator | None) -> int:
-    if is_greedy(options.temperature):
-        return int(logits.argmax())
-    filter_scores = SATSamplingProcessor(options.temperature, options.top_k, options.top_p)
-    return int(draw(filter_scores(None, logits), 1, generator))
+def _chooser(options: FillOptions, generator: torch.Generator | None) -> Chooser:
+    filter_scores = None
+    if not is_greedy(options.temperature):
+        filter_scores = SATSamplingProcessor(options.temperature, options.top_k, options.top_p)
+
+    def choose(input_ids: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        scores = _finite(logits).float()
+        if filter_scores is None:
+            return scores.argmax(dim=-1), scores
+        scores = filter_scores(None, scores)
+        return draw(scores, 1, generator).squeeze(-1), scores
+
+    return choose
 
 
 def _search(
-    passes: BlankPasses,
-    prompt: list[int],
+    prompt: BlankPrompt,
     options: FillOptions,
-    ends: list[int],
     generator: torch.Generator | None,
     should_stop: Callable[[], bool],
 ) -> AnswerStream:
     search = BeamSearch(
-        prompt,
+        prompt.ids[0].tolist(),
         options.num_beams,
-        ends,
+        prompt.model.config.end_token_ids,
         length_penalty=options.length_penalty,
         no_repeat_ngram_size=options.no_repeat_ngram_size,
         min_gen_length=options.min_gen_length,
         deterministic=options.deterministic,
         generator=generator,
     )
-    parents, tokens = search.advance(passes.prefill(prompt))
-    reason = _interruption(search.length, options, should_stop)
-    while not (search.is_done or reason):
-        yield _answer_ids(search.beams()[0], len(prompt))
-        parents, tokens = search.advance(passes.step(tokens, parents))
-        reason = _interruption(search.length, options, should_stop)
+    for reason in beam_steps(prompt, search, options.max_length, should_stop):
+        if not (search.is_done or reason):
+            yield _answer_ids(search.beams()[0], len(prompt))
     return [
         Continuation(_answer_ids(beam, len(prompt)), beam.score, "stop" if beam.ended else reason or "length")
         for beam in search.beams()
     ]
+
+
+def beam_steps(
+    prompt: BlankPrompt, search: BeamSearch, longest: int, should_stop: Callable[[], bool] = lambda: False
+) -> Iterator[Literal["length", "cancelled"] | None]:
+    """Run the model for a beam search until it is done; yield after each step why it is interrupted, if it is."""
+    batch = DecodingBatch(prompt.model)
+    rows, logits = batch.insert(prompt.ids, prompt.position_ids, prompt.mask)
+    try:
+        parents, tokens = search.advance(_finite(logits))
+        while True:
+            reason = _interruption(search.length, longest, should_stop)
+            yield reason
+            if search.is_done or reason:
+                return
+            if parents != list(range(len(rows))):
+                rows.select(parents)
+            inputs = torch.tensor(tokens, device=prompt.ids.device)[:, None]
+            parents, tokens = search.advance(_finite(batch.step({rows: inputs})[rows][:, -1]))
+    finally:
+        batch.remove(rows)
 
 
 def _answer_ids(beam: Beam, prompt_length: int) -> tuple[int, ...]:
@@ -228,9 +226,7 @@ def _answer_ids(beam: Beam, prompt_length: int) -> tuple[int, ...]:
     return tuple(beam.token_ids[prompt_length : -1 if beam.ended else None])
 
 
-def _interruption(
-    length: int, options: FillOptions, should_stop: Callable[[], bool]
-) -> Literal["length", "cancelled"] | None:
-    if length >= options.max_length:
+def _interruption(length: int, longest: int, should_stop: Callable[[], bool]) -> Literal["length", "cancelled"] | None:
+    if length >= longest:
         return "length"
     return "cancelled" if should_stop() else None

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .answers import FinishReason
+from ..options import FinishReason
 
 
 @dataclass(frozen=True)

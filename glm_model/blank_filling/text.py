@@ -22,9 +22,9 @@ import torch
 from ..errors import FillError, UnsupportedError
 from ..model.configuration import GLMConfig
 from ..model.decoder import GLMForCausalLM
+from ..model.every_rank import on_every_rank
 from ..options import FillOptions
-from ..parallel.following import on_every_rank
-from .answers import AnswerStream, Continuation, end_tokens, stream_answer
+from .answers import AnswerStream, Continuation, stream_answer
 from .results import Answer, Blank, FilledText, FillResult, FillStep, Segment
 
 # Each blank costs a pass over the whole text. The bound also ends a text whose answers bring mask tokens without end.
@@ -137,8 +137,8 @@ def _read(text: str, tokenizer: BlankTokenizer, config: GLMConfig, every_kind: b
     if len(parts) == 1:
         parts += ["[gMASK]", ""]
         pieces.append(_mask_piece("[gMASK]", masks))
-    if parts[-1] and len(end_tokens(config)) > 1:
-        pieces.append(_Piece((end_tokens(config)[1],), ""))
+    if parts[-1] and len(config.end_token_ids) > 1:
+        pieces.append(_Piece((config.end_token_ids[1],), ""))
     kinds = [id_ for name, id_ in masks.items() if name in parts]
     return pieces, kinds if every_kind else kinds[:1]
 
@@ -253,7 +253,7 @@ def _filled_text(
     pieces: Sequence[_Piece], score: float | None, *, tokenizer: BlankTokenizer, config: GLMConfig
 ) -> FilledText:
     ids = _ids(pieces)
-    if ids and ids[-1] in end_tokens(config)[1:2]:
+    if ids and ids[-1] in config.end_token_ids[1:2]:
         ids.pop()
     filled_by = tuple(piece.filled_by for piece in pieces if piece.filled_by is not None)
     return FilledText(tuple(_segments(pieces, tokenizer)), tokenizer.decode_exact(ids), score, filled_by)

@@ -4,16 +4,30 @@ As ``GenerationTask`` of GLM-130B's ``evaluation/tasks.py`` without its beam sea
 by the model's own end tokens or by those of the task.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers.generation import (
+    LogitsProcessor,
+    MinPLogitsWarper,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+)
 
-from ..blank_filling.answers import end_tokens
+from ..errors import UnsupportedError
+from ..generation.passes import DecodingBatch
+from ..generation.sampling import Sampler, warpers
 from ..model.decoder import GLMForCausalLM
+from ..model.positions import derive_position_ids
+from ..options import PUBLISHED_TOP_K, is_greedy
 from .scoring import pad_left
+
+_PROCESSORS: dict[str, type[LogitsProcessor]] = {
+    "repetition_penalty": RepetitionPenaltyLogitsProcessor,
+    "no_repeat_ngram_size": NoRepeatNGramLogitsProcessor,
+}
+_SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "min_p")
 
 
 class TextDecoder(Protocol):
@@ -31,41 +45,77 @@ def write(
     stops: Sequence[str] = (),
     **settings: Any,
 ) -> list[str]:
-    """The answers to one batch of prompts.
+    """Return the answers to one batch of prompts.
 
     Args:
         prompts: ids up to and with ``<sop>``, or with the begin of the answer behind it.
         new_tokens: the most that an answer may have.
         stops: texts before the first of which an answer ends.
-        settings: more arguments of ``generate``; greedy without any.
+        settings: ``do_sample``, ``temperature``, ``top_k``, ``top_p``, ``min_p``, ``repetition_penalty``,
+            ``no_repeat_ngram_size``, as in ``generate``; greedy without any.
+
+    Raises:
+        UnsupportedError: another setting.
     """
-    ids, mask = (tensor.to(model.device) for tensor in pad_left(prompts, model.config.pad_token_id))
     stops = [stop for stop in stops if stop]
-    output = model.generate(
-        ids,
-        attention_mask=mask,
-        max_new_tokens=new_tokens,
-        stopping_criteria=StoppingCriteriaList([_StopTexts(tokenizer, ids.shape[1], stops)] if stops else []),
-        **{"do_sample": False, **settings},
-    )
-    ends = end_tokens(model.config)
-    answers = [_before_any(row, ends) for row in output[:, ids.shape[1] :].tolist()]
-    return [_before_text(tokenizer.decode_exact(answer), stops) for answer in answers]
+    ends = model.config.end_token_ids
+
+    def is_over(answer: list[int]) -> bool:
+        if answer[-1] in ends or len(answer) >= new_tokens:
+            return True
+        return bool(stops) and any(stop in tokenizer.decode_exact(answer) for stop in stops)
+
+    written = _write_ids(model, prompts, new_tokens, _sampler(settings), is_over)
+    texts = [tokenizer.decode_exact([token for token in answer if token not in ends]) for answer in written]
+    return [_before_text(text, stops) for text in texts]
 
 
-class _StopTexts(StoppingCriteria):
-    """A row is done once its answer holds one of the texts."""
+def _write_ids(
+    model: GLMForCausalLM,
+    prompts: Sequence[Sequence[int]],
+    new_tokens: int,
+    sampler: Sampler,
+    is_over: Callable[[list[int]], bool],
+) -> list[list[int]]:
+    """Return the ids of each answer, with the end token where there is one; a row leaves when its answer is over."""
+    config = model.config
+    ids, mask = (tensor.to(model.device) for tensor in pad_left(prompts, config.pad_token_id))
+    longest = ids.shape[1] + new_tokens
+    answers: list[list[int]] = [[] for _ in prompts]
+    running = list(range(len(prompts)))
+    batch = DecodingBatch(model)
+    rows, logits = batch.insert(ids, derive_position_ids(config, ids, mask, longest), mask)
+    while True:
+        tokens, _ = sampler(ids, logits)
+        ids = torch.cat([ids, tokens[:, None]], dim=-1)
+        for number, token in zip(running, tokens.tolist(), strict=True):
+            answers[number].append(token)
+        going_on = [place for place, number in enumerate(running) if not is_over(answers[number])]
+        if not going_on:
+            batch.remove(rows)
+            return answers
+        if len(going_on) < len(running):
+            rows.select(going_on)
+            ids, mask, tokens = ids[going_on], mask[going_on], tokens[going_on]
+            running = [running[place] for place in going_on]
+        if any(answers[number][-1] in config.mask_token_priority for number in running):  # it may have moved the blank
+            rows.position_ids = derive_position_ids(config, ids, mask, longest)
+        logits = batch.step({rows: tokens[:, None]})[rows][:, -1]
 
-    def __init__(self, tokenizer: TextDecoder, prompt_length: int, stops: Sequence[str]) -> None:
-        self._tokenizer, self._prompt_length, self._stops = tokenizer, prompt_length, stops
 
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        texts = map(self._tokenizer.decode_exact, input_ids[:, self._prompt_length :].tolist())
-        return torch.tensor([any(stop in text for stop in self._stops) for text in texts], device=input_ids.device)
-
-
-def _before_any(ids: list[int], ends: Sequence[int]) -> list[int]:
-    return ids[: next((index for index, token_id in enumerate(ids) if token_id in ends), len(ids))]
+def _sampler(settings: dict[str, Any]) -> Sampler:
+    given = {name: value for name, value in settings.items() if value is not None}
+    if unknown := sorted(given.keys() - {*_SAMPLING, *_PROCESSORS}):
+        known = ", ".join([*_SAMPLING, *_PROCESSORS])
+        raise UnsupportedError(f"{unknown[0]} is no setting of an answer here; known are {known}")
+    processors = [make(given[name]) for name, make in _PROCESSORS.items() if name in given]
+    temperature = given.get("temperature", 1.0)
+    if not given.get("do_sample") or is_greedy(temperature):
+        return Sampler(processors, draws=False)
+    processors += warpers(temperature, given.get("top_k", PUBLISHED_TOP_K), given.get("top_p", 1.0))
+    if "min_p" in given:
+        processors.append(MinPLogitsWarper(given["min_p"]))
+    return Sampler(processors, draws=True)
 
 
 def _before_text(text: str, stops: Sequence[str]) -> str:

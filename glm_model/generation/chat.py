@@ -1,22 +1,23 @@
-"""Talking with a model: the published ``chat`` and ``stream_chat``, and the stream that the front-ends use.
+"""The published ``chat``, ``stream_chat`` and ``stream_generate``, with every habit of the original.
 
-The published methods keep every habit of the original (its sampling defaults, its decode clean-up, the last token
-that is never streamed). :func:`stream_text` is the better path: nothing lost, no space eaten, stopped within a token.
+Those are its sampling defaults, its clean-up of decoded text, and the last token, which is never streamed. They take
+what transformers' ``generate`` takes. The front-ends use :func:`.stream.stream_text` instead: nothing lost, no space
+eaten, stopped within a token.
 """
 
-import math
 from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers.generation import GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList
+from transformers.generation import GenerationConfig, GenerationMixin, LogitsProcessorList
 from transformers.utils import logging
 
 from ..options import sampling_kwargs
 from ..text.chat_format import History, process_response
 from ..text.published_stream import DecodeStream
-from .steps import generate_steps
+from .sampling import InvalidScoreLogitsProcessor
+from .transformers_hooks import generate_steps
 
 logger = logging.get_logger(__name__)
 
@@ -27,20 +28,6 @@ class SupportsChat(Protocol):
     def __call__(self, text: Any, **kwargs: Any) -> Any: ...
     def build_prompt(self, query: str, history: History | None = None) -> str: ...
     def decode(self, token_ids: Any, **kwargs: Any) -> str: ...
-
-
-class InvalidScoreLogitsProcessor(LogitsProcessor):
-    """The original's guard: if any score of the batch is NaN or infinite, every row chooses ``token_id``."""
-
-    def __init__(self, token_id: int = 5) -> None:
-        self.token_id = token_id
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        # A sum is finite only if all are, and costs a fraction; if it is not, it may have overflowed.
-        if not math.isfinite(float(scores.sum())) and not torch.isfinite(scores).all():
-            scores = torch.zeros_like(scores)
-            scores[..., self.token_id] = 5e4
-        return scores
 
 
 class ChatMixin(GenerationMixin):

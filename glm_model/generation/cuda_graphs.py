@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from ..model.hooks import anybody_listens
+from .passes import register_step_maker
 
 logger = logging.getLogger(__name__)
 
@@ -26,9 +27,9 @@ _ALIGNMENT = 8  # keys; for a mask of another width attention would make a wider
 def can_be_graphed(model: Any, cache: Cache) -> bool:
     """Whether all of a model is on one GPU and without hooks, and decodes with a cache that grows."""
     return (
-        model.cuda_graphs
+        model.runtime.cuda_graphs
         and model.device.type == "cuda"
-        and model.world is None
+        and model.runtime.world is None
         and len({parameter.device for parameter in model.parameters()}) == 1
         and model.config._attn_implementation in ("sdpa", "eager")
         and type(cache) is DynamicCache
@@ -89,7 +90,7 @@ class GraphedSteps:
             self._tokens,
             attention_mask=self._mask,
             position_ids=self._position_ids,
-            past_key_values=self._cache,
+            cache=self._cache,
             use_cache=True,
         ).logits
         return logits
@@ -145,3 +146,11 @@ class _FixedLayer(DynamicLayer):
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.keys.shape[-2], 0
+
+
+def recorded_steps(model: Any, cache: Cache, longest: int) -> GraphedSteps | None:
+    """Return the steps of one row as CUDA graphs; None where :func:`can_be_graphed` says no."""
+    return GraphedSteps(model, cache, longest) if can_be_graphed(model, cache) else None
+
+
+register_step_maker(recorded_steps)

@@ -15,7 +15,7 @@ from transformers.generation import GenerationConfig, GenerationMixin
 _END_TOKENS: ContextVar[Tensor] = ContextVar("end tokens of the beam search that is running")
 
 
-class PublishedBeamScoresMixin(GenerationMixin):
+class PublishedBeamScores(GenerationMixin):
     """Hooks of ``generate``'s beam search."""
 
     def _beam_search(self, input_ids: Tensor, *args: Any, generation_config: GenerationConfig, **kwargs: Any) -> Any:

@@ -1,17 +1,21 @@
-"""Text as it is written: the stream that the front-ends use."""
+"""An answer as text while it is written: what the front-ends show."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 import torch
 
-from ..options import SamplingOptions
-from ..parallel.following import on_every_rank
+from ..model.decoder import GLMForCausalLM
+from ..model.every_rank import on_every_rank
+from ..model.positions import derive_position_ids
+from ..options import FinishReason, SamplingOptions
 from ..text.chat_format import ResponseStream
-from ..text.incremental_decoder import IncrementalDecoder
-from .chat import _guarded
-from .steps import generate_steps
+from ..text.incremental_decoder import IncrementalDecoder, TokenSurfaces
+from .answer import Answer, make_guesser, write_answer
+from .passes import DecodingBatch
+from .sampling import chat_sampler
 
 
 @dataclass(frozen=True)
@@ -26,21 +30,21 @@ class TextChunk:
 
     text: str
     token_count: int
-    finish_reason: Literal["stop", "length", "cancelled"] | None = None
+    finish_reason: FinishReason | None = None
 
 
 @on_every_rank
 def stream_text(
-    model: Any,
-    tokenizer: Any,
+    model: GLMForCausalLM,
+    tokenizer: TokenSurfaces,
     prompt_ids: list[int],
     options: SamplingOptions,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[TextChunk]:
-    """An answer as it is written, the last token too: the text of ``chat``, but for the decode clean-up of spaces.
+    """Yield an answer as it is written, the last token too: the text of ``chat``, but for the clean-up of spaces.
 
     Args:
-        model: a GLM for causal language modelling.
+        model: a GLM for causal language modelling, in evaluation mode.
         tokenizer: its tokenizer.
         prompt_ids: the ids of the whole prompt, up to and with ``<sop>``.
         should_stop: asked after every token.
@@ -54,30 +58,35 @@ def stream_text(
             "Shorten the prompt or raise max_length."
         )
     decoder, response = IncrementalDecoder(tokenizer), ResponseStream()
-    end_tokens = _end_tokens(model)
-    input_ids = torch.tensor([prompt_ids], device=model.device)
-    steps = generate_steps(
-        model,
-        input_ids,
-        attention_mask=torch.ones_like(input_ids),
-        logits_processor=_guarded(None),
-        generator=None if options.seed is None else torch.Generator(model.device).manual_seed(options.seed),
-        prompt_lookup_num_tokens=options.prompt_lookup,
-        **options.generation_kwargs(),
+    ends = end_token_ids(model)
+    prompt = torch.tensor([prompt_ids], device=model.device)
+    guess = make_guesser(options.prompt_lookup, options.max_length, ends)
+    answer = Answer(prompt, chat_sampler(options, model.device), ends, options.max_length, guess=guess)
+    tokens = write_answer(
+        DecodingBatch(model),
+        answer,
+        partial(text_position_ids, model, longest=options.max_length),
+        torch.ones_like(prompt),
+        moving_tokens=model.config.mask_token_priority,
     )
-    for count, (all_ids, finished) in enumerate(steps, start=1):
-        token = int(all_ids[0, -1])
-        if token in end_tokens:
+    for count, token in enumerate(tokens, start=1):
+        if token in ends:
             yield TextChunk(response.push(decoder.finish()) + response.finish(), count - 1, "stop")
             return
         text = response.push(decoder.push([token]))
-        if finished or should_stop():
+        if answer.finished or should_stop():
             rest = response.push(decoder.finish()) + response.finish()
-            yield TextChunk(text + rest, count, "length" if finished else "cancelled")
+            yield TextChunk(text + rest, count, "length" if answer.finished else "cancelled")
             return
         yield TextChunk(text, count)
 
 
-def _end_tokens(model: Any) -> list[int]:
-    end_tokens = model.generation_config.eos_token_id
-    return end_tokens if isinstance(end_tokens, list) else [end_tokens]
+def end_token_ids(model: Any) -> list[int]:
+    """Return the ids that end a chat's answer: those of the generation configuration, which a folder may bring."""
+    ends = model.generation_config.eos_token_id
+    return ends if isinstance(ends, list) else [ends]
+
+
+def text_position_ids(model: GLMForCausalLM, input_ids: torch.Tensor, longest: int) -> torch.Tensor:
+    """Return the positions of unpadded ids [rows, length] and of the answer to come, up to ``longest`` tokens."""
+    return derive_position_ids(model.config, input_ids, torch.ones_like(input_ids), longest)

@@ -75,13 +75,13 @@ class GLMAttention(nn.Module):
         hidden_states: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
         attention_mask: Tensor | None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         prefix: Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         query, key, value = self._project(hidden_states, *position_embeddings)
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.cache_idx)
+        if cache is not None:
+            key, value = cache.update(key, value, self.cache_idx)
         if prefix is not None:
             prefix_key, prefix_value = prefix[2 * self.layer_idx], prefix[2 * self.layer_idx + 1]
             key = torch.cat([prefix_key.expand(len(key), -1, -1, -1), key], dim=2)

@@ -65,7 +65,7 @@ class GLMConfig(PreTrainedConfig):
         is_demo: True for the small model embedded in this repository, so that front-ends can say so.
     """
 
-    keys_to_ignore_at_inference = ("past_key_values",)
+    keys_to_ignore_at_inference = ("cache", "past_key_values")
     attribute_map: ClassVar[dict[str, str]] = {
         "num_hidden_layers": "num_layers",
         "intermediate_size": "inner_hidden_size",
@@ -137,6 +137,11 @@ class GLMConfig(PreTrainedConfig):
     @base_model_tp_plan.setter
     def base_model_tp_plan(self, plan: dict[str, str]) -> None:
         """Ignored: transformers 5.17 puts a style on a tied embedding that takes no packed one."""
+
+    @property
+    def end_token_ids(self) -> list[int]:
+        """The ids that end an answer: ``<eop>`` and, for a model that has it in ``eos_token_id``, ``</s>``."""
+        return self.eos_token_id if isinstance(self.eos_token_id, list) else [self.eos_token_id]
 
     @property
     def mask_token_priority(self) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ from ..kernels import native
 from ..kernels.packing import packed_columns
 from ..quantization.linear import QuantizedLinear
 from .configuration import GLMConfig
+from .decoder import register_fast_step
 from .hooks import anybody_listens
 from .kv_cache import RoomyCache
 from .layers import GLMDecoderLayer
@@ -232,3 +233,6 @@ def _linear(layer: QuantizedLinear) -> _Linear:
         *(weight.data_ptr(), scale.data_ptr(), None if bias is None else bias.data_ptr()),
         *(layer.out_features, layer.in_features, native.TYPES[scale.dtype], layer.bits),
     )
+
+
+register_fast_step(decode)

@@ -85,3 +85,30 @@ def extend_position_ids(config: GLMConfig, position_ids: Tensor, input_ids: Tens
         _, kind = masking.mask_position(input_ids[:, : position_ids.shape[-1]], config.mask_token_priority)
         increments = steps * (kind == config.gmask_token_id).long()[:, None]
     return torch.cat([position_ids, position_ids[..., -1:] + increments], dim=-1)
+
+
+def prompt_position_ids(
+    config: GLMConfig, input_ids: Tensor | None, attention_mask: Tensor | None, is_prompt: bool
+) -> Tensor:
+    """Return the positions of a prompt that came without any; arguments are those of the decoder.
+
+    Raises:
+        ValueError: there are no ids, or the ids are new tokens alone.
+    """
+    if input_ids is None or not is_prompt:
+        raise ValueError(
+            "position_ids cannot be derived from "
+            + ("inputs_embeds" if input_ids is None else "new tokens alone when the prompt is in the cache")
+            + "; pass them (model.derive_position_ids(all ids so far) computes them), or use generate()"
+        )
+    return derive_position_ids(config, input_ids, attention_mask)
+
+
+def require_position_per_token(config: GLMConfig, position_ids: Tensor, length: int) -> None:
+    """Raise ValueError unless there is one position, or one pair of them, for each of ``length`` tokens."""
+    rows = (2,) if config.position_encoding_2d else ()
+    if position_ids.shape[1:] != (*rows, length):
+        wanted = ", ".join(["batch", *map(str, rows), str(length)])
+        raise ValueError(
+            f"position_ids has shape {list(position_ids.shape)}; for {length} tokens it must be [{wanted}]"
+        )

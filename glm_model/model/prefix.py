@@ -22,17 +22,50 @@ class PrefixEncoder(nn.Module):
                 nn.Linear(config.hidden_size, width),
             )
         self.dropout = nn.Dropout(0.1)
+        self._kept: _Encoded | None = None
 
     def forward(self, dtype: torch.dtype, batch: int) -> Tensor:
-        """[2 * layers, batch, heads, prefix length, head_dim]; rows 2i and 2i + 1 are keys and values of layer i.
+        """Return the prefix, [2 * layers, batch, heads, prefix length, head_dim].
 
-        Dropout gives each sequence a prefix of its own in training; otherwise all share one, [2 * layers, 1, ...].
+        Rows 2i and 2i + 1 are keys and values of layer i. Dropout gives each sequence a prefix of its own in training;
+        otherwise all share one, [2 * layers, 1, ...], which is encoded once and kept until the weights change.
         """
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self.dropout(self._encode(dtype).expand(-1, batch if self.training else 1, -1, -1, -1))
+        weights = list(self.parameters())
+        if self._kept is None or not self._kept.is_of(dtype, weights):
+            self._kept = _Encoded(self._encode(dtype), dtype, weights)
+        return self._kept.prefix
+
+    def _encode(self, dtype: torch.dtype) -> Tensor:
         encoded = self.embedding.weight
         if self.projects:
             encoded = self.trans(encoded)
-        encoded = encoded.to(dtype).unflatten(-1, (-1, *self.heads)).permute(1, 2, 0, 3).unsqueeze(1)
-        return self.dropout(encoded.expand(-1, batch if self.training else 1, -1, -1, -1))
+        return encoded.to(dtype).unflatten(-1, (-1, *self.heads)).permute(1, 2, 0, 3).unsqueeze(1)
+
+
+class _Encoded:
+    """An encoded prefix, and the weights that it was made from."""
+
+    def __init__(self, prefix: Tensor, dtype: torch.dtype, weights: list[nn.Parameter]) -> None:
+        self.prefix = prefix
+        self._dtype = dtype
+        # Kept alive, so that no other weights can come to lie at the same address.
+        self._weights = [weight.detach() for weight in weights]
+        self._versions = [_version(weight) for weight in weights]
+
+    def is_of(self, dtype: torch.dtype, weights: list[nn.Parameter]) -> bool:
+        """Return whether the prefix is that of these weights as they are now."""
+        return (
+            dtype == self._dtype
+            and all(a.data_ptr() == b.data_ptr() for a, b in zip(weights, self._weights, strict=True))
+            and all(_version(a) == version for a, version in zip(weights, self._versions, strict=True))
+        )
+
+
+def _version(weight: Tensor) -> int:
+    """Return how often a tensor was changed in place; one that was made in inference mode has no such count."""
+    return 0 if weight.is_inference() else weight._version
 
 
 def train_prefix_alone(model: nn.Module) -> None:

@@ -18,13 +18,8 @@ from .world import World
 
 
 class ShareableModel(QuantizableModel):
-    """A model that can be loaded in parts; the base of the models of this package.
+    """A model that can be loaded in parts; the base of the models of this package."""
 
-    Attributes:
-        world: the ranks that hold the other parts, None if this is the whole model.
-    """
-
-    world: World | None = None
     _parameters_of_all = 0
 
     def share_out(self, world: World) -> None:
@@ -36,7 +31,7 @@ class ShareableModel(QuantizableModel):
         require_sizes(self.config, world.tensor.size(), world.pipeline.size())
         self.tie_weights(recompute_mapping=False)  # counted once
         self._parameters_of_all = super().num_parameters()
-        self.world = world
+        self.runtime.world = world
         if world.tensor.size() > 1:
             apply_plan(self, world.tensor)
         if world.pipeline.size() > 1:
@@ -47,8 +42,8 @@ class ShareableModel(QuantizableModel):
         if self.config.quantization_embeddings:
             return self
         super().quantize_head()
-        if self.world is not None:
-            _connect_head(self, self.world)
+        if self.runtime.world is not None:
+            _connect_head(self, self.runtime.world)
         return self
 
     @property
@@ -62,13 +57,13 @@ class ShareableModel(QuantizableModel):
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """As in transformers; of the whole model where this rank holds a part."""
-        if self.world is not None and not (only_trainable or exclude_embeddings):
+        if self.runtime.world is not None and not (only_trainable or exclude_embeddings):
             return self._parameters_of_all
         return super().num_parameters(only_trainable, exclude_embeddings)
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """As in transformers; a part of a model cannot be saved."""
-        if self.world is not None:
+        if self.runtime.world is not None:
             raise UnsupportedError("this rank holds a part of the model; save it from one process that loads it whole")
         super().save_pretrained(*args, **kwargs)
 
@@ -123,7 +118,7 @@ def _wildcard(name: str) -> str:
 def finish_part(model: Any) -> None:
     """After a part has been loaded: cut what came later, and leave nothing to be unwrapped in every pass."""
     _keep_local(model)
-    encoder, mesh = model.model.prefix_encoder, model.world.tensor
+    encoder, mesh = model.model.prefix_encoder, model.runtime.world.tensor
     if encoder is not None and "forward" not in vars(encoder):  # put on a base model
         ALL_PARALLEL_STYLES[PREFIX_HEADS].install_forward(encoder, mesh)
 

@@ -5,44 +5,20 @@ on rank 0 alone, which tells the others after every token.
 """
 
 import atexit
-import inspect
 import logging
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import wraps
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import distributed as dist
 
+from ..model.every_rank import FUNCTIONS
 from .watch import Watch, end_job
 from .world import World
 
 logger = logging.getLogger(__name__)
-
-Function = TypeVar("Function", bound=Callable[..., Iterator[Any]])
-_FUNCTIONS: dict[str, Callable[..., Iterator[Any]]] = {}
-
-
-def on_every_rank(function: Function) -> Function:
-    """A generator function of (model, tokenizer, ..., should_stop) that all ranks run when rank 0 is asked for it.
-
-    It must do the same for the same arguments and the same random numbers, and raise ValueError for bad input before
-    the model runs.
-    """
-    name = f"{function.__module__}.{function.__qualname__}"
-    signature = inspect.signature(function)
-    _FUNCTIONS[name] = function
-
-    @wraps(function)
-    def call(model: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        leader: _Leader | None = getattr(model, "leader", None)
-        if leader is None:
-            return function(model, *args, **kwargs)
-        return leader.stream(name, dict(signature.bind(model, *args, **kwargs).arguments))
-
-    return call  # type: ignore[return-value]
 
 
 def lead_or_follow(model: Any, tokenizer: Any) -> bool:
@@ -51,12 +27,12 @@ def lead_or_follow(model: Any, tokenizer: Any) -> bool:
     Args:
         model, tokenizer: as :func:`glm_model.loading.load` gives them. True for a model that is on one rank alone.
     """
-    world: World | None = getattr(model, "world", None)
+    world: World | None = model.runtime.world
     if world is None:
         return True
     watch = Watch()
     if world.rank == 0:
-        model.leader = _Leader(world)
+        model.runtime.leader = _Leader(world)
         atexit.register(_dismiss, world, watch)
         return True
     try:
@@ -84,7 +60,7 @@ class _Leader:
         with _together():
             dist.broadcast_object_list([(name, seed, arguments)], src=0, group=self.world.control)
             torch.manual_seed(seed)
-            steps = _FUNCTIONS[name](**own, **arguments, should_stop=stops)
+            steps = FUNCTIONS[name](**own, **arguments, should_stop=stops)
             try:
                 for step in steps:  # noqa: UP028 - `yield from` would close them when the reader leaves
                     yield step
@@ -104,7 +80,7 @@ def _follow(world: World, model: Any, tokenizer: Any) -> None:
         name, seed, arguments = request[0]
         torch.manual_seed(seed)
         try:
-            for _ in _FUNCTIONS[name](model, tokenizer, **arguments, should_stop=lambda: _agree(world, False)):
+            for _ in FUNCTIONS[name](model, tokenizer, **arguments, should_stop=lambda: _agree(world, False)):
                 pass
         except ValueError as error:
             logger.debug("rank 0 refuses this: %s", error)

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from ..kernels import gpu, reference
 from ..kernels.packing import row_blocks
 from ..model.configuration import GLMConfig
+from ..model.transformers_names import cache_of
 from ..quantization.linear import QuantizedLinear
 from .models import from_key, to_key, with_fields
 from .placement import COLUMNS, cut, cut_dimensions, meta_model
@@ -77,7 +78,11 @@ def _peak_once(key: str, dtype: torch.dtype, ranks: int, batch: int, context: in
     known = [*model.parameters(), *model.buffers()]
     with torch.no_grad(), _FusedAttention(), Allocations(known) as allocations:
         cache = _prefill(model, batch, context)
-    return allocations.peak - sum(tensor.nbytes for tensor in _cached(cache))
+    kept = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+    if model.model.prefix_encoder is not None:
+        with torch.no_grad():
+            kept.append(model.model.prefix_encoder(dtype, batch))
+    return allocations.peak - sum(tensor.nbytes for tensor in kept)
 
 
 class Allocations(TorchDispatchMode):
@@ -172,11 +177,5 @@ def _prefill(model: Any, batch: int, context: int) -> Any:
         rows = (2,) if model.config.position_encoding_2d else ()
         positions = torch.zeros(batch, *rows, context, dtype=torch.long)
     # Made when it is asked for, and kept by nobody else: with a prefix the model goes on with a longer one.
-    model.model._attention_mask = lambda *_: torch.zeros(batch, 1, context, context, dtype=torch.bool, device="meta")
-    return model(ids, position_ids=positions, use_cache=True, logits_to_keep=1).past_key_values
-
-
-def _cached(cache: Any) -> list[Tensor]:
-    prefix = getattr(cache, "glm_prefix", None)
-    tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
-    return tensors if prefix is None else [*tensors, prefix]
+    model.model.mask_of_pass = lambda *_: torch.zeros(batch, 1, context, context, dtype=torch.bool, device="meta")
+    return cache_of(model(ids, position_ids=positions, use_cache=True, logits_to_keep=1))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from glm_model.blank_filling import FillOptions, FillResult, fill_blanks
-from glm_model.blank_filling.answers import BlankPasses, answer_blank, blank_position_ids, prompt_mask
+from glm_model.blank_filling.answers import BlankPrompt, answer_blank, beam_steps, blank_position_ids, prompt_mask
 from glm_model.blank_filling.beam_search import BeamSearch
 from glm_model.model import masking
 from tests.blank_filling.toy import ENDS, EOS, GMASK, LIMIT, MASK, SMASK, SOP, IntegerTokenizer, golden_model
@@ -83,12 +83,9 @@ def test_beams(stem: str, dtype: torch.dtype, case: str, name: str) -> None:
 @torch.no_grad()
 def test_beams_without_the_ended(stem: str, dtype: torch.dtype, case: str) -> None:
     prompt, blank = case_prompt(case)
-    passes = BlankPasses(golden_model(dtype), len(prompt), blank, prompt[blank], LIMIT)
     search = BeamSearch(prompt, 3, ENDS)
-    step = search.advance(passes.prefill(prompt))
-    while search.length < LIMIT and not search.is_done:
-        parents, tokens = step
-        step = search.advance(passes.step(tokens, parents))
+    for _ in beam_steps(BlankPrompt(golden_model(dtype), prompt, blank, LIMIT), search, LIMIT):
+        pass
     wanted = published(stem)[f"{case}.beam3_noconsider"]["beams"]
     assert [beam.token_ids for beam in search.beams(consider_end=False)] == wanted
 

@@ -134,18 +134,17 @@ def forced(monkeypatch: pytest.MonkeyPatch, answers: Sequence[list[int]]) -> Non
     tokens = [iter([*answer, EOP]) for answer in answers]
 
     def step(*args: Any, **kwargs: Any) -> torch.Tensor:
-        scores = torch.zeros(1, 512)
+        scores = torch.zeros(1, 1, 512)
         token = next(tokens[0], None)
         while token is None:
             tokens.pop(0)
             if not tokens:
                 tokens.append(iter([*answers[-1], EOP]))
             token = next(tokens[0], None)
-        scores[0, token] = 9.0
+        scores[0, 0, token] = 9.0
         return scores
 
-    for name in ("prefill", "step"):
-        monkeypatch.setattr(f"glm_model.blank_filling.answers.BlankPasses.{name}", step)
+    monkeypatch.setattr("glm_model.generation.passes.DecodingBatch._forward", step)
 
 
 def test_other_kinds_stay_unless_every_kind_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,10 +352,9 @@ def test_spaces_stand_where_words_need_them(
     ids = iter([*tokenizer.encode_text(answer), tokenizer.eos_token_id])
 
     def step(*args: Any, **kwargs: Any) -> torch.Tensor:
-        return torch.nn.functional.one_hot(torch.tensor([next(ids)]), model.config.vocab_size).float()
+        return torch.nn.functional.one_hot(torch.tensor([[next(ids)]]), model.config.vocab_size).float()
 
-    for name in ("prefill", "step"):
-        monkeypatch.setattr(f"glm_model.blank_filling.answers.BlankPasses.{name}", step)
+    monkeypatch.setattr("glm_model.generation.passes.DecodingBatch._forward", step)
     result = fill_blanks(model, tokenizer, text, GREEDY)
     assert result.texts[0].text == shown
     assert result.blanks[0].answers[0].text == answer

@@ -15,7 +15,7 @@ from transformers import AutoModel, AutoTokenizer, DynamicCache
 from glm_model import ChatGLMForCausalLM, kernels
 from glm_model.checkpoint.prefix import load_prefix
 from glm_model.generation import cuda_graphs as graphed_steps
-from glm_model.generation.steps import generate_steps
+from glm_model.generation.transformers_hooks import generate_steps
 from glm_model.kernels import reference, triton_backend
 from glm_model.kernels.dispatch import choose, quantized_matmul
 from glm_model.kernels.packing import dequantize, quantize
@@ -133,7 +133,7 @@ def test_recorded_steps(folder: str, bits: int, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(graphed_steps, "recorded", lambda run: recordings.append(original(run)) or recordings[-1])
     tokens = answer(model, ids)
     assert len(recordings) == 2  # rooms of 32 and 48 tokens, for a prompt of 17
-    model.cuda_graphs = False
+    model.runtime.cuda_graphs = False
     assert tokens == answer(model, ids)
     assert len(recordings) == 2
 

@@ -10,9 +10,8 @@ from torch._dynamo.utils import counters
 from transformers import CompileConfig, DynamicCache
 
 from glm_model.generation import cuda_graphs as graphed_steps
-from glm_model.generation import steps as decoding
 from glm_model.generation.cuda_graphs import GraphedSteps, can_be_graphed
-from glm_model.generation.steps import generate_steps
+from glm_model.generation.transformers_hooks import generate_steps
 from tests.golden import test_glm130b
 from tests.golden.data import FP32, TUNED, assert_close
 from tests.golden.models import load
@@ -42,7 +41,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """What would be recorded is run; with little room, so that it is recorded several times."""
     monkeypatch.setattr(graphed_steps, "ROOM", 5)
     monkeypatch.setattr(graphed_steps, "recorded", lambda run: run)
-    monkeypatch.setattr(decoding, "can_be_graphed", lambda model, cache: True)
+    monkeypatch.setattr(graphed_steps, "can_be_graphed", lambda model, cache: True)
 
 
 def written(model: Any, ids: Tensor, **options: Any) -> list[int]:
@@ -95,13 +94,13 @@ def test_what_is_not_recorded(model: Any, ids: Tensor, monkeypatch: pytest.Monke
     def refused(*arguments: Any) -> None:
         pytest.fail("recorded")
 
-    monkeypatch.setattr(decoding, "GraphedSteps", refused)
+    monkeypatch.setattr(graphed_steps, "GraphedSteps", refused)
     written(model, ids, prompt_lookup_num_tokens=3)
     written(model, ids, past_key_values=DynamicCache())
 
 
 def test_a_cpu_records_nothing(model: Any) -> None:
-    assert model.cuda_graphs
+    assert model.runtime.cuda_graphs
     assert not can_be_graphed(model, DynamicCache())
 
 

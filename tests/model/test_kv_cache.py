@@ -165,6 +165,6 @@ def test_a_cache_in_half(dtype: torch.dtype) -> None:
 
 def test_generate_takes_the_models_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
     model, ids = SET.model(), SET.values["a.input_ids"]
-    monkeypatch.setattr(model, "cache_dtype", torch.bfloat16)
+    monkeypatch.setattr(model.runtime, "cache_dtype", torch.bfloat16)
     out = model.generate(ids, max_new_tokens=3, do_sample=False, return_dict_in_generate=True)
     assert {layer.keys.dtype for layer in out.past_key_values.layers} == {torch.bfloat16}

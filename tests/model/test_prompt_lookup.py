@@ -8,7 +8,7 @@ import torch
 
 from glm_model import SamplingOptions, stream_text
 from glm_model.errors import UnsupportedError
-from glm_model.generation.steps import generate_steps
+from glm_model.generation.transformers_hooks import generate_steps
 from tests.golden.models import FP32, load
 
 LENGTH = 120
