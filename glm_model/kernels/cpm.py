@@ -12,7 +12,7 @@ import importlib.util
 import torch
 from torch import Tensor
 
-from . import gpu
+from . import dispatch, gpu
 from .choice import allowed
 from .packing import unpack
 
@@ -79,3 +79,14 @@ def dequantize(packed: Tensor, scale: Tensor, bits: int, dtype: torch.dtype = to
         integers = unpack(packed[start : start + step], bits).int()
         gemm_scale_x(1, *part.shape, integers.data_ptr(), part_scale.data_ptr(), part.data_ptr(), stream)
     return out
+
+
+dispatch.register(
+    dispatch.Backend(
+        "cpm_kernels",
+        "cuda",
+        (dispatch.Kernel("cpm_kernels", "exact", supports, matmul),),
+        lambda device: problem(device),  # by its name, so that tests can put another in its place
+        gpu.describe("cpm_kernels"),
+    )
+)

@@ -1,4 +1,7 @@
-"""The product with a packed weight: the one function that the layers call, and the kernels that it can choose from.
+"""The product with a packed weight: the one function that the layers call, and the register of kernels it chooses from.
+
+A backend (a module that brings kernels) registers itself when it is imported, see :func:`register`; this module imports
+none but the reference, which takes everything. So a backend whose file is missing costs its kernels and nothing else.
 
 A kernel is a pure function of plain tensors; it knows nothing of layers and models. All of them take
 
@@ -19,8 +22,8 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from . import cpm, native, onnx, reference, triton_backend
-from .choice import allowed, wanted
+from . import reference
+from .choice import NAMES, allowed, wanted
 
 Precision = Literal["exact", "fast"]
 """``exact`` equals dequantizing and multiplying in the dtype of ``x``, up to the order of summation; ``fast`` may round
@@ -45,68 +48,94 @@ class Kernel(NamedTuple):
     input_gradient: Callable[[Tensor, Tensor, Tensor, int], Tensor] = reference.input_gradient
 
 
+class Backend(NamedTuple):
+    """A module that brings kernels for one kind of device.
+
+    Attributes:
+        name: the value of GLM_KERNEL that asks for it; its place in :data:`.choice.NAMES` is its rank.
+        device: the type of device whose tensors it takes.
+        kernels: in order of preference, each with the backend's name.
+        problem: why it multiplies nothing on a device, or None if it does; "" if ``remedy`` says all. The first call
+            may build or try the kernels; later ones are cheap.
+        describe: one line for people, where ``problem`` is None: of the device, the precision asked for, and why no
+            better backend is used ("" if there is none).
+        remedy: what the user can install to have this backend.
+        decoding: the context in which the layers of a packed model run while each sequence gets one token.
+    """
+
+    name: str
+    device: Literal["cpu", "cuda"]
+    kernels: tuple[Kernel, ...]
+    problem: Callable[[torch.device], str | None]
+    describe: Callable[[torch.device, Precision, str], str]
+    remedy: str = ""
+    decoding: Callable[[], AbstractContextManager[None]] = nullcontext
+
+
 REFERENCE = Kernel("reference", "exact", reference.supports, reference.matmul)
-_KERNELS = [
-    Kernel("native", "fast", native.supports, native.fast_matmul),
-    Kernel("native", "exact", native.supports, native.exact_matmul),
-    Kernel("onnxruntime", "fast", onnx.supports, onnx.fast_matmul),
-    Kernel("onnxruntime", "exact", onnx.supports, onnx.exact_matmul),
-    Kernel("triton", "exact", triton_backend.supports, triton_backend.matmul, triton_backend.input_gradient),
-    Kernel("cpm_kernels", "exact", cpm.supports, cpm.matmul),
-    REFERENCE,
-]
+# Best first. All kernels in one list, because every product goes through it.
+_BACKENDS: list[Backend] = []
+_KERNELS = [REFERENCE]
 
 
-def register(kernel: Kernel) -> None:
-    """Make a kernel the first choice for what it supports."""
-    _KERNELS.insert(0, kernel)
+def register(backend: Backend) -> None:
+    """Add a backend and its kernels.
+
+    Those that :data:`.choice.NAMES` names come in its order, whichever is imported first; any other comes before them,
+    the newest first.
+    """
+    _BACKENDS[:] = sorted([backend, *_BACKENDS], key=_rank)
+    _KERNELS[:] = sorted([*backend.kernels, *_KERNELS], key=_rank)
+
+
+def _rank(named: Backend | Kernel) -> int:
+    return NAMES.index(named.name) if named.name in NAMES else -1
 
 
 def describe(precision: Precision = "exact", device: torch.device | str = "cpu") -> str:
-    """One line that says which path products on a device take, and why if it is not the fastest.
+    """Return one line that says which path products on a device take, and why if it is not the fastest.
 
     Builds or tries the kernel if that was not done yet: where it is called before the first product, that one need not
     wait. See GLM_KERNEL in :mod:`glm_model.kernels.choice`.
     """
-    if torch.device(device).type == "cuda":
-        return _describe_gpu(torch.device(device))
-    if allowed("native"):
-        found = native.describe()
-        if native.is_usable():
-            return f"{found}, {precision}"
-    else:
-        found = f"GLM_KERNEL={wanted()}"
-    if onnx.is_usable():
-        return f"onnxruntime, {precision} ({found})"
-    return f"reference kernel, slow ({found}; a C++ compiler or onnxruntime would help)"
-
-
-def _describe_gpu(device: torch.device) -> str:
-    if device.index is None:
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
-    backends = {
-        "triton": lambda: triton_backend.problem(device, torch.float16),
-        "cpm_kernels": lambda: cpm.problem(device),
-    }
-    reasons = []
-    for name, problem in backends.items():
-        if allowed(name):
-            reason = problem()
-            if reason is None:
-                return f"{name} kernels on {torch.cuda.get_device_name(device)}"
-            reasons.append(reason)
-    return f"reference kernel, slow ({'; '.join(reasons) or f'GLM_KERNEL={wanted()}'})"
+    backends = [backend for backend in _BACKENDS if backend.device == ("cuda" if device.type == "cuda" else "cpu")]
+    problems: list[str] = []
+    for backend in backends:
+        if allowed(backend.name):
+            problem = backend.problem(device)
+            if problem is None:
+                return backend.describe(device, precision, _why_not_better(problems))
+            problems.append(problem)
+    remedies = [backend.remedy for backend in backends if backend.remedy]
+    help_line = f"{' or '.join(remedies)} would help" if remedies else ""
+    reasons = "; ".join(filter(None, [_why_not_better(problems), help_line]))
+    return f"reference kernel, slow ({reasons})" if reasons else "reference kernel, slow"
+
+
+def _why_not_better(problems: list[str]) -> str:
+    chosen = "" if wanted() == "auto" else f"GLM_KERNEL={wanted()}"
+    return "; ".join(filter(None, problems)) or chosen
 
 
 def decoding(x: Tensor) -> AbstractContextManager[None]:
-    """To stand around the layers of a packed model while each sequence gets one token; ``x``: what they are given."""
-    if torch.compiler.is_compiling() or x.device.type != "cpu" or native.is_usable():
+    """Return the context in which the layers of a packed model run while each sequence gets one token.
+
+    Args:
+        x: the hidden states that the first layer is given.
+    """
+    if torch.compiler.is_compiling() or x.device.type != "cpu":
         return nullcontext()
-    return onnx.one_thread_for_torch() if onnx.is_usable() else nullcontext()
+    for backend in _BACKENDS:
+        if backend.device == "cpu" and allowed(backend.name) and backend.problem(x.device) is None:
+            return backend.decoding()
+    return nullcontext()
 
 
 def choose(x: Tensor, weight: Tensor, scale: Tensor, bits: int, precision: Precision = "exact") -> Kernel:
-    """The kernel that :func:`quantized_matmul` uses for these arguments; raises as it does."""
+    """Return the kernel that :func:`quantized_matmul` uses for these arguments; raise as it does."""
     if precision not in ("exact", "fast"):
         raise ValueError(f"precision must be 'exact' or 'fast', not {precision!r}")
     return next(
@@ -135,13 +164,13 @@ def quantized_matmul(
 def _multiply(
     x: Tensor, weight: Tensor, scale: Tensor, bits: int, precision: Precision, bias: Tensor | None = None
 ) -> Tensor:
-    if x.device.type in ("cpu", "cuda") and _is_watched(x):
+    if x.device.type in ("cpu", "cuda") and _is_recorded(x):
         return _opaque_multiply(x, weight, scale, bits, precision, bias)
     return _multiply_now(x, weight, scale, bits, precision, bias)
 
 
-def _is_watched(x: Tensor) -> bool:
-    """Whether a compiler or a tracer looks on, or ``x`` is of a subclass, as FakeTensor, that may have no memory."""
+def _is_recorded(x: Tensor) -> bool:
+    """Return whether a compiler or a tracer records the call, or ``x`` is of a subclass that may have no memory."""
     is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
     return torch.compiler.is_compiling() or is_tracing() or type(x) is not Tensor
 
@@ -154,7 +183,7 @@ def _multiply_now(
 
 
 def _require_that_they_fit(x: Tensor, weight: Tensor, scale: Tensor, bits: int, bias: Tensor | None) -> None:
-    """Kernels read memory by address: what is too short would be read beyond its end."""
+    """Raise ValueError otherwise: kernels read memory by address, and beyond the end of what is too short."""
     if weight.dtype != torch.int8:
         raise ValueError(f"a packed weight is int8, not {weight.dtype}")
     if x.shape[-1] * bits != weight.shape[1] * 8:

@@ -39,6 +39,11 @@ def float_blocks(
         yield rows, dequantize(weight[rows], scale[rows], bits, dtype)
 
 
+def describe(name: str) -> Callable[[torch.device, str, str], str]:
+    """Return the ``describe`` of a :class:`.dispatch.Backend` of this name."""
+    return lambda device, precision, why_not_better: f"{name} kernels on {torch.cuda.get_device_name(device)}"
+
+
 # ---- the trial
 
 # Rows of activations and in_features: one row, a few and many may each be multiplied in a way of its own, and so may

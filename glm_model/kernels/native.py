@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import reference, trial
+from . import dispatch, reference, trial
 from .build import BuildError, build, instruction_sets
 from .choice import allowed, wanted_instructions
 
@@ -188,10 +188,29 @@ def product(
     return out
 
 
-def describe() -> str:
-    """One line for people; builds the library if that was not done yet."""
+def problem(device: torch.device) -> str | None:
+    """Return why there is no library for this CPU, or None if there is one; build it if that was not done yet."""
     library = find()
-    if isinstance(library, BuildError):
-        return f"no native kernel: {library}"
+    return f"no native kernel: {library}" if isinstance(library, BuildError) else None
+
+
+def describe(device: torch.device, precision: dispatch.Precision, why_not_better: str) -> str:
+    """Return one line for people; see :class:`.dispatch.Backend`."""
+    library = found()
     threads = torch.get_num_threads() if library.shares_threads else 1
-    return f"native kernel for {library.instructions}, {threads} threads ({library.path})"
+    return f"native kernel for {library.instructions}, {threads} threads ({library.path}), {precision}"
+
+
+dispatch.register(
+    dispatch.Backend(
+        "native",
+        "cpu",
+        (
+            dispatch.Kernel("native", "fast", supports, fast_matmul),
+            dispatch.Kernel("native", "exact", supports, exact_matmul),
+        ),
+        problem,
+        describe,
+        remedy="a C++ compiler",
+    )
+)

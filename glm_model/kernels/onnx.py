@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.weak import WeakIdKeyDictionary
 
-from . import trial
+from . import dispatch, trial
 from .choice import allowed
 from .packing import dequantize
 
@@ -269,6 +269,35 @@ def _unsigned(packed: Tensor, bits: int) -> Tensor:
         return packed.view(torch.uint8) ^ 0x80
     unsigned = packed.view(torch.uint8) ^ 0x88
     return (unsigned << 4) | (unsigned >> 4)
+
+
+# ---- registration
+
+
+def problem(device: torch.device) -> str | None:
+    """Return None if onnxruntime is installed, "" otherwise: the remedy says all."""
+    return "" if _onnxruntime() is None else None
+
+
+def describe(device: torch.device, precision: dispatch.Precision, why_not_better: str) -> str:
+    """Return one line for people; see :class:`.dispatch.Backend`."""
+    return f"onnxruntime, {precision}" + (f" ({why_not_better})" if why_not_better else "")
+
+
+dispatch.register(
+    dispatch.Backend(
+        "onnxruntime",
+        "cpu",
+        (
+            dispatch.Kernel("onnxruntime", "fast", supports, fast_matmul),
+            dispatch.Kernel("onnxruntime", "exact", supports, exact_matmul),
+        ),
+        problem,
+        describe,
+        remedy="onnxruntime",
+        decoding=one_thread_for_torch,
+    )
+)
 
 
 # ---- Protocol Buffers' wire format, as much as those few fields of onnx.proto need: a key (field number and wire

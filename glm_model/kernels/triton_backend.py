@@ -10,7 +10,7 @@ import importlib.util
 import torch
 from torch import Tensor
 
-from . import gpu
+from . import dispatch, gpu
 from .choice import allowed
 
 _FLOATS = (torch.float16, torch.bfloat16)
@@ -71,3 +71,18 @@ def input_gradient(gradient: Tensor, weight: Tensor, scale: Tensor, bits: int) -
         for part in parts:
             total = total.float() + part
     return total.to(gradient.dtype)
+
+
+def _problem_in_half(device: torch.device) -> str | None:
+    return problem(device, torch.float16)
+
+
+dispatch.register(
+    dispatch.Backend(
+        "triton",
+        "cuda",
+        (dispatch.Kernel("triton", "exact", supports, matmul, input_gradient),),
+        _problem_in_half,
+        gpu.describe("triton"),
+    )
+)

@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from glm_model.kernels import dispatch, packing
-from glm_model.kernels.dispatch import REFERENCE, Kernel, choose, quantized_matmul, register
+from glm_model.kernels.dispatch import REFERENCE, Backend, Kernel, choose, quantized_matmul, register
 from glm_model.quantization.linear import QuantizedEmbedding, QuantizedLinear
 from tests.golden.data import assert_close
 from tests.quantization import rounding
@@ -175,14 +175,16 @@ def test_layers_compile_whole() -> None:
 def registry(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Kernels that multiply like the reference and say that they were called; those there are otherwise are away."""
     monkeypatch.setattr(dispatch, "_KERNELS", [REFERENCE])
+    monkeypatch.setattr(dispatch, "_BACKENDS", [])
     calls: list[str] = []
 
-    def fake(name: str, precision: dispatch.Precision, rows: int) -> Kernel:
+    def fake(name: str, precision: dispatch.Precision, rows: int) -> Backend:
         def matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int, bias: Tensor | None) -> Tensor:
             calls.append(name)
             return REFERENCE.matmul(x, weight, scale, bits, bias)
 
-        return Kernel(name, precision, lambda x, weight, scale, bits: len(x) <= rows, matmul)
+        kernel = Kernel(name, precision, lambda x, weight, scale, bits: len(x) <= rows, matmul)
+        return Backend(name, "cpu", (kernel,), lambda device: None, lambda device, precision, why: name)
 
     register(fake("exact few rows", "exact", 2))
     register(fake("fast few rows", "fast", 4))
@@ -211,6 +213,21 @@ def test_the_last_registered_kernel_that_may_and_can(
     x.requires_grad_()
     layer(x).sum().backward()
     assert registry == [name, name] * (name != "reference")
+
+
+def test_the_order_of_choice_is_that_of_names_whatever_is_imported_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    order = [(kernel.name, kernel.precision) for kernel in dispatch._KERNELS]
+    assert order == [
+        *(("native", "fast"), ("native", "exact"), ("onnxruntime", "fast"), ("onnxruntime", "exact")),
+        *(("triton", "exact"), ("cpm_kernels", "exact"), ("reference", "exact")),
+    ]
+    for backends in (dispatch._BACKENDS[::-1], dispatch._BACKENDS[2:] + dispatch._BACKENDS[:2]):
+        monkeypatch.setattr(dispatch, "_KERNELS", [REFERENCE])
+        monkeypatch.setattr(dispatch, "_BACKENDS", [])
+        for backend in backends:
+            register(backend)
+        assert [(kernel.name, kernel.precision) for kernel in dispatch._KERNELS] == order
+        assert [backend.name for backend in dispatch._BACKENDS] == ["native", "onnxruntime", "triton", "cpm_kernels"]
 
 
 @pytest.mark.parametrize(

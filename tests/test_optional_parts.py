@@ -1,0 +1,90 @@
+"""Every optional part of the package can be deleted: that costs its capability and nothing else.
+
+Each case copies the package without some files and lets a fresh interpreter import the copy, load the demo model, pack
+it and answer a message. To add a case, add a line to ``PARTS``.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import glm_model
+
+PACKAGE = Path(glm_model.__file__).parent
+
+
+class Part(NamedTuple):
+    """Files that can be missing.
+
+    Attributes:
+        paths: of files or folders, relative to the package; patterns are allowed.
+        capability: an expression over ``glm_model`` and ``kernels`` (names of the kernels, best first), true where the
+            files are there and false where they are not.
+    """
+
+    paths: tuple[str, ...]
+    capability: str
+
+
+PARTS = {
+    "Triton": Part(("kernels/triton*",), "'triton' in kernels"),
+    "onnxruntime": Part(("kernels/onnx.py",), "'onnxruntime' in kernels"),
+    "cpm_kernels": Part(("kernels/cpm.py",), "'cpm_kernels' in kernels"),
+}
+
+# Arguments: the folder of the demo model, a JSON list of expressions. Prints a JSON object.
+PROGRAM = """
+import json, sys
+import glm_model
+from glm_model.kernels import dispatch
+
+model, tokenizer = glm_model.load(sys.argv[1], quantize="int4", device="cpu")
+prompt = tokenizer.apply_chat_template([{"role": "user", "content": "你好"}], add_generation_prompt=True)["input_ids"]
+chunks = glm_model.stream_text(model, tokenizer, list(prompt), glm_model.SamplingOptions(temperature=0))
+names = {"glm_model": glm_model, "kernels": [kernel.name for kernel in dispatch._KERNELS]}
+print(json.dumps({
+    "package": glm_model.__file__,
+    "answer": [chunk.text for chunk in chunks],
+    "products": dispatch.describe(),
+    "capabilities": [bool(eval(expression, names)) for expression in json.loads(sys.argv[2])],
+}))
+"""
+
+
+def run(root: Path, capabilities: list[str]) -> dict[str, Any]:
+    """Return what the program says of the package that lies in a folder."""
+    command = [sys.executable, "-c", PROGRAM, str(glm_model.DEMO_MODEL), json.dumps(capabilities)]
+    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=240)
+    assert not done.returncode, done.stderr
+    said: dict[str, Any] = json.loads(done.stdout)
+    assert Path(said["package"]).parent == root / PACKAGE.name
+    return said
+
+
+@pytest.fixture(scope="module")
+def whole() -> dict[str, Any]:
+    """What the whole package says, all capabilities among it."""
+    return run(PACKAGE.parent, [part.capability for part in PARTS.values()])
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_can_be_missing(name: str, whole: dict[str, Any], tmp_path: Path) -> None:
+    part = PARTS[name]
+    shutil.copytree(PACKAGE, tmp_path / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
+    for pattern in part.paths:
+        missing = list((tmp_path / PACKAGE.name).glob(pattern))
+        assert missing, f"nothing is called {pattern}"
+        for path in missing:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    said = run(tmp_path, [part.capability for part in PARTS.values()])
+    assert said["answer"] == whole["answer"] != []
+    assert said["products"] == whole["products"]
+    assert whole["capabilities"] == [True] * len(PARTS)
+    assert said["capabilities"] == [other != name for other in PARTS]
