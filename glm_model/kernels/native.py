@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import dispatch, reference, trial
+from . import dispatch, reference, structures, trial
 from .build import BuildError, build, instruction_sets
 from .choice import allowed, wanted_instructions
 
@@ -55,12 +55,14 @@ def load(path: Path) -> Library:
     """Open a library that :func:`glm_model.kernels.build.build` made, and try it.
 
     Raises:
-        BuildError: it cannot be loaded or computes something else than the reference.
+        BuildError: it cannot be loaded, takes other structures than this package hands over, or computes something else
+            than the reference.
     """
     try:
         handle = ctypes.CDLL(str(path))
     except OSError as error:
         raise BuildError(f"{path} cannot be loaded ({error}); delete it to have it made again") from error
+    _require_same_layout(handle, path)
     handle.glm_matmul.argtypes = _ARGUMENTS
     handle.glm_decode.argtypes = [_POINTER, _POINTER, _POINTER, _INT]
     handle.glm_instructions.restype = ctypes.c_char_p
@@ -72,6 +74,18 @@ def load(path: Path) -> Library:
     if not _computes_as_it_should(library):
         raise BuildError(f"{path} computes something else than the reference; its compiler is not to be trusted")
     return library
+
+
+def _require_same_layout(handle: ctypes.CDLL, path: Path) -> None:
+    try:
+        handle.glm_layout.restype = ctypes.c_char_p
+    except AttributeError as error:
+        raise BuildError(f"{path} is of another version of this package; delete it to have it made again") from error
+    if different := structures.differences(handle.glm_layout().decode()):
+        raise BuildError(
+            f"{path} takes other structures than glm_model/kernels/structures.py describes ({', '.join(different)}): "
+            "files of two versions lie in this package; install it again"
+        )
 
 
 def openmp_of_torch() -> int | None:

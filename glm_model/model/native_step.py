@@ -1,21 +1,25 @@
-"""A packed model's decoding step on the CPU in one call: ``csrc/decoder.h`` says what ``modeling_glm`` says in torch.
+"""A packed model's decoding step on the CPU in one call: ``csrc/decoder.h`` does what :mod:`.layers` does in torch.
 
 At 50 GB/s a layer's INT4 weights are read in two milliseconds. The small operations between its products (norms, rotary
 positions, cache, attention, activation) take half a millisecond in torch, because the weights have driven their code
 and data from every cache; here they take a twentieth of that.
 
-Only where nobody could notice: one new token of each sequence, float32, no hooks, no gradients. Everything else is
-torch's, and the parameters and the cache stay where they are.
+Taken only where nothing tells the difference: one new token of each sequence, float32, no hooks, no gradients.
+Everything else is torch's, and the parameters and the cache stay where they are.
+
+:func:`decode` takes sequences that share a cache, and so have one length; :func:`decode_rows` takes sequences of any
+lengths, each with a cache of its own, without padding or mask.
 """
 
-from ctypes import POINTER, Structure, byref, c_float, c_int, c_int64, c_void_p
+from collections.abc import Sequence
+from ctypes import POINTER, Array, byref, c_int64, cast
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from ..kernels import native
+from ..kernels import native, structures
 from ..kernels.packing import packed_columns
 from ..quantization.linear import QuantizedLinear
 from .configuration import GLMConfig
@@ -29,83 +33,92 @@ MOST_SEQUENCES = 16
 """With more, the products weigh so much more than what stands between them that torch may do that."""
 
 
-class _Linear(Structure):
-    _fields_ = (
-        *((name, c_void_p) for name in ("weight", "scale", "bias")),
-        *(("outputs", c_int64), ("columns", c_int64), ("scale_type", c_int), ("bits", c_int)),
-    )
-
-
-class _Norm(Structure):
-    _fields_ = (("weight", c_void_p), ("bias", c_void_p))
-
-
-class _Layer(Structure):
-    _fields_ = (
-        *((name, _Norm) for name in ("input_norm", "output_norm")),
-        *((name, _Linear) for name in ("query_key_value", "dense", "up", "down")),
-    )
-
-
-class _Decoder(Structure):
-    _fields_ = (
-        ("layers", POINTER(_Layer)),
-        *((name, c_int64) for name in ("count", "hidden", "heads", "head_dim", "position_rows")),
-        *(("alpha", c_float), ("epsilon", c_float), ("gated", c_int), ("quantize", c_int)),
-    )
-
-
-class _Rooms(Structure):
-    _fields_ = (("keys", c_void_p), ("values", c_void_p), ("room", c_int64))
-
-
-class _Step(Structure):
-    _fields_ = (
-        *(("batch", c_int64), ("cached", c_int64)),
-        *((name, c_void_p) for name in ("cos", "sin", "visible")),
-        *(("rooms", POINTER(_Rooms)), ("type", c_int)),
-    )
-
-
 def decode(
     layers: nn.ModuleList,
     config: GLMConfig,
     states: Tensor,
     position_embeddings: tuple[Tensor, Tensor],
-    mask: Any,
-    cache: Any,
+    mask: object,
+    cache: object,
 ) -> Tensor | None:
-    """What the layers make of the embeddings of one new token of each sequence; None where torch has to do it.
+    """Return what the layers make of one new token of each sequence, or None where torch has to do it.
 
     Args:
         layers: of the decoder, on the CPU.
         config: of the decoder.
-        states: [batch, 1, hidden].
+        states: [batch, 1, hidden], the embeddings of the new tokens.
         position_embeddings: cosines and sines, each [batch, 1, 1, 1, rows, dim].
         mask: of the attention; only None or bool [batch, 1, 1, cached + 1], True where a token is seen.
-        cache: gets the new tokens' keys and values.
+        cache: gets the new tokens' keys and values; only a :class:`.RoomyCache` of all sequences.
+
+    Raises:
+        MemoryError: not enough for the step.
     """
-    if not config.quantization_bit or not _is_a_step(states, mask, cache) or not native.is_usable():
+    if not _is_a_step(config, states) or not isinstance(cache, RoomyCache):
         return None
-    decoder = _decoders.get(layers)
-    if decoder is None or decoder.is_stale():
-        decoder = _decoders[layers] = _NativeDecoder(layers, config)
-    if not decoder.can_take(states, mask, cache):
+    if not (mask is None or (isinstance(mask, Tensor) and mask.dtype == torch.bool)):
         return None
-    return decoder.step(states, position_embeddings, mask, cache)
+    decoder = _decoder_of(layers, config)
+    cached = cache.get_seq_length()
+    if decoder is None or not decoder.takes_cache(cache, len(states)):
+        return None
+    if mask is not None and mask.shape[1:] != (1, 1, cached + 1):
+        return None
+    visible = None if mask is None else mask.expand(len(states), -1, -1, -1).contiguous()
+    return decoder.step(states, position_embeddings, [cache], visible)
 
 
-def _is_a_step(states: Tensor, mask: Any, cache: Any) -> bool:
+def decode_rows(
+    layers: nn.ModuleList,
+    config: GLMConfig,
+    states: Tensor,
+    position_embeddings: tuple[Tensor, Tensor],
+    caches: Sequence[object],
+) -> Tensor | None:
+    """As :func:`decode`, with a cache for each sequence: each new token sees all tokens of its own cache and itself.
+
+    Args:
+        layers: of the decoder, on the CPU.
+        config: of the decoder.
+        states: [rows, 1, hidden].
+        position_embeddings: cosines and sines, each [rows, 1, 1, 1, position rows, dim].
+        caches: of each row one, of batch 1, of any length but 0; only instances of :class:`.RoomyCache`, all of one
+            dtype.
+
+    Raises:
+        MemoryError: not enough for the step.
+    """
+    assert len(caches) == len(states) == len(set(map(id, caches))), "each row needs a cache of its own"
+    if not caches or not _is_a_step(config, states):
+        return None
+    known = [cache for cache in caches if isinstance(cache, RoomyCache)]
+    decoder = _decoder_of(layers, config)
+    if decoder is None or len(known) < len(caches) or not all(decoder.takes_cache(cache, 1) for cache in known):
+        return None
+    if len({cache.layers[0].keys.dtype for cache in known}) > 1:
+        return None
+    return decoder.step(states, position_embeddings, known, None)
+
+
+def _is_a_step(config: GLMConfig, states: Tensor) -> bool:
     return (
-        states.device.type == "cpu"
+        bool(config.quantization_bit)
+        and states.device.type == "cpu"
         and states.dtype == torch.float32
         and states.shape[1] == 1
         and len(states) <= MOST_SEQUENCES
-        and (mask is None or (isinstance(mask, Tensor) and mask.dtype == torch.bool))
-        and isinstance(cache, RoomyCache)
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
+        and native.is_usable()
     )
+
+
+def _decoder_of(layers: nn.ModuleList, config: GLMConfig) -> "_NativeDecoder | None":
+    """Return the description of these layers as they are now, or None if torch has to run them."""
+    decoder = _decoders.get(layers)
+    if decoder is None or decoder.is_stale():
+        decoder = _decoders[layers] = _NativeDecoder(layers, config)
+    return decoder if decoder.replaces_modules() else None
 
 
 class _NativeDecoder:
@@ -132,53 +145,89 @@ class _NativeDecoder:
         )
         self._decoder = _describe(list(layers)) if plain else None
 
-    def _current_state(self) -> list[Any]:
+    def _current_state(self) -> list[object]:
         addresses = [parameter.data_ptr() for parameter in self._parameters]
-        return addresses + [linear.precision for linear in self._linears]
+        return [*addresses, *(linear.precision for linear in self._linears)]
 
     def is_stale(self) -> bool:
-        """Whether a parameter, a layer or its precision is another one than it was."""
+        """Return whether a parameter, a layer or its precision is another one than it was."""
         return self._current_state() != self._state or any(
             names.get(name) is not value for names, name, value in self._links
         )
 
-    def can_take(self, states: Tensor, mask: Any, cache: RoomyCache) -> bool:
-        """Whether nobody would notice that the modules are not called, and all shapes are as they must be."""
-        if (
-            self._decoder is None
-            or self._config._attn_implementation != "sdpa"
-            or any("forward" in d for d in self._dicts)
-            or anybody_listens(self._dicts)
-        ):
-            return False
-        cached = cache.get_seq_length()
-        shape = (len(states), self._decoder.heads, cached, self._decoder.head_dim)
+    def replaces_modules(self) -> bool:
+        """Return whether a native step does what calling the modules would do: no hook, no ``forward`` of another."""
+        return (
+            self._decoder is not None
+            and self._config._attn_implementation == "sdpa"
+            and not any("forward" in d for d in self._dicts)
+            and not anybody_listens(self._dicts)
+        )
+
+    def takes_cache(self, cache: RoomyCache, batch: int) -> bool:
+        """Return whether a cache holds tokens of so many sequences, and all its shapes are as they must be."""
+        assert self._decoder is not None
+        heads, cached = self._decoder.heads, cache.get_seq_length()
+        shape = (batch, heads.heads, cached, heads.head_dim)
         return (
             cached > 0
             and len(cache.layers) == self._decoder.count
             and all(layer.is_initialized and layer.keys.shape == shape for layer in cache.layers)
             and all(layer.device.type == "cpu" for layer in cache.layers)
-            and (mask is None or mask.shape[1:] == (1, 1, cached + 1))
         )
 
     def step(
-        self, states: Tensor, position_embeddings: tuple[Tensor, Tensor], mask: Tensor | None, cache: RoomyCache
+        self,
+        states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        caches: Sequence[RoomyCache],
+        visible: Tensor | None,
     ) -> Tensor:
-        """See :func:`decode`."""
+        """See :func:`decode`.
+
+        Args:
+            states: [batch, 1, hidden].
+            position_embeddings: see there.
+            caches: one of all sequences, or one of each.
+            visible: None, or of one cache, bool [batch, 1, 1, cached + 1], contiguous.
+        """
         assert self._decoder is not None
-        batch, cached = len(states), cache.get_seq_length()
-        rooms = [layer.extend(1) for layer in cache.layers]
-        described = [_Rooms(keys.data_ptr(), values.data_ptr(), keys.shape[2]) for keys, values in rooms]
+        batch = len(states)
         cos, sin = (part.expand(batch, *part.shape[1:]).contiguous() for part in position_embeddings)
-        visible = None if mask is None else mask.expand(batch, -1, -1, -1).contiguous()
-        step = _Step(
-            *(batch, cached, cos.data_ptr(), sin.data_ptr(), None if visible is None else visible.data_ptr()),
-            *((_Rooms * len(rooms))(*described), native.TYPES[rooms[0][0].dtype]),
+        lengths = [cache.get_seq_length() for cache in caches] * (batch // len(caches))
+        sequences = [structures.Sequence(length) for length in lengths]
+        if visible is not None:
+            for row, sequence in enumerate(sequences):
+                sequence.visible = visible.data_ptr() + row * (sequence.cached + 1)
+        places, dtype = _extended(caches)
+        step = structures.Step(
+            *(batch, cos.data_ptr(), sin.data_ptr(), (structures.Sequence * batch)(*sequences)),
+            *(cast(places, POINTER(structures.KeysAndValues)), native.TYPES[dtype]),
         )
         new = states.clone(memory_format=torch.contiguous_format)
         if native.found().decode(byref(self._decoder), byref(step), new.data_ptr(), torch.get_num_threads()):
-            raise MemoryError(f"not enough memory for a step of {batch} sequences with {cached} tokens each")
+            raise MemoryError(f"not enough memory for a step of {batch} sequences with up to {max(lengths)} tokens")
         return new
+
+
+def _extended(caches: Sequence[RoomyCache]) -> tuple["Array[c_int64]", torch.dtype]:
+    """Make room for one more token in every layer of every cache.
+
+    Returns:
+        The fields of a :class:`.structures.KeysAndValues` for each layer and sequence, as plain numbers, which are
+        quicker to write than hundreds of structures; and the dtype of the keys and values.
+    """
+    numbers: list[int] = []
+    for layers in zip(*(cache.layers for cache in caches), strict=True):
+        for layer in layers:
+            keys, values = layer.extend(1)
+            assert keys.stride() == values.stride()
+            assert keys.stride()[2:] == (keys.shape[3], 1)
+            row, head = keys.stride()[:2]
+            size, first_keys, first_values = keys.element_size() * row, keys.data_ptr(), values.data_ptr()
+            for index in range(len(keys)):
+                numbers += (first_keys + index * size, first_values + index * size, head)
+    return (c_int64 * len(numbers))(*numbers), keys.dtype
 
 
 _decoders: "WeakKeyDictionary[nn.ModuleList, _NativeDecoder]" = WeakKeyDictionary()
@@ -209,27 +258,29 @@ def _is_float32(parameter: Tensor | None) -> bool:
     return parameter is not None and parameter.dtype == torch.float32 and parameter.is_contiguous()
 
 
-def _describe(layers: list[Any]) -> _Decoder:
+def _describe(layers: list[Any]) -> structures.Decoder:
     first = layers[0]
     attention, norm = first.self_attn, first.input_layernorm
-    described = (_Layer * len(layers))(*map(_layer, layers))
+    described = (structures.Layer * len(layers))(*map(_layer, layers))
     heads = attention.query_key_value.out_features // (3 * attention.head_dim)
-    return _Decoder(
-        *(described, len(layers), norm.weight.numel(), heads, attention.head_dim, attention.rows),
+    return structures.Decoder(
+        *(described, len(layers), norm.weight.numel(), structures.Heads(heads, attention.head_dim, attention.rows)),
         *(first.alpha, norm.eps, first.mlp.gated, attention.query_key_value.precision == "fast"),
     )
 
 
-def _layer(layer: GLMDecoderLayer) -> _Layer:
+def _layer(layer: GLMDecoderLayer) -> structures.Layer:
     attention, mlp = layer.self_attn, layer.mlp
     linears = (attention.query_key_value, attention.dense, mlp.dense_h_to_4h, mlp.dense_4h_to_h)
     norms = (layer.input_layernorm, layer.post_attention_layernorm)
-    return _Layer(*(_Norm(norm.weight.data_ptr(), norm.bias.data_ptr()) for norm in norms), *map(_linear, linears))
+    return structures.Layer(
+        *(structures.Norm(norm.weight.data_ptr(), norm.bias.data_ptr()) for norm in norms), *map(_linear, linears)
+    )
 
 
-def _linear(layer: QuantizedLinear) -> _Linear:
+def _linear(layer: QuantizedLinear) -> structures.Linear:
     weight, scale, bias = layer.weight, layer.weight_scale, layer.bias
-    return _Linear(
+    return structures.Linear(
         *(weight.data_ptr(), scale.data_ptr(), None if bias is None else bias.data_ptr()),
         *(layer.out_features, layer.in_features, native.TYPES[scale.dtype], layer.bits),
     )

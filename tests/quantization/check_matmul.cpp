@@ -49,31 +49,35 @@ static double error_of(int64_t rows, int64_t columns, int64_t outputs, int bits,
     return worst / largest;
 }
 
-// The largest error of a head's context beside attention in double over what the rooms hold then. Every third token is
-// hidden.
+// The largest error of a head's context beside attention in double over what the cache holds then: of the second of two
+// sequences and the second of two heads. Every third token is hidden.
 static double attention_error(int64_t head_dim, int64_t cached, Type type) {
-    const int64_t tokens = cached + 1, room = tokens + 1, count = room * head_dim;
+    const int64_t tokens = cached + 1, count = tokens * head_dim, stride = count + 8;
     std::normal_distribution<float> normal;
     auto floats = [&](int64_t size) {
         std::vector<float> made(size);
         for (float& v : made) v = normal(generator);
         return made;
     };
-    std::vector<uint8_t> keys(count * type_size(type)), values(count * type_size(type)), visible(tokens);
-    write_numbers(floats(count).data(), count, keys.data(), type, 0);
-    write_numbers(floats(count).data(), count, values.data(), type, 0);
+    // Nothing behind the last head's new token.
+    const int64_t numbers = stride + count;
+    std::vector<uint8_t> keys(numbers * type_size(type)), values(numbers * type_size(type)), visible(tokens);
+    write_numbers(floats(numbers).data(), numbers, keys.data(), type, 0);
+    write_numbers(floats(numbers).data(), numbers, values.data(), type, 0);
     for (int64_t t = 0; t < tokens; t++) visible[t] = t % 3 != 1 || t == cached;
-    const std::vector<float> fused = floats(3 * head_dim), cos = floats(head_dim), sin = floats(head_dim);
-    const Heads heads{1, head_dim, 2};
-    const Rooms rooms{keys.data(), values.data(), room};
-    const Step step{1, cached, cos.data(), sin.data(), visible.data(), &rooms, type};
-    std::vector<float> scratch(scratch_of_a_head(heads, step)), context(head_dim), query(head_dim);
-    attend(heads, step, rooms, 0, 0, fused.data(), scratch.data(), context.data());
+    const std::vector<float> fused = floats(3 * head_dim), cosines = floats(2 * head_dim), sines = floats(2 * head_dim);
+    const float *cos = &cosines[head_dim], *sin = &sines[head_dim];
+    const Heads heads{2, head_dim, 2};
+    const KeysAndValues cache{keys.data(), values.data(), stride};
+    const Sequence sequences[] = {{1000, nullptr}, {cached, visible.data()}};
+    const Step step{2, cosines.data(), sines.data(), sequences, nullptr, type};
+    std::vector<float> scratch(scratch_of_a_head(heads, tokens)), context(head_dim), query(head_dim);
+    attend(heads, step, cache, 1, 1, fused.data(), scratch.data(), context.data());
 
-    rotate(fused.data(), cos.data(), sin.data(), heads, query.data());
+    rotate(fused.data(), cos, sin, heads, query.data());
     std::vector<float> key(count), value(count);
-    read_numbers(keys.data(), type, 0, count, key.data());
-    read_numbers(values.data(), type, 0, count, value.data());
+    read_numbers(keys.data(), type, stride, count, key.data());
+    read_numbers(values.data(), type, stride, count, value.data());
     std::vector<double> weights(tokens), expected(head_dim);
     double sum = 0, worst = 0;
     for (int64_t t = 0; t < tokens; t++) {
@@ -89,9 +93,10 @@ static double attention_error(int64_t head_dim, int64_t cached, Type type) {
     return worst;
 }
 
-// Two layers of drawn numbers; whether the states come out finite and new.
+// Two layers of drawn numbers, sequences of different lengths in caches of their own, just as large as they must be;
+// whether the states come out finite and new.
 static bool decodes(int64_t batch, int64_t cached, int64_t head_dim, bool gated, bool quantize, Type type) {
-    const int64_t heads = 3, hidden = heads * head_dim, inner = 38, room = cached + 1, layers = 2;
+    const int64_t heads = 3, hidden = heads * head_dim, inner = 38, layers = 2;
     std::normal_distribution<float> normal;
     auto floats = [&](int64_t count) {
         std::vector<float> made(count);
@@ -109,20 +114,32 @@ static bool decodes(int64_t batch, int64_t cached, int64_t head_dim, bool gated,
         return Linear{weight.data(), scale, bias, outputs, columns, kFloat32, 4};
     };
     std::vector<Layer> described;
-    std::vector<std::vector<uint8_t>> stored;
-    std::vector<Rooms> rooms;
     for (int64_t n = 0; n < layers; n++) {
         const Norm input{keep(hidden), keep(hidden)}, output{keep(hidden), keep(hidden)};
         described.push_back({input, output, linear(3 * hidden, hidden), linear(hidden, hidden),
                              linear(gated ? 2 * inner : inner, hidden), linear(hidden, inner)});
-        for (int i = 0; i < 2; i++) stored.emplace_back(batch * heads * room * head_dim * type_size(type));
-        rooms.push_back({stored[2 * n].data(), stored[2 * n + 1].data(), room});
+    }
+    std::vector<Sequence> sequences;
+    std::vector<std::vector<uint8_t>> stored;
+    for (int64_t row = 0; row < batch; row++) {
+        const int64_t length = cached + 3 * (row % 4);
+        const uint8_t* visible = nullptr;
+        if (row % 2) {
+            auto& mask = stored.emplace_back(length + 1, 1);
+            mask[0] = 0;
+            visible = mask.data();
+        }
+        sequences.push_back({length, visible});
+    }
+    std::vector<KeysAndValues> caches;
+    for (int64_t n = 0; n < layers * batch; n++) {
+        const int64_t stride = (sequences[n % batch].cached + 1) * head_dim;
+        for (int i = 0; i < 2; i++) stored.emplace_back(heads * stride * type_size(type));
+        caches.push_back({stored[stored.size() - 2].data(), stored.back().data(), stride});
     }
     const std::vector<float> cos = floats(batch * head_dim), sin = floats(batch * head_dim);
-    std::vector<uint8_t> visible(batch * (cached + 1), 1);
-    visible[0] = 0;
     const Decoder decoder{described.data(), layers, hidden, {heads, head_dim, 2}, 2.5f, 1e-5f, gated, quantize};
-    const Step step{batch, cached, cos.data(), sin.data(), visible.data(), rooms.data(), type};
+    const Step step{batch, cos.data(), sin.data(), sequences.data(), caches.data(), type};
     std::vector<float> states = floats(batch * hidden);
     const std::vector<float> before = states;
     if (glm_decode(&decoder, &step, states.data(), 1)) return false;

@@ -8,24 +8,31 @@
 #include "numbers.h"
 #include "simd.h"
 
-// Keys and values of one layer, each [batch, heads, room, head_dim]; the first tokens of every room are cached.
-struct Rooms {
-    void *keys, *values;
-    int64_t room;
-};
-
 struct Heads {
     int64_t heads, head_dim;
     int64_t position_rows;  // 1, or 2: each half of a head has positions of its own
 };
 
-// What is the same in every layer.
+// Keys and values of one sequence in one layer, each [heads, at least cached + 1, head_dim]: heads are `head_stride`
+// numbers apart, the tokens of a head lie one after the other. The new token's are written behind the cached ones.
+struct KeysAndValues {
+    void *keys, *values;
+    int64_t head_stride;
+};
+
+// Sequences of one step may have lengths of their own: none is padded to another's.
+struct Sequence {
+    int64_t cached;          // tokens in front of the new one
+    const uint8_t* visible;  // [cached + 1], or null where the new token sees all of them and itself
+};
+
+// What is the same in every layer, and where each layer finds each sequence's keys and values.
 struct Step {
-    int64_t batch, cached;   // sequences, tokens in front of the new one
-    const float *cos, *sin;  // [batch, head_dim]
-    const uint8_t* visible;  // [batch, cached + 1], or null where every sequence sees all its tokens
-    const Rooms* rooms;      // of each layer
-    Type type;               // in the rooms
+    int64_t batch;
+    const float *cos, *sin;       // [batch, head_dim]
+    const Sequence* sequences;    // [batch]
+    const KeysAndValues* caches;  // [layers, batch]
+    Type type;                    // of all keys and values
 };
 
 // (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin) over the two halves of each row of positions.
@@ -38,7 +45,7 @@ inline void rotate(const float* from, const float* cos, const float* sin, const 
         }
 }
 
-// What a room holds, a number or a vector of them.
+// What a cache holds, a number or a vector of them.
 inline Floats load(const Half* p) { return load_halves(&p->bits); }
 inline Floats load(const BFloat* p) { return load_bfloats(&p->bits); }
 inline float number(float v) { return v; }
@@ -124,25 +131,25 @@ inline void attend_to(const Stored* keys, const Stored* values, const uint8_t* v
     sum_values(scores, values, tokens, width, context);
 }
 
-inline int64_t scratch_of_a_head(const Heads& h, const Step& step) { return 2 * h.head_dim + step.cached + 1; }
+inline int64_t scratch_of_a_head(const Heads& h, int64_t tokens) { return 2 * h.head_dim + tokens; }
 
-// query_key_value: q, k and v of this head. scratch: see above. context: [head_dim].
-inline void attend(const Heads& h, const Step& step, const Rooms& rooms, int64_t sequence, int64_t head,
+// The new token of sequence number `row`. query_key_value: q, k and v of this head. scratch: see above, of cached + 1
+// tokens. context: [head_dim].
+inline void attend(const Heads& h, const Step& step, const KeysAndValues& cache, int64_t row, int64_t head,
                    const float* query_key_value, float* scratch, float* context) {
-    const int64_t width = h.head_dim, tokens = step.cached + 1;
-    const int64_t first = (sequence * h.heads + head) * rooms.room * width;
-    const float *cos = step.cos + sequence * width, *sin = step.sin + sequence * width;
+    const Sequence& sequence = step.sequences[row];
+    const int64_t width = h.head_dim, tokens = sequence.cached + 1, first = head * cache.head_stride;
+    const float *cos = step.cos + row * width, *sin = step.sin + row * width;
     float *query = scratch, *key = query + width, *scores = key + width;
     rotate(query_key_value, cos, sin, h, query);
     rotate(query_key_value + width, cos, sin, h, key);
-    write_numbers(key, width, rooms.keys, step.type, first + step.cached * width);
-    write_numbers(query_key_value + 2 * width, width, rooms.values, step.type, first + step.cached * width);
+    write_numbers(key, width, cache.keys, step.type, first + sequence.cached * width);
+    write_numbers(query_key_value + 2 * width, width, cache.values, step.type, first + sequence.cached * width);
 
-    const uint8_t* visible = step.visible ? step.visible + sequence * tokens : nullptr;
     auto attend_in = [&](auto stored) {
         using Stored = decltype(stored);
-        attend_to(static_cast<const Stored*>(rooms.keys) + first, static_cast<const Stored*>(rooms.values) + first,
-                  visible, query, tokens, width, scores, context);
+        attend_to(static_cast<const Stored*>(cache.keys) + first, static_cast<const Stored*>(cache.values) + first,
+                  sequence.visible, query, tokens, width, scores, context);
     };
     if (step.type == kFloat32) attend_in(float());
     if (step.type == kFloat16) attend_in(Half());

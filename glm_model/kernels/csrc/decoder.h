@@ -1,4 +1,4 @@
-// A decoding step: one new token of each sequence through all layers, as modeling_glm.py says it in torch.
+// A decoding step: one new token of each sequence through all layers, as model/layers.py says it in torch.
 //
 // At 50 GB/s a layer's INT4 weights are read in two milliseconds. Half a millisecond of small torch operations between
 // the products, whose code and data the weights have driven from every cache, would be a fifth of the whole.
@@ -63,24 +63,34 @@ inline void activate(float* x, bool gated, int64_t first, int64_t last, int64_t 
         for (int64_t i = first; i < last; i++) x[i] = gelu_tanh(x[i]);
 }
 
+inline int64_t most_tokens(const Step& step) {
+    int64_t most = 0;
+    for (int64_t row = 0; row < step.batch; row++) most = std::max(most, step.sequences[row].cached + 1);
+    return most;
+}
+
 // Made before the threads begin: what fails in one of them ends the program.
 struct Workspace {
+    int64_t head_scratch;  // numbers for each head of each sequence
     std::vector<float> input, fused, scratch, context, inner;
     Workspace(const Decoder& d, const Step& step)
-        : input(step.batch * d.hidden),
+        : head_scratch(scratch_of_a_head(d.heads, most_tokens(step))),
+          input(step.batch * d.hidden),
           fused(step.batch * d.layers->query_key_value.outputs),
-          scratch(step.batch * d.heads.heads * scratch_of_a_head(d.heads, step)),
+          scratch(step.batch * d.heads.heads * head_scratch),
           context(step.batch * d.layers->dense.columns),
           inner(step.batch * d.layers->up.outputs) {}
 };
 
-inline void attention_block(const Decoder& d, const Layer& layer, const Rooms& rooms, const Step& step, Workspace& w,
-                            Team& team, float* out) {
-    const int64_t heads = d.heads.heads, width = d.heads.head_dim, scratch = scratch_of_a_head(d.heads, step);
+// caches: [batch], of this layer.
+inline void attention_block(const Decoder& d, const Layer& layer, const KeysAndValues* caches, const Step& step,
+                            Workspace& w, Team& team, float* out) {
+    const int64_t heads = d.heads.heads, width = d.heads.head_dim;
     apply(layer.query_key_value, w.input.data(), step.batch, d.quantize, team, w.fused.data());
     team.run(step.batch * heads, [&](int64_t task) {
-        attend(d.heads, step, rooms, task / heads, task % heads, &w.fused[task * 3 * width], &w.scratch[task * scratch],
-               &w.context[task * width]);
+        const int64_t row = task / heads;
+        attend(d.heads, step, caches[row], row, task % heads, &w.fused[task * 3 * width],
+               &w.scratch[task * w.head_scratch], &w.context[task * width]);
     });
     apply(layer.dense, w.context.data(), step.batch, d.quantize, team, out);
 }
@@ -111,7 +121,7 @@ inline void decode(const Decoder& d, const Step& step, float* states, Team& team
     };
     for (int64_t n = 0; n < d.count; n++) {
         norm_rows(d.layers[n].input_norm);
-        attention_block(d, d.layers[n], step.rooms[n], step, w, team, states);
+        attention_block(d, d.layers[n], step.caches + n * step.batch, step, w, team, states);
         add_residual();
         norm_rows(d.layers[n].output_norm);
         mlp_block(d, d.layers[n], step, w, team, states);

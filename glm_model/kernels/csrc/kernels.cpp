@@ -2,11 +2,18 @@
 #include <new>
 
 #include "decoder.h"
+#include "layout.h"
 #include "product.h"
 
 extern "C" {
 
 const char* glm_instructions() { return kInstructions; }
+
+// The ABI number, and the sizes and offsets of all structures that come in; see layout.h.
+const char* glm_layout() {
+    static const std::string text = layout();
+    return text.c_str();
+}
 
 // Before the first product; without it one thread works.
 void glm_use_threads_of(void* gomp_parallel) { parallel_region = reinterpret_cast<ParallelRegion>(gomp_parallel); }
@@ -27,7 +34,7 @@ int glm_matmul(const void* x, int type, int64_t rows, int64_t columns, const voi
 }
 
 // One new token of each sequence through all layers; `states` becomes what the last layer returns. 0, or 1 if there is
-// not enough memory; the cache's rooms then hold garbage behind the cached tokens, the states are lost.
+// not enough memory; the caches then hold garbage behind the cached tokens, the states are lost.
 int glm_decode(const Decoder* decoder, const Step* step, float* states, int threads) {
     try {
         Team team(threads);
