@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import weakref
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -12,11 +13,11 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from .checkpoint.configuration import read_config
-from .checkpoint.files import CONFIG, read_json
+from .checkpoint.files import CONFIG, read_json, stored_tensors, weight_files
+from .checkpoint.keys import PREFIX_ENCODER
 from .checkpoint.prefix import load_prefix
 from .checkpoint.reading import shared_over
 from .errors import CheckpointError
-from .garbage import no_garbage_collection
 from .kernels.dispatch import Precision, describe
 from .parallel.distribute import finish_part
 from .parallel.following import lead_or_follow
@@ -36,7 +37,6 @@ _QUANTIZATION_BITS = {"int8": 8, "int4": 4}
 _TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
-@no_garbage_collection()
 def load(
     path: str | Path = DEMO_MODEL,
     *,
@@ -96,24 +96,22 @@ def load(
     quantization = _quantization(quantize, quantize_head and not config.quantization_bit)
     tokenizer = _tokenizer(folder)
     _require_same_vocabulary(folder, config, tokenizer)
+    if prefix is None and getattr(config, "pre_seq_len", None):
+        _require_prefix(folder)
     scratch = None
     if device_map is not None and offload_folder is None:
         scratch = tempfile.TemporaryDirectory(prefix="glm-offload-")
         offload_folder = scratch.name
     placed = _placed(where, device_map, max_memory, offload_folder)
     with shared_over(world):
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=working_dtype, output_loading_info=True, **quantization, **placed
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=working_dtype, **quantization, **placed
         )
-    model.offload_scratch = scratch  # lives as long as the model
+    if scratch is not None:
+        weakref.finalize(model, scratch.cleanup)  # which also keeps it for as long as the model is there
     _round_layer_norms(model, working_dtype)
     if prefix is not None:
         load_prefix(model, prefix)
-    elif info["missing_keys"]:
-        raise CheckpointError(
-            f"{folder / CONFIG} asks for a P-Tuning prefix (pre_seq_len), but the weights have none: name the folder "
-            "that the fine-tuning script has written as the prefix, or remove pre_seq_len."
-        )
     if world is not None:
         finish_part(model)
     if quantize_head:
@@ -232,6 +230,18 @@ def _require_same_vocabulary(folder: Path, config: Any, tokenizer: ChatGLMTokeni
                 "tokenizer: the two are of different releases (150528 or 130528 words). Take ice_text.model, "
                 f"tokenizer_config.json and {CONFIG} from the same release as the weights."
             )
+
+
+def _require_prefix(folder: Path) -> None:
+    """Raise CheckpointError if a folder has no P-Tuning prefix though its configuration says so.
+
+    ``from_pretrained`` would start it untrained, for the fine-tuning script; a front-end would babble.
+    """
+    if not any(name.startswith(PREFIX_ENCODER) for name in stored_tensors(weight_files(folder))):
+        raise CheckpointError(
+            f"{folder / CONFIG} asks for a P-Tuning prefix (pre_seq_len), but the weights have none: name the folder "
+            "that the fine-tuning script has written as the prefix, or remove pre_seq_len."
+        )
 
 
 def _round_layer_norms(model: nn.Module, dtype: torch.dtype) -> None:

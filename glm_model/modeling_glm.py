@@ -4,13 +4,13 @@ The network is :mod:`glm_model.model`, which knows nothing of the rest. What is 
 
 - ``ChatMixin``: the published ``chat`` and ``stream_chat`` (ChatGLM-6B alone);
 - ``PrefixLMGeneration``: transformers' ``generate``, and ``PublishedBeamScores``: how its beams are ranked;
-- ``ShareableModel``: parts of a model on several ranks;
-- ``CheckedLoadingMixin``: ``from_pretrained`` that refuses damaged files;
+- ``ModelParallel``: parts of a model on several ranks;
+- ``CheckedLoading``: ``from_pretrained`` that refuses damaged files;
 - ``QuantizableModel``: the published ``quantize``, and dtypes of a packed model.
 """
 
 from .checkpoint.keys import IGNORED_KEYS
-from .checkpoint.reading import CheckedLoadingMixin
+from .checkpoint.reading import CheckedLoading
 from .generation.chat import ChatMixin
 from .generation.published_beams import PublishedBeamScores
 from .generation.transformers_hooks import PrefixLMGeneration
@@ -21,7 +21,7 @@ from .model.layers import GLMMLP, GLMDecoderLayer
 from .model.norm import GLMLayerNorm
 from .model.rotary import GLMRotaryEmbedding
 from .optional_parts import import_present
-from .parallel.distribute import ShareableModel
+from .parallel.distribute import ModelParallel
 from .quantization.quantizable import QuantizableModel
 
 __all__ = [
@@ -43,10 +43,12 @@ __all__ = [
 import_present("glm_model", ["model.native_step", "generation.cuda_graphs", "generation.prompt_lookup"])
 
 
-class _Model(CheckedLoadingMixin, ShareableModel, QuantizableModel):
+class _Model(CheckedLoading, ModelParallel, QuantizableModel):
     """What every public model has."""
 
     _keys_to_ignore_on_load_unexpected: tuple[str, ...] = (IGNORED_KEYS,)
+    # Said in a sentence of our own where it is missing; transformers need not put it in a table.
+    _keys_to_ignore_on_load_missing = (r"(^|\.)prefix_encoder\.",)
 
 
 class _DecoderAlone(_Model):

@@ -3,20 +3,25 @@
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig
+from transformers import PreTrainedConfig
 
 from ..errors import CheckpointError
+from ..model.configuration import ChatGLMConfig, GLM130BConfig, GLMConfig
 from .files import CONFIG, read_json
 from .unfinished import is_unfinished
 
 _MODELS = {"chatglm": "first-generation ChatGLM-6B", "glm130b": "GLM-130B"}
+_CONFIG_CLASSES: dict[str, type[GLMConfig]] = {
+    config_class.model_type: config_class for config_class in (ChatGLMConfig, GLM130BConfig)
+}
+Config = TypeVar("Config", bound=PreTrainedConfig)
 
 
 def require_model_type(folder: Path, known: set[str]) -> dict[str, Any]:
-    """The fields of a folder's config.json; raises CheckpointError if it is damaged or of another kind of model."""
+    """Return the fields of a folder's config.json; raise CheckpointError if it is damaged or of another model."""
     _refuse_unconverted(folder)
     fields = read_json(folder / CONFIG)
     require_known(folder / CONFIG, fields, known)
@@ -24,6 +29,7 @@ def require_model_type(folder: Path, known: set[str]) -> dict[str, Any]:
 
 
 def require_known(source: str | PathLike[str], fields: dict[str, Any], known: set[str]) -> None:
+    """Raise CheckpointError if the fields of a config.json, ``source``, are of another kind of model."""
     model_type = fields.get("model_type")
     if not isinstance(model_type, str) or model_type not in known:
         raise CheckpointError(
@@ -32,16 +38,35 @@ def require_known(source: str | PathLike[str], fields: dict[str, Any], known: se
         )
 
 
-def read_config(folder: Path, known: Iterable[str] = tuple(_MODELS)) -> Any:
-    """The configuration of a folder with a model of a known kind; raises CheckpointError if it cannot be one."""
-    require_model_type(folder, set(known))
+def read_config(folder: Path, known: Iterable[str] = tuple(_MODELS)) -> GLMConfig:
+    """Return the configuration of a folder with a model of a known kind; raise CheckpointError if it cannot be one."""
+    fields = require_model_type(folder, set(known))
+    return config_from_fields(_CONFIG_CLASSES[fields["model_type"]], fields, folder / CONFIG)[0]
+
+
+def config_from_fields(
+    config_class: type[Config], fields: dict[str, Any], source: Path, **overruling: Any
+) -> tuple[Config, dict[str, Any]]:
+    """Make a configuration of the fields of a config.json.
+
+    Args:
+        config_class: of the model.
+        fields: what was read.
+        source: the file, for messages.
+        overruling: values by name; those of fields overrule the file.
+
+    Returns:
+        The configuration; what else was in ``overruling``.
+
+    Raises:
+        CheckpointError: a field of another type, or with a value that cannot be.
+    """
     try:
-        return AutoConfig.from_pretrained(folder)
+        made: tuple[Config, dict[str, Any]] = config_class.from_dict(fields, return_unused_kwargs=True, **overruling)
     except (StrictDataclassError, AttributeError) as error:  # the latter for a torch_dtype that torch does not have
         reason = " ".join(str(error).split())
-        raise CheckpointError(
-            f"{folder / CONFIG}: {reason}. Take the file that was published with the weights."
-        ) from None
+        raise CheckpointError(f"{source}: {reason}. Take the file that was published with the weights.") from None
+    return made
 
 
 def _refuse_unconverted(folder: Path) -> None:

@@ -5,7 +5,7 @@ dropped. Whoever looks at every tensor once, and keeps something smaller, reads 
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -13,30 +13,27 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
-from .files import StoredTensor, read_pickle, stored_tensors
+from .files import StoredTensor, read_pickle
 
 _BLOCK_BYTES = 8 << 20
 
 
-def lazy_tensors(files: Iterable[Path], kept: Callable[[str], bool] = lambda name: True) -> dict[str, "LazyTensor"]:
-    """By name, objects that give a tensor, or a part of it, when they are indexed: ``tensors[name][...]``.
+def lazy_tensors(stored: Mapping[str, StoredTensor], kept: Callable[[str], bool]) -> dict[str, "LazyTensor"]:
+    """Return, by name, objects that give a tensor, or a part of it, when they are indexed: ``tensors[name][...]``.
 
     Args:
-        files: of one checkpoint.
+        stored: headers of the tensors, as :func:`.files.stored_tensors` gives them.
         kept: whether the tensor of a name will be in use after others were read. Then it is copied out of its file;
             otherwise it is a view into the file, read only.
-
-    Raises:
-        CheckpointError: a damaged file.
     """
-    pickles = _Pickles()
-    return {name: LazyTensor(pickles, stored, name, kept(name)) for name, stored in stored_tensors(files).items()}
+    pickles = _OpenPickle()
+    return {name: LazyTensor(pickles, header, name, kept(name)) for name, header in stored.items()}
 
 
 class LazyTensor:
     """A tensor in a file; see :func:`lazy_tensors`."""
 
-    def __init__(self, pickles: "_Pickles", stored: StoredTensor, name: str, kept: bool) -> None:
+    def __init__(self, pickles: "_OpenPickle", stored: StoredTensor, name: str, kept: bool) -> None:
         self._pickles, self._stored, self._name, self._kept = pickles, stored, name, kept
 
     def get_shape(self) -> list[int]:
@@ -76,8 +73,8 @@ class LazyTensor:
         return self._view(index).clone() if whole is None else whole
 
 
-class _Pickles:
-    """Keeps one ``.bin`` file open at a time: opening means to read what all of its tensors are."""
+class _OpenPickle:
+    """One ``.bin`` file at a time, kept open: to open it means to read what all of its tensors are."""
 
     def __init__(self) -> None:
         self._file: Path | None = None

@@ -1,14 +1,15 @@
 """Packed checkpoints that contradict their config.json, or hold scales that cannot be: refused by name.
 
-The first check looks at the headers of a folder's files before anything is loaded, the second one at the layers after.
+``settle_quantization`` looks at the request, ``refuse_mixed`` at the headers of files before they are read, and
+``unsound_layers`` at the layers after.
 """
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 
 from ..errors import CheckpointError
 from ..kernels.packing import BITS
@@ -26,34 +27,42 @@ _ELSEWHERE = torch.uint8
 _SQUARE = ".dense.weight"
 
 
-def settle_quantization(
-    folder: Path, fields: Mapping[str, Any], stored: Mapping[str, StoredTensor], options: dict[str, Any]
-) -> None:
-    """Before a folder is loaded: check what is asked for, and what its configuration says, against its tensors.
+def settle_quantization(source: str, config: PreTrainedConfig, options: dict[str, Any]) -> None:
+    """Say to transformers, before it loads a checkpoint, how the checkpoint is packed or is to be packed.
+
+    The published configuration has fields of its own for it, of which transformers knows nothing: it looks for a
+    ``quantization_config`` in a configuration (the checkpoint is packed) or in the options (it is to be packed).
 
     Args:
-        folder: for the message.
-        fields: of the configuration; the options may overrule them.
-        stored: headers of all tensors.
-        options: of ``from_pretrained``; a request for the quantization that the checkpoint has already is taken out.
+        source: of the checkpoint, for the message.
+        config: of the model to be loaded. Gets a ``quantization_config`` if the checkpoint is packed, the published fields
+            if it is to be packed: the model is built by them.
+        options: of ``from_pretrained``. A request for what the checkpoint is already is taken out.
 
     Raises:
-        CheckpointError: the checkpoint is packed otherwise than asked for, or as in :func:`refuse_mixed`.
+        CheckpointError: the checkpoint is packed otherwise than asked for.
+        ValueError: sizes that cannot be packed with so many bits.
     """
-    bits = options.get("quantization_bit", fields.get("quantization_bit"))
-    embeddings = bool(options.get("quantization_embeddings", fields.get("quantization_embeddings")))
-    refuse_mixed(stored, bits, embeddings)
+    bits, embeddings = config.quantization_bit, config.quantization_embeddings
     wanted = options.get("quantization_config")
     if isinstance(wanted, dict) and wanted.get("quant_method") == QUANTIZATION_METHOD:
-        wanted = GLMQuantizationConfig(**wanted)
-    if not bits or not isinstance(wanted, GLMQuantizationConfig):
-        return
+        wanted = options["quantization_config"] = GLMQuantizationConfig(**wanted)
+    if bits:
+        if isinstance(wanted, GLMQuantizationConfig):
+            _refuse_other_packing(source, bits, embeddings, wanted)
+            del options["quantization_config"]
+        config.quantization_config = GLMQuantizationConfig(bits, embeddings).to_dict()
+    elif isinstance(wanted, GLMQuantizationConfig):
+        config.quantization_bit, config.quantization_embeddings = wanted.bits, wanted.embeddings
+        config.validate_architecture()
+
+
+def _refuse_other_packing(source: str, bits: int, embeddings: bool, wanted: GLMQuantizationConfig) -> None:
     if wanted.bits != bits or (wanted.embeddings and not embeddings):
         raise CheckpointError(
-            f"{folder} is INT{bits} already (quantization_embeddings {str(embeddings).lower()}) and cannot become "
+            f"{source} is INT{bits} already (quantization_embeddings {str(embeddings).lower()}) and cannot become "
             f"INT{wanted.bits}{' with its embedding' if wanted.embeddings else ''}: quantize the float checkpoint."
         )
-    del options["quantization_config"]
 
 
 def refuse_mixed(stored: Mapping[str, StoredTensor], bits: int | None, embeddings: bool) -> None:

@@ -1,38 +1,45 @@
-"""``from_pretrained`` that refuses what it cannot trust, instead of warning and babbling."""
+"""``from_pretrained`` that refuses what it cannot trust, instead of warning and babbling.
 
+The way of a folder, and the two places where it differs from transformers' own:
+
+1. ``from_pretrained`` (public) reads the configuration, once, and looks at the folder before transformers does: its
+   messages would not name the file or the remedy.
+2. transformers chooses the files, the quantizer and the devices, and makes the model without memory.
+3. ``_load_pretrained_model`` (private, :class:`CheckedLoading` says why) reads the tensors into it. Headers are checked
+   before, names and values after, so transformers finds nothing left to report.
+4. transformers initializes a P-Tuning prefix that was not in the file, ties the head and attaches offloading hooks.
+"""
+
+import copy
 import dataclasses
-import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
-from ..errors import CheckpointError
 from ..model.prefix import train_prefix_alone
+from ..parallel.distribute import require_distribution
 from ..parallel.world import World
 from ..quantization.dtensor import local
 from ..quantization.quantizer import GLMQuantizer
 from ..quantization.rules import is_packed
-from .configuration import require_known, require_model_type
-from .files import StoredTensor, stored_tensors, weight_files
-from .keys import PREFIX_ENCODER
+from .configuration import config_from_fields, require_known, require_model_type
+from .files import CONFIG, StoredTensor, stored_tensors, weight_files
 from .lazy import LazyTensor, lazy_tensors
-from .packing_checks import settle_quantization, unsound_layers
+from .packing_checks import settle_quantization
+from .tensor_checks import LoadingInfo, TensorChecks
 
-logger = logging.getLogger(__name__)
+_MODEL_OPTIONS = ("dtype", "torch_dtype", "quantization_config")
+"""Arguments of `from_pretrained` that are not for the configuration, though it has attributes of these names."""
 
-_SHOWN = 5  # tensors that a message names
-# Arguments of `from_pretrained` that say where transformers looks for a config.json.
 _FINDING = ("subfolder", "cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
-_ROWS_OF_WORDS = ("transformer.word_embeddings.weight", "lm_head.weight")
+"""Arguments of `from_pretrained` that say where transformers looks for a config.json."""
 
 _WORLD: ContextVar[World | None] = ContextVar("world of the model that is being loaded", default=None)
 
@@ -47,11 +54,13 @@ def shared_over(world: World | None) -> Iterator[None]:
         _WORLD.reset(token)
 
 
-class CheckedLoadingMixin(PreTrainedModel):
-    """Raises :class:`CheckpointError` on damaged files and on missing, unexpected, misshapen or non-finite tensors.
+class CheckedLoading(PreTrainedModel):
+    """``PreTrainedModel`` whose loading raises :class:`CheckpointError` where transformers would warn and go on.
 
-    Only a P-Tuning prefix may be missing as a whole: the fine-tuning script loads a base model that has none, and the
-    trained prefix afterwards.
+    Why a private method is overridden: what has to happen between the making of the model and the reading of its
+    tensors has no public place. There the model is cut to this rank's part, headers are checked against it, weights
+    that are to be packed are kept from being cast, and the problems found become an error before transformers logs
+    its table of them and initializes what is missing.
     """
 
     @classmethod
@@ -59,212 +68,133 @@ class CheckedLoadingMixin(PreTrainedModel):
         cls,
         pretrained_model_name_or_path: str | PathLike[str] | None,
         *args: Any,
-        ignore_mismatched_sizes: bool = False,
-        output_loading_info: bool = False,
-        **kwargs: Any,
+        config: PreTrainedConfig | str | PathLike[str] | None = None,
+        **options: Any,
     ) -> Any:
         """As in transformers; files are checked first if the path is a folder, tensors always."""
-        source, stored = "the given state_dict", {}
-        if kwargs.get("subfolder", "") is None:
-            del kwargs["subfolder"]  # transformers joins it to a path
-        if pretrained_model_name_or_path is not None:
-            source = str(pretrained_model_name_or_path)
-            if Path(source).is_dir():
-                stored = _inspect(Path(source), cls.config_class.model_type, kwargs)
-        with _report_left_to_us():
-            model, info = super().from_pretrained(
-                pretrained_model_name_or_path,
-                *args,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-                **kwargs,
-            )
-        problems = _Problems(model, source, stored)
-        problems.refuse_missing(info["missing_keys"])
-        problems.refuse_unexpected(info["unexpected_keys"])
-        if not ignore_mismatched_sizes:
-            problems.refuse_misshapen(info["mismatched_keys"])
-        problems.refuse_unsound_packing()
-        problems.refuse_not_finite()
-        _part(model)
-        if getattr(model.config, "pre_seq_len", None):
-            train_prefix_alone(model)
-        return (model, info) if output_loading_info else model
+        if options.get("subfolder", "") is None:
+            del options["subfolder"]  # transformers joins it to a path
+        place = pretrained_model_name_or_path
+        folder = Path(place, options.get("subfolder", "")) if place is not None and Path(place).is_dir() else None
+        if not isinstance(config, PreTrainedConfig):
+            config, options = _read_configuration(cls.config_class, config, folder or place, options)
+        if config is not None:
+            config = copy.deepcopy(config)
+            settle_quantization(str(place), config, options)
+            require_distribution(config, options)
+        if folder is not None:
+            _check_files(folder, config, options)
+        return super().from_pretrained(place, *args, config=config, **options)
 
     @staticmethod
     def _load_pretrained_model(
         model: Any, state_dict: Any, checkpoint_files: list[str] | None, load_config: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        """transformers' step that reads the tensors into a model that has no memory yet.
+        """Read the tensors into a model that has no memory yet; see the class.
 
         A part of a model, and a float checkpoint that is packed on the way, come tensor by tensor: transformers maps
         all files into memory at once and keeps them there until the end.
         """
         world, quantizer = _WORLD.get(), load_config.hf_quantizer
+        packer = quantizer if isinstance(quantizer, GLMQuantizer) and not quantizer.pre_quantized else None
+        is_from_files = state_dict is None and checkpoint_files is not None
+        stored = stored_tensors(map(Path, checkpoint_files)) if is_from_files else {}
+        source = str(load_config.pretrained_model_name_or_path or "the given state_dict")
+        checks = TensorChecks(model, source, stored)
+        checks.check_headers(is_packed=packer is None and bool(model.config.quantization_bit))
         if world is not None:
             model.share_out(world)
-        packs = isinstance(quantizer, GLMQuantizer) and not quantizer.pre_quantized
-        if packs:
+        if packer is not None:
             # The published integers are those of the file's dtype, so no cast before they are computed.
-            uncast = {f"^{re.escape(name)}$": None for name in quantizer.float_weights}
+            uncast = {f"^{re.escape(name)}$": None for name in packer.float_weights}
             load_config = dataclasses.replace(load_config, dtype_plan={**load_config.dtype_plan, **uncast})
-        if state_dict is None and checkpoint_files is not None and (packs or world is not None):
-            state_dict = _one_by_one(model, checkpoint_files, quantizer if packs and world is None else None)
-            if packs and world is None:
+        if is_from_files and (packer is not None or world is not None):
+            state_dict = _one_by_one(model, stored, packer if world is None else None)
+            if packer is not None and world is None:
                 checkpoint_files = None  # what goes to the disk is not what these hold
         info, offloaded = PreTrainedModel._load_pretrained_model(
             model, state_dict, checkpoint_files, load_config, *args, **kwargs
         )
-        for tied, source in model.all_tied_weights_keys.items():
-            if offloaded and source in offloaded:
-                offloaded.setdefault(tied, offloaded[source])
+        if not info.conversion_errors:  # transformers raises these, with their reasons
+            checks.check_names(info, load_config.ignore_mismatched_sizes)
+            _tie(model, info, offloaded)
+            checks.check_values()
+            _separate_storages(model)
+            if getattr(model.config, "pre_seq_len", None):
+                train_prefix_alone(model)
         return info, offloaded
 
 
-def _one_by_one(model: Any, files: list[str], quantizer: GLMQuantizer | None) -> dict[str, LazyTensor]:
+def _read_configuration(
+    config_class: type[PreTrainedConfig],
+    config: str | PathLike[str] | None,
+    place: str | PathLike[str] | None,
+    options: dict[str, Any],
+) -> tuple[PreTrainedConfig | None, dict[str, Any]]:
+    """Read the configuration that a model is loaded with, once.
+
+    Args:
+        config_class: of the model.
+        config: as in transformers, a file, a folder (it too with the subfolder in it) or a name on the Hub.
+        place: of the weights, which counts if ``config`` is None: a folder, with the subfolder, or a name on the Hub.
+        options: of ``from_pretrained``; those that are fields of the configuration overrule the file.
+
+    Returns:
+        The configuration, None if there is no place to read one from; the options that are no fields of it.
+    """
+    known = {config_class.model_type}
+    if config is None and isinstance(place, Path):
+        fields, source = require_model_type(place, known), place / CONFIG
+    elif (named := config or place) is not None:
+        finding = {name: options[name] for name in _FINDING if name in options}
+        fields, source = PreTrainedConfig.get_config_dict(named, **finding)[0], Path(named)
+        require_known(named, fields, known)
+    else:
+        return None, options
+    overruling = {name: value for name, value in options.items() if name not in _MODEL_OPTIONS}
+    read, others = config_from_fields(config_class, fields, source, **overruling)
+    return read, {name: value for name, value in options.items() if name in _MODEL_OPTIONS or name in others}
+
+
+def _check_files(folder: Path, config: PreTrainedConfig | None, options: Mapping[str, Any]) -> None:
+    """Raise CheckpointError if the files of a folder are not all there, before transformers looks for them."""
+    files = weight_files(folder, options.get("use_safetensors"), options.get("variant"))
+    dtype = options.get("dtype") or options.get("torch_dtype") or "auto"
+    if dtype == "auto" and getattr(config, "dtype", None) is None:
+        stored_tensors(files[:1])  # transformers opens it to see its dtype
+
+
+def _one_by_one(
+    model: PreTrainedModel, stored: Mapping[str, StoredTensor], packer: GLMQuantizer | None
+) -> dict[str, LazyTensor]:
     """The tensors of files, each read when transformers asks for it.
 
     Args:
-        quantizer: packs the weights that it takes, so that these may be views into their file. None: everything is
+        model: that they are for; what is tied in it is not read.
+        stored: where they lie.
+        packer: packs the weights that it takes, so that these may be views into their file. None: everything is
             copied out of its file; a mapped file stays in memory with what other ranks need of it.
     """
-    embeddings = quantizer is not None and quantizer.quantization_config.embeddings
-    tensors = lazy_tensors(
-        map(Path, files),
-        kept=lambda name: quantizer is None or not is_packed(name.removesuffix(".weight"), embeddings),
+    embeddings = packer is not None and packer.quantization_config.embeddings
+    return lazy_tensors(
+        {name: header for name, header in stored.items() if name not in model.all_tied_weights_keys},
+        kept=lambda name: packer is None or not is_packed(name.removesuffix(".weight"), embeddings),
     )
-    for tied in model.all_tied_weights_keys:
-        tensors.pop(tied, None)
-    return tensors
 
 
-def _inspect(folder: Path, model_type: str, options: dict[str, Any]) -> dict[str, StoredTensor]:
-    """Check the files of a folder; the tensors in them by their published names."""
-    folder = folder / options.get("subfolder", "")
-    fields = _configuration(folder, model_type, options)
-    stored = stored_tensors(weight_files(folder, options.get("use_safetensors"), options.get("variant")))
-    settle_quantization(folder, fields, stored, options)
-    return stored
+def _tie(model: PreTrainedModel, info: LoadingInfo, offloaded: dict[str, Any] | None) -> None:
+    """Tie the head to the embedding, as in the original even where the file has another head.
 
-
-def _configuration(folder: Path, model_type: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The fields of the configuration that a model in `folder` is loaded with: its own, or that of the options.
-
-    Those may name, as in transformers, a file, a folder (it too with the subfolder in it) or one on the Hub.
+    transformers would untie the two. Of a head that counts as missing it makes nothing else.
     """
-    config = options.get("config")
-    if isinstance(config, PreTrainedConfig):
-        return vars(config)
-    if config is None:
-        return require_model_type(folder, {model_type})
-    finding = {name: options[name] for name in _FINDING if name in options}
-    fields: dict[str, Any] = PreTrainedConfig.get_config_dict(config, **finding)[0]
-    require_known(config, fields, {model_type})
-    return fields
+    tied = model.all_tied_weights_keys
+    model.tie_weights(recompute_mapping=False)
+    info.missing_keys.update(tied)
+    if offloaded is not None:
+        offloaded.update({name: offloaded[source] for name, source in tied.items() if source in offloaded})
 
 
-@contextmanager
-def _report_left_to_us() -> Iterator[None]:
-    """Keep transformers from logging a table of the problems that are about to be raised."""
-
-    def is_other(record: logging.LogRecord) -> bool:
-        return "LOAD REPORT" not in record.getMessage()
-
-    reporter = logging.getLogger("transformers.modeling_utils")
-    reporter.addFilter(is_other)
-    try:
-        yield
-    finally:
-        reporter.removeFilter(is_other)
-
-
-class _Problems:
-    """Says what is wrong with the tensors of one load, by file and published name."""
-
-    def __init__(self, model: nn.Module, source: str, stored: dict[str, StoredTensor]) -> None:
-        self.model, self.source, self.stored = model, source, stored
-        renamings = get_checkpoint_conversion_mapping(model.config.model_type) or []  # type: ignore[union-attr]
-        self.to_published = [renaming.reverse_transform() for renaming in reversed(renamings)]
-
-    def refuse_missing(self, names: set[str]) -> None:
-        if not names:
-            return
-        published = {self._published(name) for name in names}
-        prefix = {self._published(name) for name in self.model.state_dict() if "prefix_encoder." in name}
-        if prefix and prefix <= published:
-            logger.warning(
-                "%s has no P-Tuning prefix (%s*); it starts untrained. Load one with glm_model.load_prefix.",
-                self.source,
-                PREFIX_ENCODER,
-            )
-            published -= prefix
-        if not published:
-            return
-        only_prefix = self.stored and all(PREFIX_ENCODER in name for name in self.stored)
-        raise CheckpointError(
-            f"{self.source} lacks {_listed(published)}. "
-            + (
-                "It holds a P-Tuning prefix alone: load the base model, then this folder with glm_model.load_prefix."
-                if only_prefix
-                else "The download may be incomplete, or config.json belongs to another checkpoint."
-            )
-        )
-
-    def refuse_unexpected(self, names: set[str]) -> None:
-        if not names:
-            return
-        published = {self._published(name) for name in names}
-        has_prefix = any(name.startswith(PREFIX_ENCODER) for name in published)
-        raise CheckpointError(
-            f"{self._files(published)} holds tensors that this model does not have: {_listed(published)}. "
-            + (
-                "For the P-Tuning prefix config.json needs pre_seq_len and prefix_projection."
-                if has_prefix
-                else "Its config.json belongs to another checkpoint, or the file to another model."
-            )
-        )
-
-    def refuse_misshapen(self, problems: set[tuple[str, tuple[int, ...], tuple[int, ...]]]) -> None:
-        if not problems:
-            return
-        name, found, needed = min(problems)
-        published = self._published(name)
-        rows_of_words = published in _ROWS_OF_WORDS and found[1:] == needed[1:]
-        vocabulary = " (vocab_size was 150528 before 2023-04-06 and is 130528 since)" if rows_of_words else ""
-        raise CheckpointError(
-            f"{self._files({published})}: {published} has shape {list(found)}, but config.json asks for {list(needed)} "
-            f"(so with {len(problems)} of the tensors). config.json belongs to another checkpoint{vocabulary}."
-        )
-
-    def refuse_unsound_packing(self) -> None:
-        for name, fault in unsound_layers(self.model):
-            published = self._published(name)
-            raise CheckpointError(
-                f"{self._files({published})}: {published} {fault}. The file is damaged, or of another model."
-            )
-
-    def refuse_not_finite(self) -> None:
-        for name, parameter in self.model.named_parameters():
-            if not _is_finite(parameter):
-                published = self._published(name)
-                raise CheckpointError(
-                    f"{self._files({published})}: {published} holds values that are NaN or infinite in "
-                    f"{str(parameter.dtype).removeprefix('torch.')}. The file is damaged, or the weights need a wider "
-                    "dtype (bfloat16 or float32)."
-                )
-
-    def _published(self, name: str) -> str:
-        for renaming in self.to_published:
-            name, _ = renaming.rename_source_key(name)
-        return name
-
-    def _files(self, published: set[str]) -> str:
-        """The files that hold these tensors, or what was loaded if it is not known."""
-        files = {str(self.stored[name].file) for name in published if name in self.stored}
-        return ", ".join(sorted(files)) or self.source
-
-
-def _part(model: nn.Module) -> None:
+def _separate_storages(model: nn.Module) -> None:
     """Give parameters that are not tied a storage each; a .bin may hold head and embedding as one."""
     seen = set()
     for parameter in model.parameters():
@@ -272,16 +202,3 @@ def _part(model: nn.Module) -> None:
         if place in seen and not parameter.is_meta:
             parameter.data = parameter.data.clone()
         seen.add(place)
-
-
-def _is_finite(values: Tensor) -> bool:
-    """Whether no value is NaN or infinite; one pass at memory speed (30 GB/s on two cores), no copy."""
-    values = local(values)
-    if values.is_meta or values.numel() == 0 or not values.is_floating_point():
-        return True
-    return bool(torch.stack(torch.aminmax(values.detach())).isfinite().all())
-
-
-def _listed(names: set[str]) -> str:
-    shown = ", ".join(sorted(names)[:_SHOWN])
-    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"

@@ -121,8 +121,9 @@ class _Shards:
 
     def _packed(self, file: Path, bar: Any) -> dict[str, Tensor]:
         shard: dict[str, Tensor] = {}
-        tensors = lazy_tensors([file], kept=lambda name: False)  # all of one file
-        for name in self.names[file]:
+        names = self.names[file]
+        tensors = lazy_tensors({name: self.stored[name] for name in names}, kept=lambda name: False)
+        for name in names:
             if self.packs(name):
                 shard |= pack(file, name, tensors[name][...], self.bits)
                 if self.tied and _EMBEDDING.search(name):

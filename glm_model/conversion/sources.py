@@ -56,12 +56,14 @@ class HuggingFaceFolder:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.config: GLM130BConfig = read_config(self.folder, {GLM130BConfig.model_type})
+        config = read_config(self.folder, {GLM130BConfig.model_type})
+        assert isinstance(config, GLM130BConfig)
+        self.config = config
         self.files = weight_files(self.folder)
         stored = stored_tensors(self.files)
         refuse_mixed(stored, self.config.quantization_bit, self.config.quantization_embeddings)
         self._require_sat_can_hold_it()
-        self._tensors = lazy_tensors(self.files, kept=lambda name: False)
+        self._tensors = lazy_tensors(stored, kept=lambda name: False)
         self.headers = _headers(self.folder, stored, self.config)
 
     def read(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:

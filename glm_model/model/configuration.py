@@ -114,6 +114,19 @@ class GLMConfig(PreTrainedConfig):
             raise ValueError(f"{cls.__name__} has no preset {name!r}; choose one of {sorted(cls.presets)}")
         return cls(**{**cls.presets[name], **overrides})
 
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Part of the construction; ``kwargs`` are what a config.json has besides the fields.
+
+        A ``quantization_config`` of the published method is moved to the published fields, which alone say how a model
+        is packed; one of another method (bitsandbytes) is kept.
+        """
+        quantization = kwargs.get("quantization_config")
+        if isinstance(quantization, dict) and quantization.get("quant_method") == QUANTIZATION_METHOD:
+            del kwargs["quantization_config"]
+            self.quantization_bit = quantization.get("bits", 4)
+            self.quantization_embeddings = quantization.get("embeddings", False)
+        super().__post_init__(**kwargs)
+
     @property
     def residual_alpha(self) -> float:
         """The DeepNorm factor in use: ``deepnorm_alpha``, or the original's ``sqrt(2 * layers)``."""
@@ -147,33 +160,6 @@ class GLMConfig(PreTrainedConfig):
     def mask_token_priority(self) -> tuple[int, ...]:
         """Which mask token is being answered when a text holds several kinds: the first present one of these."""
         raise NotImplementedError
-
-    @property
-    def quantization_config(self) -> Any:
-        """The quantization fields as transformers looks for them; absent without a quantization.
-
-        Setting it sets the fields. A quantization of another method (bitsandbytes, ...) is kept as it is.
-        """
-        if self.quantization_bit:
-            fields = {"bits": self.quantization_bit, "embeddings": self.quantization_embeddings}
-            return {"quant_method": QUANTIZATION_METHOD, **fields}
-        if "quantization_config" not in self.__dict__:
-            raise AttributeError(f"{type(self).__name__} has no quantization_config")
-        return self.__dict__["quantization_config"]
-
-    @quantization_config.setter
-    def quantization_config(self, value: Any) -> None:
-        chosen = value if isinstance(value, dict) else getattr(value, "__dict__", {})
-        if chosen.get("quant_method") != QUANTIZATION_METHOD:
-            self.__dict__["quantization_config"] = value
-            return
-        self.quantization_bit, self.quantization_embeddings = chosen.get("bits", 4), chosen.get("embeddings", False)
-        self.validate_architecture()
-
-    @quantization_config.deleter
-    def quantization_config(self) -> None:
-        self.quantization_bit, self.quantization_embeddings = 0, False
-        self.__dict__.pop("quantization_config", None)
 
     def to_dict(self) -> dict[str, Any]:
         return self._as_published(super().to_dict())

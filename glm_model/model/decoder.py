@@ -218,13 +218,6 @@ class GLMForCausalLM(GLMPreTrainedModel):
             self.lm_head.requires_grad_(False)
         self.post_init()
 
-    def tie_weights(self, missing_keys: set[str] | None = None, recompute_mapping: bool = True) -> None:
-        # As in the original, a tied model ignores the head of the file even where it differs from the embedding;
-        # transformers would untie the two.
-        if missing_keys is not None:
-            missing_keys.update(self.all_tied_weights_keys)
-        super().tie_weights(missing_keys=missing_keys, recompute_mapping=recompute_mapping)
-
     def derive_position_ids(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, length: int | None = None
     ) -> Tensor:

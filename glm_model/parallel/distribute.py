@@ -1,11 +1,13 @@
 """Cutting a model between its construction and the reading of its weights, so that each rank reads its part alone."""
 
-from typing import Any, NoReturn, Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
+from transformers.distributed import DistributedConfig
 from transformers.distributed.tensor_parallel import ALL_PARALLEL_STYLES
 
 from ..errors import UnsupportedError
@@ -17,8 +19,8 @@ from .pipeline import Line, become_stage, send_scores
 from .world import World
 
 
-class ShareableModel(QuantizableModel):
-    """A model that can be loaded in parts; the base of the models of this package."""
+class ModelParallel(QuantizableModel):
+    """What models in parts need: cutting, their device, counting; the base of the models of this package."""
 
     _parameters_of_all = 0
 
@@ -67,15 +69,6 @@ class ShareableModel(QuantizableModel):
             raise UnsupportedError("this rank holds a part of the model; save it from one process that loads it whole")
         super().save_pretrained(*args, **kwargs)
 
-    @classmethod
-    def maybe_distribute_model(cls, model: Any, distributed_config: Any, *args: Any) -> Any:
-        """transformers' way to the same plans, ``from_pretrained(distributed_config=...)``."""
-        if distributed_config is not None:
-            if distributed_config.pp_size is not None and distributed_config.pp_size > 1:
-                _refuse_other_pipeline()
-            require_sizes(model.config, distributed_config.tp_size or 1, 1)
-        return super().maybe_distribute_model(model, distributed_config, *args)
-
 
 def require_sizes(config: Any, tensor: int, pipeline: int) -> None:
     """Raises UnsupportedError if a model cannot be shared by so many ranks and stages."""
@@ -83,11 +76,26 @@ def require_sizes(config: Any, tensor: int, pipeline: int) -> None:
     stage_layers(config, pipeline)
 
 
-def _refuse_other_pipeline() -> NoReturn:
-    raise UnsupportedError(
-        "transformers' own pipeline hides the ids from its later stages, which need them for GLM's mask: use "
-        "glm_model.load(..., pipeline_parallel=N)."
-    )
+def require_distribution(config: Any, options: Mapping[str, Any]) -> None:
+    """Raise UnsupportedError if transformers is asked to share a model out in a way that does not suit it.
+
+    Args:
+        config: of the model.
+        options: of ``from_pretrained``, of which ``distributed_config`` or its older spelling, ``tp_plan`` and
+            ``tp_size``, ask for transformers' way to the plans of this package.
+    """
+    asked = options.get("distributed_config")
+    older = {name: options[name] for name in ("tp_plan", "tp_size") if options.get(name) is not None}
+    if asked is None and not older:
+        return
+    if not isinstance(asked, DistributedConfig):
+        asked = DistributedConfig(**(older if asked is None else asked))
+    if (asked.pp_size or 1) > 1:
+        raise UnsupportedError(
+            "transformers' own pipeline hides the ids from its later stages, which need them for GLM's mask: use "
+            "glm_model.load(..., pipeline_parallel=N)."
+        )
+    require_sizes(config, asked.tp_size or 1, 1)
 
 
 def apply_plan(model: Any, mesh: DeviceMesh) -> None:

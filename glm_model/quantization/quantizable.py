@@ -69,6 +69,7 @@ class QuantizableModel(PreTrainedModel):
     def _pack(self, bits: int, embeddings: bool) -> Self:
         quantizer = GLMQuantizer(GLMQuantizationConfig(bits, embeddings), pre_quantized=False)
         _pack_layers(self, bits, embeddings)
+        self.config.quantization_bit, self.config.quantization_embeddings = bits, embeddings
         # As after `from_pretrained` with the same configuration.
         self.hf_quantizer = quantizer
         quantizer.preprocess_model(self)

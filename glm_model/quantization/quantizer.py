@@ -1,8 +1,8 @@
 """Quantization as transformers knows it: a configuration, and the quantizer that goes with it while a model loads.
 
 Published checkpoints say ``quantization_bit`` and ``quantization_embeddings`` in config.json, which
-:class:`~glm_model.model.configuration.GLMConfig` shows to transformers as its ``quantization_config``. The model builds
-packed layers whenever its configuration asks for them, so little is left to do here: a checkpoint that is packed
+:func:`glm_model.checkpoint.packing_checks.settle_quantization` says to transformers before it loads one. The model
+builds packed layers whenever its configuration asks for them, so little is left to do here: a checkpoint that is packed
 already loads as any other, and the weights of a float one are packed one by one as they are read.
 """
 
