@@ -2,14 +2,7 @@
 
 import sys
 
-from app.missing import missing_library_explained
-from app.options import parse_terminal
-from app.ranks import leave_the_terminal_to_rank_0
+from app.programs import terminal
 
 if __name__ == "__main__":
-    leave_the_terminal_to_rank_0()
-    options = parse_terminal()
-    with missing_library_explained():
-        from app.terminal.session import start  # after the options: --help must not wait for it
-
-        sys.exit(start(options))
+    sys.exit(terminal())

@@ -9,17 +9,27 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .names import INSTALLED, PACKAGE
+
 
 @contextmanager
-def missing_library_explained() -> Iterator[None]:
-    """End the program with a sentence, where Python would with a traceback."""
+def missing_library_explained(requirement: str) -> Iterator[None]:
+    """End the program with a sentence, where Python would with a traceback.
+
+    Args:
+        requirement: what pip has to be asked for where a wheel was installed without the library: `glm-home[web]`.
+    """
     try:
         yield
     except ModuleNotFoundError as error:
         library = (error.name or "").partition(".")[0]
-        if library in ("", "app", "glm_model"):
+        if library in ("", PACKAGE, "glm_model"):
             raise
-        sys.exit(
-            f"{library} is not installed for {sys.executable}: run\n  {sys.executable} -m pip install "
-            "-r requirements.txt\nor `make run`, which makes an environment in .venv"
-        )
+        sys.exit(f"{library} is not installed for {sys.executable}: run\n  {_remedy(requirement)}")
+
+
+def _remedy(requirement: str) -> str:
+    install = f"{sys.executable} -m pip install"
+    if INSTALLED:
+        return f'{install} "{requirement}"'
+    return f"{install} -r requirements.txt\nor `make run`, which makes an environment in .venv"

@@ -4,6 +4,8 @@ Importing this package registers both architectures, so that ``AutoModel`` and `
 checkpoints without running any code of the checkpoint's folder.
 """
 
+__version__ = "0.2.0"
+
 from .garbage import no_garbage_collection
 
 with no_garbage_collection():

@@ -28,8 +28,11 @@ from .text.tokenizer import ChatGLMTokenizer
 
 __all__ = ["DEMO_MODEL", "DEVICE_MAPS", "DTYPES", "kernel_in_use", "lead_or_follow", "load", "set_precision"]
 
-DEMO_MODEL = Path(__file__).resolve().parent.parent / "models" / "demo"
-"""The small model embedded in this repository."""
+_INSTALLED_DEMO_MODEL = Path(__file__).parent / "demo_model"
+DEMO_MODEL = (
+    _INSTALLED_DEMO_MODEL if _INSTALLED_DEMO_MODEL.is_dir() else Path(__file__).resolve().parents[1] / "models" / "demo"
+)
+"""The folder of the demo model: models/demo of this repository, which a wheel installs into the package."""
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..names import PACKAGE
 from ..options import Options, answer_settings
 from ..serving.conversation import Message
 from .files import log_file, state_folder
@@ -162,5 +163,5 @@ def _log_to_file() -> None:
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             handler = logging.FileHandler(file, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger("app").addHandler(handler)
-    logging.getLogger("app").propagate = False
+    logging.getLogger(PACKAGE).addHandler(handler)
+    logging.getLogger(PACKAGE).propagate = False

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..names import TERMINAL_COMMAND
+
 
 @dataclass(frozen=True)
 class Words:
@@ -61,7 +63,8 @@ ENGLISH = Words(
     banner="{name} · {size} parameters · {device}",
     demo=(
         "This is the small demo model that comes with the program: it shows how everything works and knows "
-        "very little. To talk to ChatGLM-6B, give the folder of its checkpoint:\n  python cli_demo.py --model FOLDER"
+        "very little. To talk to ChatGLM-6B, give the folder of its checkpoint:\n"
+        f"  {TERMINAL_COMMAND} --model FOLDER"
     ),
     keys="Enter sends, Alt+Enter starts a new line, Ctrl-C stops an answer; /help shows more, stop leaves.",
     you="You: ",
@@ -114,7 +117,7 @@ CHINESE = Words(
     banner="{name} · {size} 参数 · {device}",
     demo=(
         "这是程序自带的小型演示模型：它用来展示各项功能，懂得很少。"
-        "要与 ChatGLM-6B 对话，请给出其模型文件夹：\n  python cli_demo.py --model 文件夹"
+        f"要与 ChatGLM-6B 对话，请给出其模型文件夹：\n  {TERMINAL_COMMAND} --model 文件夹"
     ),
     keys="回车发送，Alt+回车换行，Ctrl-C 停止回答；/help 查看其他命令，stop 退出。",
     you="用户：",

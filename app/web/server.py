@@ -16,6 +16,7 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
+from ..names import INSTALLED
 from ..options import Options
 from ..proxies import no_proxy
 from ..serving.engine import Engine
@@ -94,7 +95,7 @@ def _addresses(page: gr.Blocks, options: Options) -> str:
 
 
 def _fail(sentence: str) -> int:
-    print(f"web_demo: {sentence}", file=sys.stderr)
+    print(f"{'glm-web' if INSTALLED else 'web_demo'}: {sentence}", file=sys.stderr)
     return 1
 
 

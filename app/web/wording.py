@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
+from ..names import WEB_COMMAND
+
 if TYPE_CHECKING:
     from ..serving.conversation import ConversationError
     from ..serving.engine import Failed, ModelInfo
@@ -134,7 +136,7 @@ EN = Words(
     page_export_markdown="Export as Markdown",
     page_import="Import a chat",
     page_demo="This is the small demo model that comes with the program. "
-    "For ChatGLM-6B start it with `python web_demo.py --model FOLDER`",
+    f"For ChatGLM-6B start it with `{WEB_COMMAND} --model FOLDER`",
     page_mistakes="The model makes mistakes. Check what matters.",
     page_tab_chat="Chat",
     page_tab_fill="Fill in the blanks",
@@ -222,7 +224,7 @@ ZH = Words(
     page_export_json="导出为 JSON",
     page_export_markdown="导出为 Markdown",
     page_import="导入对话",
-    page_demo="这是随程序附带的小型演示模型。要使用 ChatGLM-6B，请这样启动：`python web_demo.py --model 模型文件夹`",
+    page_demo=f"这是随程序附带的小型演示模型。要使用 ChatGLM-6B，请这样启动：`{WEB_COMMAND} --model 模型文件夹`",
     page_mistakes="模型会出错，重要内容请核实。",
     page_tab_chat="聊天",
     page_tab_fill="填空",

@@ -1,0 +1,35 @@
+"""The programs: `glm-web` and `glm-chat` of the wheel, web_demo.py and cli_demo.py of a checkout.
+
+Nothing heavy is imported before the options are read, so that --help and a wrong option are answered at once.
+"""
+
+from __future__ import annotations
+
+import gc
+
+from .missing import missing_library_explained
+from .options import parse_terminal, parse_web
+from .proxies import no_proxy
+from .ranks import leave_the_terminal_to_rank_0
+
+
+def web() -> int:
+    """Read the options, load the model and serve the page in the browser; returns the exit code."""
+    leave_the_terminal_to_rank_0()
+    options = parse_web()
+    # Looking for garbage among all that is imported, none of which is, would take a quarter of the time.
+    gc.disable()
+    with missing_library_explained("glm-home[web]"), no_proxy():
+        from .web.server import run
+    gc.enable()
+    return run(options)
+
+
+def terminal() -> int:
+    """Read the options, load the model and chat in the terminal, or answer once; returns the exit code."""
+    leave_the_terminal_to_rank_0()
+    options = parse_terminal()
+    with missing_library_explained("glm-home"):
+        from .terminal.session import start
+
+        return start(options)
