@@ -4,10 +4,17 @@
 #   make run ARGS="--model DIR"        the same with a checkpoint of yours (ARGS go to web_demo.py)
 #   make test                          linter, types and tests (ARGS go to pytest)
 #   make test SYSTEM_PACKAGES=no       the same without asking apt for Chromium and a Chinese font
+#   make lint                          linter, format and types alone
+#   make test-matrix                   golden, loading, quantization, generation and filling tests on the oldest and the
+#                                      newest transformers and the oldest torch that pyproject.toml allows, each in an
+#                                      environment of its own (.venv-transformers-5.17.0 ...). ARGS go to pytest;
+#                                      MATRIX="transformers-5.20.0 torch-2.12.1" names other releases; `make -k` goes
+#                                      on after one that failed
 #   make lock                          renew constraints.txt from the installed environment
-#   make clean                         remove the environment
+#   make clean                         remove the environments
 #
-# PYTHON=python3.12 names another interpreter, VENV=dir another place for the environment.
+# PYTHON=python3.12 names another interpreter, VENV=dir another place for the environment. On Linux, PyPI's torch is the
+# CUDA build, several GB more; PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu before `make` gets the CPU's.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -22,7 +29,13 @@ TEST_READY := $(VENV)/test.stamp
 IN_TWO := -n 2 --dist loadfile --no-loadscope-reorder
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check
 
-.PHONY: help run test lint lock clean
+# Releases that the pins are exchanged for, one at a time.
+MATRIX ?= transformers-5.17.0 transformers-newest torch-2.11.0
+MATRIX_TESTS := tests/golden tests/loading tests/quantization tests/model tests/blank_filling
+# What these tests do not need, and what transformers chooses for itself.
+NOT_IN_MATRIX := gradio|starlette|playwright|ruff|mypy|huggingface_hub
+
+.PHONY: help run test lint test-matrix $(MATRIX:%=test-with-%) lock clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -36,7 +49,22 @@ test: lint
 
 lint: $(TEST_READY)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+test-matrix: $(MATRIX:%=test-with-%)
+
+# Without constraints.txt, as after `pip install .`: what is not pinned directly is what pip chooses. Triton is the one
+# that torch asks for.
+$(MATRIX:%=test-with-%): environment = $(@:test-with-%=$(VENV)-%)
+$(MATRIX:%=test-with-%): pin = $(subst ==newest,,$(subst -,==,$(@:test-with-%=%)))
+$(MATRIX:%=test-with-%):
+	$(PYTHON) -m venv $(environment)
+	sed -E '/^(#|-|$$)|^($(NOT_IN_MATRIX))==/d; s/^$(firstword $(subst ==, ,$(pin)))==.*/$(pin)/; s/^triton==[^;]*/triton/' \
+	    requirements.txt requirements-test.txt > $(environment)/requirements.txt
+	$(environment)/bin/python -m pip install --disable-pip-version-check --quiet --upgrade -r $(environment)/requirements.txt
+	$(environment)/bin/python -m pip list --disable-pip-version-check | grep -E '^(torch|transformers|tokenizers|huggingface_hub|triton) '
+	$(environment)/bin/python -m pytest $(IN_TWO) $(MATRIX_TESTS) $(ARGS)
 
 # The interpreter's own file is the prerequisite: a venv whose Python was upgraded or removed is made anew.
 $(BIN)/python:
@@ -54,9 +82,9 @@ $(TEST_READY): requirements-test.txt $(RUN_READY)
 	@touch $@
 
 lock: $(TEST_READY)
-	@{ sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//'; } \
+	@{ sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip freeze --all --exclude pip --exclude-editable | sed 's/+cpu$$//'; } \
 	    > constraints.tmp && mv constraints.tmp constraints.txt
 	@touch $(RUN_READY) $(TEST_READY)
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV)-transformers-* $(VENV)-torch-*

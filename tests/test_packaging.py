@@ -1,9 +1,14 @@
-"""What the project says it needs: pinned for `make`, in ranges for pip, and nothing imported that is not said."""
+"""What the project says it needs, pinned for `make` and in ranges for pip; and what its wheel installs."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
+import textwrap
 import tomllib
+import zipfile
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -11,10 +16,15 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import glm_model
+from glm_model.__main__ import PROGRAMS
 from tests.test_imports import OURS, imports, sources, top
 
 ROOT = Path(__file__).parent.parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
+PACKED = ["glm_model", "app", "models", "pyproject.toml", "README.md", "LICENSE", "NOTICE"]
+"""What a wheel is made of."""
 
 
 def pins(file: str) -> dict[str, str]:
@@ -40,7 +50,7 @@ def test_direct_pins_are_those_of_the_tested_environment(file: str) -> None:
 
 def test_pins_lie_in_the_declared_ranges() -> None:
     pinned = pins("requirements.txt") | pins("requirements-test.txt")
-    ranges = declared("web", "terminal", "recipe", "onnxruntime", "triton", "test")
+    ranges = declared("web", "recipe", "onnxruntime", "triton", "test")
     assert ranges.keys() == pinned.keys()
     assert not [name for name, version in pinned.items() if version not in ranges[name].specifier]
 
@@ -49,7 +59,7 @@ def test_pins_lie_in_the_declared_ranges() -> None:
     ("package", "extras"),
     [
         ("glm_model", ["onnxruntime", "triton", "cpm-kernels", "eval"]),
-        ("app", ["web", "terminal"]),
+        ("app", ["web"]),
         ("demo_recipe", ["recipe"]),
     ],
 )
@@ -70,3 +80,116 @@ def test_a_script_without_its_libraries_says_how_to_get_them(script: str) -> Non
     assert "is not installed" in done.stderr
     assert "requirements.txt" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_wheel_has_every_package_of_the_tree() -> None:
+    folders = {path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob("glm_model/**/__init__.py")}
+    folders |= {path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob("app/**/__init__.py")}
+    installed_as = {re.sub("^app", "glm_app", folder).replace("/", ".") for folder in folders}
+    assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == {*installed_as, "glm_model.demo_model"}
+
+
+def test_python_m_glm_model_names_every_program() -> None:
+    assert {name for name, _, _ in PROGRAMS} == PROJECT["scripts"].keys()
+
+
+def test_the_matrix_begins_with_the_oldest_releases_that_are_allowed() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    matrix = re.findall(r"(\w+)-([\d.]+|newest)", re.findall(r"^MATRIX \?= (.*)", makefile, re.MULTILINE)[0])
+    tried = {name: [version for each, version in matrix if each == name] for name, _ in matrix}
+    assert tried.keys() == {"transformers", "torch"}
+    assert "newest" in tried["transformers"]
+    for name, versions in tried.items():
+        allowed = declared()[name].specifier
+        oldest = next(str(bound.version) for bound in allowed if bound.operator == ">=")
+        assert versions[0].startswith(oldest)
+        assert all(version in allowed for version in versions if version != "newest")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy: setuptools would put what an earlier tree left in `build` into it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    for name in PACKED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / "tree" / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, folder / "tree" / name)
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
+    subprocess.run([*pip, "--wheel-dir", str(folder), str(folder / "tree")], check=True, timeout=120)
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the programs in an environment with the wheel, which borrows the libraries of this one."""
+    environment = tmp_path_factory.mktemp("environment")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True, timeout=60)
+    folder = environment / ("Scripts" if os.name == "nt" else "bin")
+    ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    library = subprocess.run([folder / "python", "-c", ask], check=True, capture_output=True, text=True).stdout.strip()
+    (Path(library) / "borrowed.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
+    pip = [sys.executable, "-m", "pip", "--python", str(folder / "python")]
+    subprocess.run([*pip, "install", "--quiet", "--no-deps", "--no-index", str(wheel)], check=True, timeout=120)
+    return folder
+
+
+def run_away(command: list[str | Path], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command in a folder that is not the checkout; a failed one is an error."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(
+        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True,
+        timeout=120,
+    )  # fmt: skip
+
+
+def test_the_wheel_holds_all_that_the_packages_hold(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if ".dist-info/" not in name}
+        metadata = next(archive.read(name) for name in archive.namelist() if name.endswith("/METADATA"))
+    places = {"glm_model": "glm_model", "app": "glm_app", "models/demo": "glm_model/demo_model"}
+    expected = {
+        f"{place}/{path.relative_to(ROOT / folder).as_posix()}"
+        for folder, place in places.items()
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert packed == expected
+    assert f"Version: {glm_model.__version__}\n".encode() in metadata
+
+
+def test_the_installed_chat_answers_away_from_the_checkout(programs: Path, tmp_path: Path) -> None:
+    done = run_away([programs / "glm-chat", "--message", "你好", "--temperature", "0"], tmp_path)
+    assert "你好" in done.stdout
+    assert not done.stderr
+
+
+def test_the_installed_programs_are_there(programs: Path, tmp_path: Path) -> None:
+    """Each names a function; those of the front-ends say how they are called here."""
+    code = """
+        from importlib.metadata import distribution
+        from importlib.util import find_spec
+        from glm_app.names import PACKAGE, TERMINAL_COMMAND, WEB_COMMAND
+        scripts = distribution("glm-home").entry_points
+        assert all(callable(script.load()) for script in scripts)
+        assert find_spec("app") is None
+        print(PACKAGE, TERMINAL_COMMAND, WEB_COMMAND, *sorted(script.name for script in scripts))
+    """
+    done = run_away([programs / "python", "-c", textwrap.dedent(code)], tmp_path)
+    assert done.stdout.split() == ["glm_app", "glm-chat", "glm-web", *sorted(PROJECT["scripts"])]
+    assert run_away([programs / "glm-web", "--help"], tmp_path).stdout.startswith("usage: glm-web")
+
+
+@pytest.mark.parametrize(
+    ("program", "advice"), [("web", 'pip install "glm-home[web]"'), ("terminal", 'pip install "glm-home"')]
+)
+def test_an_installed_program_without_its_libraries_says_how_to_get_them(
+    wheel: Path, tmp_path: Path, program: str, advice: str
+) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    bare = [sys.executable, "-S", "-c", f"from glm_app.programs import {program}; {program}()"]
+    done = subprocess.run(bare, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "is not installed" in done.stderr
+    assert advice in done.stderr
