@@ -54,13 +54,13 @@ lint: $(TEST_READY)
 
 test-matrix: $(MATRIX:%=test-with-%)
 
-# Without constraints.txt, as after `pip install .`: what is not pinned directly is what pip chooses. Triton is the one
-# that torch asks for.
+# Without constraints.txt, as after `pip install .`: what is not pinned directly is what pip chooses. Another
+# torch chooses its own Triton.
 $(MATRIX:%=test-with-%): environment = $(@:test-with-%=$(VENV)-%)
 $(MATRIX:%=test-with-%): pin = $(subst ==newest,,$(subst -,==,$(@:test-with-%=%)))
 $(MATRIX:%=test-with-%):
 	$(PYTHON) -m venv $(environment)
-	sed -E '/^(#|-|$$)|^($(NOT_IN_MATRIX))==/d; s/^$(firstword $(subst ==, ,$(pin)))==.*/$(pin)/; s/^triton==[^;]*/triton/' \
+	sed -E '/^(#|-|$$)|^($(NOT_IN_MATRIX))==/d; s/^$(firstword $(subst ==, ,$(pin)))==.*/$(pin)/$(if $(filter torch%,$(pin)),; s/^triton==[^;]*/triton/)' \
 	    requirements.txt requirements-test.txt > $(environment)/requirements.txt
 	$(environment)/bin/python -m pip install --disable-pip-version-check --quiet --upgrade -r $(environment)/requirements.txt
 	$(environment)/bin/python -m pip list --disable-pip-version-check | grep -E '^(torch|transformers|tokenizers|huggingface_hub|triton) '

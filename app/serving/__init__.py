@@ -1,4 +1,1 @@
-"""The front-ends: a worker that owns the model, and the browser and terminal programs around it.
-
-Nothing here is imported by `glm_model`; importing this package loads neither torch nor gradio.
-"""
+"""Serve one model to many: conversations, their trimming, a queue, and answers as they come. Knows no front-end."""

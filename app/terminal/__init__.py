@@ -1,4 +1,1 @@
-"""The front-ends: a worker that owns the model, and the browser and terminal programs around it.
-
-Nothing here is imported by `glm_model`; importing this package loads neither torch nor gradio.
-"""
+"""Chat in the terminal: the prompt, the commands, Markdown on the screen; or answer one message in a pipe."""

@@ -1,4 +1,1 @@
-"""The front-ends: a worker that owns the model, and the browser and terminal programs around it.
-
-Nothing here is imported by `glm_model`; importing this package loads neither torch nor gradio.
-"""
+"""Chat and fill blanks in the browser: the page, its server on Gradio, and the gate in front of it."""
