@@ -1,16 +1,24 @@
 """``python -m demo_recipe train --out models/demo`` and ``python -m demo_recipe evaluate models/demo``."""
 
-import argparse
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from glm_model.command_line import SUCCEEDED, Parser, run
+from glm_model.options import LoadOptions, add_settings
+
 from . import evaluation, recipe
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Train or evaluate, as the command line says."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train or evaluate, as the command line says; returns the exit status."""
+    return run("demo_recipe", lambda: _train_or_evaluate(arguments))
+
+
+def _train_or_evaluate(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -21,10 +29,11 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         chosen = {name: getattr(options, name) for name in ("seed", "sampled", "quantize", "failures")}
         evaluation.evaluate(options.model, options.count, **chosen)
+    return SUCCEEDED
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m demo_recipe", description="Make and judge the demo model.")
+def _parser() -> Parser:
+    parser = Parser(prog="python -m demo_recipe", description="Make and judge the demo model.")
     parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's choice)")
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="make the corpus, train, write the model")
@@ -36,11 +45,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("model", type=Path, nargs="?", default=Path("models/demo"))
     evaluate.add_argument("--count", type=int, default=48, help="questions a category and language")
     evaluate.add_argument("--seed", type=int, default=evaluation.SEED, help="of the questions (default: %(default)s)")
-    evaluate.add_argument("--quantize", choices=("int8", "int4"), help="judge the model quantized")
+    add_settings(evaluate, LoadOptions, ["quantize"])
     evaluate.add_argument("--sampled", action="store_true", help="the chat's default sampling instead of greedy")
     evaluate.add_argument("--failures", action="store_true", help="print every wrong answer")
     return parser
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

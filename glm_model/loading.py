@@ -3,8 +3,9 @@
 import os
 import tempfile
 import weakref
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, Unpack, cast
 
 import torch
 from huggingface_hub import snapshot_download
@@ -19,6 +20,7 @@ from .checkpoint.prefix import load_prefix
 from .checkpoint.reading import shared_over
 from .errors import CheckpointError
 from .kernels.dispatch import Precision, describe
+from .options import DEVICE_MAPS, DTYPE_NAMES, QUANTIZATION_BITS, LoadOptions, LoadSettings
 from .parallel.distribute import finish_part
 from .parallel.following import lead_or_follow
 from .parallel.world import World, join_world
@@ -34,114 +36,77 @@ DEMO_MODEL = (
 )
 """The folder of the demo model: models/demo of this repository, which a wheel installs into the package."""
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
-_QUANTIZATION_BITS = {"int8": 8, "int4": 4}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPE_NAMES}
 _TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
 def load(
-    path: str | Path = DEMO_MODEL,
-    *,
-    quantize: str | None = None,
-    quantize_head: bool = False,
-    precision: str = "exact",
-    device: str = "auto",
-    dtype: str = "auto",
-    cache_dtype: str | None = None,
-    prefix: str | Path | None = None,
-    device_map: str | dict[str, Any] | None = None,
-    max_memory: dict[int | str, int | str] | None = None,
-    offload_folder: str | Path | None = None,
-    tensor_parallel: int = 1,
-    pipeline_parallel: int = 1,
+    path: str | Path = DEMO_MODEL, *, options: LoadOptions | None = None, **settings: Unpack[LoadSettings]
 ) -> tuple[Any, ChatGLMTokenizer]:
-    """A model in evaluation mode and its tokenizer.
+    """Return a model in evaluation mode and its tokenizer.
 
     Args:
         path: folder in the published layout: config.json, weights (safetensors or .bin, sharded or single),
             ice_text.model and tokenizer_config.json; or the OWNER/NAME of one in the Hugging Face cache. Nothing is
             downloaded.
-        quantize: None, "int8" or "int4": a float checkpoint is packed while it loads, which takes little more memory
-            than the packed model. A checkpoint that is packed already needs no such word, and takes no other one.
-        quantize_head: pack the embedding and the head too, as chatglm-6b-int4-qe has them; also those of a checkpoint
-            whose other layers are packed already.
-        precision: "exact" or "fast", of the products with packed weights on a CPU; see
-            :data:`glm_model.kernels.dispatch.Precision`.
-        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
-        dtype: "auto" (float32 on the CPU, float16 elsewhere), "float32", "float16" or "bfloat16". In half precision
-            LayerNorm is rounded too, as by the published ``.half()``.
-        cache_dtype: to store the keys and values of past tokens in, one of those three; None is ``dtype``.
-        prefix: a P-Tuning prefix to put on the model; see :func:`glm_model.checkpoint.prefix.load_prefix`.
-        device_map: one process, several devices: "auto", "balanced", "balanced_low_0", "sequential", or a dictionary of
-            modules and devices, as accelerate takes it; what the GPUs cannot hold goes to the CPU, then to the disk.
-            None puts all of the model on ``device``.
-        max_memory: of each device that ``device_map`` may use, such as ``{0: "20GiB", "cpu": "60GiB"}``.
-        offload_folder: for weights on the disk that are not in the checkpoint as they are; a temporary one if None.
-        tensor_parallel: processes that share every layer. With this and the next, this function is called by as many
-            processes as their product, started by torchrun, and each gets its part of the model; see
-            :func:`lead_or_follow`.
-        pipeline_parallel: stages of processes that hold some of the layers each.
+        options: how to load it; see :class:`glm_model.options.LoadOptions`.
+        settings: fields of ``options``, such as ``quantize="int4", device="cpu"``, in place of those that it has.
 
     Raises:
         CheckpointError: the folder, a file or a tensor is missing, damaged or of another model.
         TokenizerError: the tokenizer's files cannot be used.
         UnsupportedError: ChatGLM2 or later.
-        ValueError: an unknown device or dtype, or a device that this machine lacks.
+        ValueError: a setting that is not allowed, or a device that this machine lacks.
+        TypeError: a setting that ``LoadOptions`` does not have.
     """
-    precisely = _precision(precision)
-    world = _world(tensor_parallel, pipeline_parallel, device, device_map)
-    where = _device(device) if world is None else world.device
-    working_dtype = _dtype("dtype", dtype, where)
-    stored_dtype = None if cache_dtype is None else _dtype("cache_dtype", cache_dtype, where)
+    options = replace(options or LoadOptions(), **settings)
+    world = _world(options)
+    where = _device(options.device) if world is None else world.device
+    working_dtype = _dtype(options.dtype, where)
     folder = _folder(path)
     config = read_config(folder)
-    quantization = _quantization(quantize, quantize_head and not config.quantization_bit)
+    quantization = _quantization(options.quantize, options.quantize_head and not config.quantization_bit)
     tokenizer = _tokenizer(folder)
     _require_same_vocabulary(folder, config, tokenizer)
-    if prefix is None and getattr(config, "pre_seq_len", None):
+    if options.prefix is None and getattr(config, "pre_seq_len", None):
         _require_prefix(folder)
     scratch = None
-    if device_map is not None and offload_folder is None:
+    if options.device_map is not None and options.offload_folder is None:
         scratch = tempfile.TemporaryDirectory(prefix="glm-offload-")
-        offload_folder = scratch.name
-    placed = _placed(where, device_map, max_memory, offload_folder)
+        options = replace(options, offload_folder=scratch.name)
     with shared_over(world):
         model = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=working_dtype, **quantization, **placed
+            folder, config=config, dtype=working_dtype, **quantization, **_placed(where, options)
         )
     if scratch is not None:
         weakref.finalize(model, scratch.cleanup)  # which also keeps it for as long as the model is there
     _round_layer_norms(model, working_dtype)
-    if prefix is not None:
-        load_prefix(model, prefix)
+    if options.prefix is not None:
+        load_prefix(model, options.prefix)
     if world is not None:
         finish_part(model)
-    if quantize_head:
+    if options.quantize_head:
         model.quantize_head()
-    model.runtime.cache_dtype = stored_dtype
-    set_precision(model, precisely)
+    model.runtime.cache_dtype = None if options.cache_dtype is None else _dtype(options.cache_dtype, where)
+    set_precision(model, cast(Precision, options.precision))
     return model.eval(), tokenizer
 
 
-def _world(tensor: int, pipeline: int, device: str, device_map: Any) -> World | None:
-    if tensor == pipeline == 1:
+def _world(options: LoadOptions) -> World | None:
+    if options.tensor_parallel == options.pipeline_parallel == 1:
         return None
-    if device_map is not None:
-        raise ValueError(
-            "device_map spreads a model from one process, tensor_parallel and pipeline_parallel over several: "
-            "use one or the other"
-        )
-    return join_world(tensor, pipeline, device)
+    return join_world(options.tensor_parallel, options.pipeline_parallel, options.device)
 
 
-def _placed(where: torch.device, device_map: Any, max_memory: Any, offload_folder: str | Path | None) -> dict[str, Any]:
-    """Arguments of ``from_pretrained`` that say where the model goes."""
-    if device_map is None:
+def _placed(where: torch.device, options: LoadOptions) -> dict[str, Any]:
+    """Return the arguments of ``from_pretrained`` that say where the model goes."""
+    if options.device_map is None:
         return {} if where.type == "cpu" else {"device_map": {"": where}}
-    if isinstance(device_map, str) and device_map not in DEVICE_MAPS:
-        raise ValueError(f"device_map must be one of {', '.join(DEVICE_MAPS)}, or a dictionary; not {device_map!r}")
-    return {"device_map": device_map, "max_memory": max_memory, "offload_folder": str(offload_folder)}
+    return {
+        "device_map": options.device_map,
+        "max_memory": options.max_memory,
+        "offload_folder": str(options.offload_folder),
+    }
 
 
 def _quantization(name: str | None, head: bool) -> dict[str, GLMQuantizationConfig]:
@@ -149,15 +114,7 @@ def _quantization(name: str | None, head: bool) -> dict[str, GLMQuantizationConf
         if head:  # as the loaded model would say
             raise ValueError("quantize_head goes with quantize: say how many bits, int4 or int8")
         return {}
-    if name not in _QUANTIZATION_BITS:
-        raise ValueError(f"quantize must be one of {', '.join(_QUANTIZATION_BITS)}, or None; not {name!r}")
-    return {"quantization_config": GLMQuantizationConfig(_QUANTIZATION_BITS[name], embeddings=head)}
-
-
-def _precision(name: str) -> Precision:
-    if name not in get_args(Precision):
-        raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}; not {name!r}")
-    return cast(Precision, name)
+    return {"quantization_config": GLMQuantizationConfig(QUANTIZATION_BITS[name], embeddings=head)}
 
 
 def set_precision(model: nn.Module, precision: Precision) -> None:
@@ -197,10 +154,7 @@ def _tokenizer(folder: Path) -> ChatGLMTokenizer:
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device must be auto, cpu, cuda, cuda:N or mps, not {name!r}") from None
+    device = torch.device(name)
     counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     available = counts.get(device.type, 0)
     if (device.index or 0) >= available:
@@ -216,11 +170,9 @@ def kernel_in_use(model: nn.Module) -> str | None:
     return None if packed is None else describe(packed.precision, packed.weight.device)
 
 
-def _dtype(argument: str, name: str, device: torch.device) -> torch.dtype:
+def _dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.float32 if device.type == "cpu" else torch.float16
-    if name not in DTYPES:
-        raise ValueError(f"{argument} must be one of auto, {', '.join(DTYPES)}; not {name!r}")
     return DTYPES[name]
 
 

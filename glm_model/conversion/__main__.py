@@ -2,65 +2,75 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from ..kernels.packing import BITS
+from ..command_line import INTERRUPTED, SUCCEEDED, Parser, complain, run
+from ..options import (
+    QUANTIZATION_BITS,
+    LoadOptions,
+    Setting,
+    Whole,
+    add_hidden_alias,
+    add_setting,
+    add_settings,
+    with_sentence,
+)
 from .convert import sat_to_huggingface, to_sat
 from .files import in_words
+from .huggingface_writer import require_shard_size
 from .quantize import quantize_checkpoint
 
+_NAME = "conversion"
 _SAT = """Convert GLM-130B's own archive, as SwissArmyTransformer writes it ('latest' and
 <step>/mp_rank_XX_model_states.pt, of any number of tensor-parallel ranks), into a folder in the Hugging Face layout;
 or, with --tensor-parallel N, such a folder or another archive into an archive of N ranks. DST appears when it is whole;
 until then it grows as DST.partial. Killed, the same command goes on where it was if it makes a Hugging Face folder, and
 starts over if it makes an archive."""
 
+_RANKS = Setting("tensor_parallel", None, Whole(1), "write an archive of N ranks", metavar="N")
 
-_INTERRUPTED = 130  # as shells report Ctrl-C
 
-
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
+    return run(_NAME, lambda: _convert(arguments))
+
+
+def _convert(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, OSError) as error:  # what is wrong with the input or the disk, in a sentence
-        print(f"error: {_sentence(error)}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
-        print(f"stopped: the same command {options.again}", file=sys.stderr)
-        return _INTERRUPTED
-    return 0
+        complain(_NAME, f"stopped: the same command {options.again}")
+        return INTERRUPTED
+    return SUCCEEDED
 
 
-def _sentence(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m glm_model.conversion", description="Convert checkpoints.")
+def _parser() -> Parser:
+    parser = Parser(prog="python -m glm_model.conversion", description="Convert checkpoints.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_quantize(commands)
     _add_sat(commands)
     return parser
 
 
-def _add_quantize(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_quantize(commands: "argparse._SubParsersAction[Parser]") -> None:
     quantize = commands.add_parser(
-        "quantize", help="make an INT8 or INT4 checkpoint", description="Write a float checkpoint as INT8 or INT4."
+        "quantize",
+        help="make an INT8 or INT4 checkpoint",
+        description="Write a float checkpoint as INT8 or INT4.",
     )
     _add_folders(quantize, "folder with a float checkpoint")
-    quantize.add_argument("--bits", type=int, choices=BITS, required=True)
-    quantize.add_argument("--embeddings", action="store_true", help="the embedding and the head too")
+    _add_quantization(quantize.add_mutually_exclusive_group(required=True))
+    add_settings(quantize, LoadOptions, ["quantize_head"])
+    add_hidden_alias(quantize, "--embeddings", "quantize_head", action="store_true")
     quantize.set_defaults(run=_quantize, again="starts over")
 
 
-def _add_sat(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_sat(commands: "argparse._SubParsersAction[Parser]") -> None:
     sat = commands.add_parser("sat", help="read or write GLM-130B's own archives", description=_SAT)
     _add_folders(sat, "folder with 'latest'; with --tensor-parallel also a Hugging Face folder")
-    sat.add_argument("--bits", type=int, choices=BITS, default=0, help="pack the linear layers of a float checkpoint")
+    _add_quantization(sat.add_mutually_exclusive_group())
     sat.add_argument(
         "--config",
         type=Path,
@@ -69,27 +79,61 @@ def _add_sat(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "beside 'latest' does",
     )
     direction = sat.add_mutually_exclusive_group()
-    direction.add_argument("--shard-size", default="5GB", metavar="SIZE", help="largest file of weights (default: 5GB)")
-    direction.add_argument("--tensor-parallel", type=int, metavar="N", help="write an archive of N ranks")
+    direction.add_argument(
+        "--shard-size",
+        type=with_sentence(_shard_size),
+        default="5GB",
+        metavar="SIZE",
+        help="largest file of weights (default: 5GB)",
+    )
+    add_setting(direction, _RANKS)
     sat.set_defaults(run=_sat, again="goes on where it was, or starts over if it makes an archive")
 
 
-def _add_folders(command: argparse.ArgumentParser, source: str) -> None:
+def _add_folders(command: Parser, source: str) -> None:
     command.add_argument("source", type=Path, metavar="SRC", help=source)
     command.add_argument("target", type=Path, metavar="DST", help="folder to make; must not be there yet")
 
 
+def _add_quantization(group: "argparse._MutuallyExclusiveGroup") -> None:
+    """Add --quantize, and --bits of earlier releases."""
+    add_settings(group, LoadOptions, ["quantize"])
+    add_hidden_alias(group, "--bits", "quantize", type=with_sentence(_name_of_bits), metavar="BITS")
+
+
+def _name_of_bits(text: str) -> str:
+    names = {str(bits): name for name, bits in QUANTIZATION_BITS.items()}
+    if text not in names:
+        raise ValueError(f"{text!r} is not one of {', '.join(names)}")
+    return names[text]
+
+
+def _shard_size(text: str) -> str:
+    require_shard_size(text)
+    return text
+
+
 def _quantize(options: argparse.Namespace) -> None:
-    quantize_checkpoint(options.source, options.target, options.bits, options.embeddings, progress=True)
-    print(f"{options.target}: INT{options.bits}, {_size(options.target)} from {_size(options.source)}")
+    bits = QUANTIZATION_BITS[options.quantize]
+    quantize_checkpoint(options.source, options.target, bits, options.quantize_head, progress=True)
+    print(f"{options.target}: INT{bits}, {_size(options.target)} from {_size(options.source)}")
 
 
 def _sat(options: argparse.Namespace) -> None:
-    given = {"bits": options.bits, "config": options.config, "progress": True}
+    bits = QUANTIZATION_BITS.get(options.quantize, 0)
     if options.tensor_parallel is None:
-        made = sat_to_huggingface(options.source, options.target, shard_size=options.shard_size, **given)
+        made = sat_to_huggingface(
+            options.source,
+            options.target,
+            bits=bits,
+            shard_size=options.shard_size,
+            config=options.config,
+            progress=True,
+        )
     else:
-        made = to_sat(options.source, options.target, options.tensor_parallel, **given)
+        made = to_sat(
+            options.source, options.target, options.tensor_parallel, bits=bits, config=options.config, progress=True
+        )
     print(f"{options.target}: {made}, {_size(options.target)} from {_size(options.source)}")
 
 

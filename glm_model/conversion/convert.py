@@ -153,7 +153,7 @@ def _choose_packing(archive: SatArchive, bits: int) -> Source:
     if bits:
         raise CheckpointError(
             f"{archive.folder} cannot stay INT{bits} in one piece: its {len(archive.files)} ranks have each made "
-            "scales of their own for the same rows of attention.dense and mlp.dense_4h_to_h. Leave out --bits for "
+            "scales of their own for the same rows of attention.dense and mlp.dense_4h_to_h. Leave out --quantize for "
             "float32 weights, which are exact, and round those anew, if you want that, with "
             "'python -m glm_model.conversion quantize'."
         )

@@ -18,6 +18,18 @@ from .sources import Source
 INDEX = "model.safetensors.index.json"
 
 
+def require_shard_size(size: str) -> None:
+    """Raise ValueError unless it is a size above 0 with a unit, such as "5GB"."""
+    try:
+        split_torch_state_dict_into_shards({}, max_shard_size=size)  # for its reading of the size
+    except ValueError:
+        size_above_zero = None
+    else:
+        size_above_zero = re.match(r"[0.]*[1-9]", size)
+    if size_above_zero is None:
+        raise ValueError(f"shard_size must be a size above 0 in KB, MB, GB or TB, such as 5GB, not {size!r}")
+
+
 class HuggingFaceWriter:
     """Writes shard by shard, each tensor by tensor; memory holds one layer of the source, and one tensor of the target.
 
@@ -35,9 +47,7 @@ class HuggingFaceWriter:
     def __init__(self, source: Source, shard_size: str) -> None:
         self._source = source
         self.total_bytes = sum(header.nbytes for header in source.headers.values())
-        number = re.match(r"[\d.]*", shard_size)
-        if not number or not number[0].strip("0."):
-            raise ValueError(f"shard_size must be a size above 0, such as 5GB, not {shard_size!r}")
+        require_shard_size(shard_size)
         self._split = split_torch_state_dict_into_shards(source.headers, max_shard_size=shard_size)
 
     def finished_bytes(self, folder: Path) -> int:

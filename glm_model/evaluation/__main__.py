@@ -3,22 +3,24 @@
 import sys
 from importlib.util import find_spec
 
-from ..errors import GLMError
+from ..command_line import SUCCEEDED, run
 
 
-def main() -> None:
-    """Run the command on ``sys.argv``, whose words are lm-eval's own."""
+def main() -> int:
+    """Run the command on ``sys.argv``, whose words are lm-eval's own; returns the exit status."""
+    return run("evaluation", _evaluate)
+
+
+def _evaluate() -> int:
     if find_spec("lm_eval") is None:
-        sys.exit("lm-eval is not installed: pip install 'lm-eval>=0.4.13'")
+        raise ValueError("lm-eval is not installed: pip install 'lm-eval>=0.4.13'")
     from lm_eval.__main__ import cli_evaluate
 
     from . import harness  # noqa: F401 - registers the model
 
-    try:
-        cli_evaluate()
-    except GLMError as error:
-        sys.exit(f"error: {error}")
+    cli_evaluate()
+    return SUCCEEDED
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -5,7 +5,8 @@ and a program imports this before ``lm_eval.simple_evaluate(model="glm", model_a
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from itertools import groupby
 from typing import Any
 
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from ..errors import UnsupportedError
 from ..loading import load
+from ..options import LoadOptions
 from .encoding import EvaluationOptions, MaskName, Prompt, ScoredSequence, TaskEncoder
 from .scoring import scores_as_computed
 from .writing import write
@@ -28,15 +30,15 @@ class GLMHarness(LM):
     """ChatGLM-6B, GLM-130B or the demo model for lm-eval's tasks.
 
     Args:
-        path: folder of the model; see :func:`glm_model.load`, which also takes ``quantize``, ``dtype``, ``prefix`` and
-            whatever else is named in ``loading``.
+        path: folder of the model; see :func:`glm_model.load`.
         device: as for ``load``; lm-eval's ``--device`` arrives here.
         batch_size: sequences in a forward pass; a number, not lm-eval's "auto".
         max_batch_size: lm-eval's limit for "auto", of no effect here.
         mask, unidirectional, blanks, max_length, rolling_stride: see :class:`EvaluationOptions`.
+        loading: other fields of :class:`glm_model.options.LoadOptions`, such as ``quantize``.
 
     Raises:
-        ValueError: no path, a batch size that is no positive number, or an option out of range.
+        ValueError: no path, a batch size that is no positive number, an unknown option or one out of range.
         GLMError: the model cannot be loaded.
     """
 
@@ -59,7 +61,7 @@ class GLMHarness(LM):
             raise ValueError("name the model: --model_args path=FOLDER")
         self.batch_size = _batch_size(batch_size)
         options = EvaluationOptions(mask, unidirectional, blanks, max_length, rolling_stride)
-        self.model, self.tokenizer = load(str(path), device=_device(device), **loading)
+        self.model, self.tokenizer = load(str(path), options=_load_options(device, loading))
         self._path = str(path)
         self._device = self.model.device
         self._encoder = TaskEncoder(self.model.config, self.tokenizer, options)
@@ -146,9 +148,13 @@ class GLMHarness(LM):
         return text
 
 
-def _device(given: str) -> str:
+def _load_options(device: str, others: Mapping[str, Any]) -> LoadOptions:
+    known = [each.name for each in fields(LoadOptions)]
+    unknown = [name for name in others if name not in known]
+    if unknown:
+        raise ValueError(f"{unknown[0]} is no argument of the model glm; of loading it takes {', '.join(known)}")
     # What lm-eval's command says where --device was not given, also without a GPU and to each of several ranks.
-    return "auto" if given == "cuda:0" else given
+    return LoadOptions(device="auto" if device == "cuda:0" else device, **others)
 
 
 def _batch_size(given: int | str) -> int:

@@ -4,46 +4,23 @@ Results go to standard output, one for each text; all else, such as why a text c
 """
 
 import contextlib
-import io
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from .arguments import Arguments, parse
-from .filler import Filler, complain
+from ..command_line import FAILED, SUCCEEDED, run
+from .arguments import parse
+from .filler import NAME, Filler, complain
 from .output import failure_as_json
-
-INTERRUPTED = 130  # as shells report Ctrl-C
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns the exit status."""
+    return run(NAME, lambda: _fill(argv))
+
+
+def _fill(argv: Sequence[str] | None) -> int:
     arguments = parse(argv)
-    _prepare_streams()
-    try:
-        return _run(arguments)
-    except BrokenPipeError:  # whoever read has gone; nothing may be flushed into the closed pipe at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (ValueError, OSError) as error:
-        complain(str(error))
-        return 1
-    except KeyboardInterrupt:
-        return INTERRUPTED
-
-
-def _prepare_streams() -> None:
-    """A stream that lacks a character shows a question mark; one that was never opened is an empty one."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        stream = getattr(sys, name)
-        if stream is None:
-            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - to the end
-        elif isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-
-
-def _run(arguments: Arguments) -> int:
     if arguments.text is not None:
         return _fill_all(Filler(arguments), [arguments.text], None, arguments.json)
     if arguments.file is None and sys.stdin.isatty():
@@ -75,13 +52,13 @@ def _fill_all(filler: Filler, lines: Iterable[str], source: str | None, json: bo
     Args:
         source: what to call the lines; None for a single text that is no line of anything.
     """
-    status, number = 0, 0
+    status, number = SUCCEEDED, 0
     for number, line in enumerate(lines, start=1):
         text = line.rstrip("\r\n")
         try:
             shown = filler.fill(text) if text.strip() or source is None or json else ""
         except ValueError as error:
-            status = 1
+            status = FAILED
             complain(str(error) if source is None else f"{source}:{number}: {error}")
             shown = failure_as_json(text, str(error)) if json else ""
         if shown or source is not None:
@@ -104,7 +81,7 @@ def _converse(filler: Filler) -> int:
             complain(str(error))
         except KeyboardInterrupt:
             complain("stopped")
-    return 0
+    return SUCCEEDED
 
 
 def _typed() -> str | None:

@@ -9,12 +9,13 @@ from dataclasses import replace
 from transformers.utils import logging as transformers_logging
 
 from ..blank_filling import FillResult, FillStep, stream_blanks
+from ..command_line import complain as complain_as
 from ..loading import lead_or_follow, load
-from ..text.sanitize import harmless
 from .arguments import Arguments
 from .interrupt import noted_interrupts
 from .output import all_beams, as_json, choose_marks, marked, one_line
 
+NAME = "fill"
 _SECONDS_BETWEEN_NOTES = 0.1
 
 
@@ -33,7 +34,7 @@ class Filler:
         self._next_note = 0.0
         if not self._is_watched:
             transformers_logging.disable_progress_bar()
-        self._model, self._tokenizer = load(arguments.model, **arguments.loading)
+        self._model, self._tokenizer = load(arguments.model, options=arguments.loading)
         if not lead_or_follow(self._model, self._tokenizer):
             raise SystemExit  # rank 0 has filled everything
         gc.freeze()  # the program need not look for garbage in what stays until its end, nor then
@@ -75,4 +76,4 @@ class Filler:
 
 def complain(text: str) -> None:
     """Say something that is no result."""
-    print(f"fill: {harmless(text)}", file=sys.stderr, flush=True)
+    complain_as(NAME, text)

@@ -3,96 +3,130 @@
 import argparse
 import json
 import sys
-from typing import Any, get_args
+from collections.abc import Sequence
+from typing import Any
 
+import torch
+
+from ..command_line import EXIT_STATUS, FAILED, SUCCEEDED, Parser, run
 from ..loading import DTYPES
+from ..options import (
+    QUANTIZATION_BITS,
+    LoadOptions,
+    Setting,
+    Whole,
+    add_hidden_alias,
+    add_setting,
+    add_settings,
+    with_sentence,
+)
 from .advice import changes, with_quantization
 from .claims import judge
 from .estimate import Plan, Workload, make_plan
 from .gpus import parse_gpus
 from .models import PRESETS, find_config
-from .placement import DeviceMap, Split, default_split
+from .placement import Split, default_split
 from .report import claims_json, claims_text, plan_json, plan_text
 
-_BITS = {"int8": 8, "int4": 4}
+_CONTEXT = Setting("context", 2048, Whole(1), "tokens of prompt and answer", metavar="N")
+_BATCH = Setting("batch", 1, Whole(1), "conversations at once", metavar="N")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns 0 if the model fits, 1 if not, 2 if the question is wrong."""
-    options = _parser().parse_args(arguments)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; returns the exit status: 0 if the model fits, 1 if not."""
+    return run("plan", lambda: _answer(arguments))
+
+
+def _answer(arguments: Sequence[str] | None) -> int:
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.table:
+        return _show_table(options)
     try:
-        return _show_table(options) if options.table else _show_plan(options)
-    except (ValueError, OSError) as error:  # what is wrong with the question, in a sentence
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        split = _asked_split(options)
+    except ValueError as error:
+        parser.error(str(error))
+    return _show_plan(options, split)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m glm_model.plan", description=__doc__)
-    add = parser.add_argument
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m glm_model.plan",
+        description=f"{__doc__ or ''} Where no split is asked for it is tensor parallel over all GPUs, if the model "
+        "divides so, otherwise a pipeline.",
+        epilog=f"{EXIT_STATUS} Here 1 also says that the model does not fit, or that the table does not agree.",
+    )
     presets = ", ".join(PRESETS)
-    add("--model", default="glm-130b", help=f"{presets}, or a folder with a config.json (default: %(default)s)")
-    add("--gpus", metavar="4x24GB", help="cards and the memory of each; several kinds: 2x80GB,4x24GB")
-    add("--quantize", choices=_BITS, help="pack the weights")
-    add("--embeddings", "--quantize-head", action="store_true", help="pack the embedding and the head too")
-    add("--context", type=int, default=2048, help="tokens of prompt and answer (default: %(default)s)")
-    add("--batch", type=int, default=1, help="conversations at once (default: %(default)s)")
-    add("--dtype", choices=DTYPES, default="float16", help="of what is not packed (default: %(default)s)")
-    add("--tensor-parallel", type=int, metavar="N", help="ranks that share each layer (default: all GPUs, if possible)")
-    add("--pipeline-parallel", type=int, metavar="N", help="stages that have some of the layers each")
-    add("--device-map", choices=get_args(DeviceMap), help="one process, layers dealt out as accelerate does")
-    add("--table", action="store_true", help="the hardware tables of GLM-130B and ChatGLM-6B, checked")
-    add("--json", action="store_true", help="for programs; sizes in bytes")
+    parser.add_argument(
+        "--model",
+        default="glm-130b",
+        metavar="MODEL",
+        help=f"{presets}, or a folder with a config.json (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--gpus",
+        type=with_sentence(parse_gpus),
+        metavar="4x24GB",
+        help="cards and the memory of each; several kinds: 2x80GB,4x24GB",
+    )
+    add_settings(parser, LoadOptions, ["quantize", "quantize_head", "dtype"])
+    add_hidden_alias(parser, "--embeddings", "quantize_head", action="store_true")
+    add_setting(parser, _CONTEXT)
+    add_setting(parser, _BATCH)
+    parallel = ["tensor_parallel", "pipeline_parallel", "device_map"]
+    add_settings(parser, LoadOptions, parallel, tensor_parallel=None, pipeline_parallel=None)
+    parser.add_argument("--table", action="store_true", help="the hardware tables of GLM-130B and ChatGLM-6B, checked")
+    parser.add_argument("--json", action="store_true", help="for programs; sizes in bytes")
     return parser
 
 
-def _show_plan(options: argparse.Namespace) -> int:
-    plan = _plan(options)
-    advice = [] if plan.fits else changes(plan)
-    show = _as_json(plan_json(plan, options.model, advice)) if options.json else plan_text(plan, options.model, advice)
-    print(show)
-    return 0 if plan.fits else 1
-
-
-def _show_table(options: argparse.Namespace) -> int:
-    judged = list(judge())
-    print(_as_json(claims_json(judged)) if options.json else claims_text(judged))
-    return 0 if all(one.agrees for one in judged) else 1
-
-
-def _plan(options: argparse.Namespace) -> Plan:
+def _asked_split(options: argparse.Namespace) -> Split | None:
+    """Return the split that the flags ask for, if any. Raises ValueError if they do not go together."""
     if options.gpus is None:
         raise ValueError("name the GPUs, as --gpus 4x24GB; or ask for --table")
-    gpus = parse_gpus(options.gpus)
-    workload = _workload(options)
-    return make_plan(workload, gpus, _split(options, workload, len(gpus)))
-
-
-def _workload(options: argparse.Namespace) -> Workload:
-    config = find_config(options.model)
-    bits, stored = _BITS.get(options.quantize, 0), config.quantization_bit or 0
-    if options.embeddings and not (bits or stored):
-        raise ValueError("--embeddings packs the embedding as well; add --quantize int8 or int4")
-    workload = Workload(config, DTYPES[options.dtype], options.context, options.batch, stored_packed=bool(stored))
-    if not stored:
-        return with_quantization(workload, bits, options.embeddings) if bits else workload
-    if (bits or stored) != stored or (options.embeddings and not config.quantization_embeddings):
-        raise ValueError(f"{options.model} is INT{stored} already; name the float checkpoint to pack it otherwise")
-    return workload
-
-
-def _split(options: argparse.Namespace, workload: Workload, gpus: int) -> Split:
-    tensor, pipeline = options.tensor_parallel, options.pipeline_parallel
+    tensor, pipeline, count = options.tensor_parallel, options.pipeline_parallel, len(options.gpus)
     if options.device_map:
         if tensor or pipeline:
             raise ValueError("--device-map is one process; leave out --tensor-parallel and --pipeline-parallel")
         return Split(device_map=options.device_map)
     if tensor is None and pipeline is None:
-        return default_split(workload.config, gpus)
-    for name, value in (("tensor", tensor), ("pipeline", pipeline)):
-        if value is not None and value < 1:
-            raise ValueError(f"--{name}-parallel is {value}; it must be at least 1")
-    return Split(tensor or max(1, gpus // pipeline), pipeline or max(1, gpus // tensor))
+        return None
+    split = Split(tensor or max(1, count // pipeline), pipeline or max(1, count // tensor))
+    split.require_gpus(count)
+    return split
+
+
+def _show_plan(options: argparse.Namespace, split: Split | None) -> int:
+    plan = _plan(options, split)
+    advice = [] if plan.fits else changes(plan)
+    show = _as_json(plan_json(plan, options.model, advice)) if options.json else plan_text(plan, options.model, advice)
+    print(show)
+    return SUCCEEDED if plan.fits else FAILED
+
+
+def _show_table(options: argparse.Namespace) -> int:
+    judged = list(judge())
+    print(_as_json(claims_json(judged)) if options.json else claims_text(judged))
+    return SUCCEEDED if all(one.agrees for one in judged) else FAILED
+
+
+def _plan(options: argparse.Namespace, split: Split | None) -> Plan:
+    workload = _workload(options)
+    return make_plan(workload, options.gpus, split or default_split(workload.config, len(options.gpus)))
+
+
+def _workload(options: argparse.Namespace) -> Workload:
+    config = find_config(options.model)
+    bits, stored = QUANTIZATION_BITS.get(options.quantize, 0), config.quantization_bit or 0
+    if options.quantize_head and not (bits or stored):
+        raise ValueError("--quantize-head packs the embedding as well; add --quantize int8 or int4")
+    dtype = DTYPES.get(options.dtype, torch.float16)  # auto, on a GPU
+    workload = Workload(config, dtype, options.context, options.batch, stored_packed=bool(stored))
+    if not stored:
+        return with_quantization(workload, bits, options.quantize_head) if bits else workload
+    if (bits or stored) != stored or (options.quantize_head and not config.quantization_embeddings):
+        raise ValueError(f"{options.model} is INT{stored} already; name the float checkpoint to pack it otherwise")
+    return workload
 
 
 def _as_json(value: Any) -> str:

@@ -106,7 +106,7 @@ def _coarser(workload: Workload) -> Iterator[tuple[str, Workload]]:
         if fewer < bits:
             yield f"--quantize int{fewer}", with_quantization(workload, fewer, False)
     if (bits, workload.config.quantization_embeddings) != (4, True):
-        yield "--quantize int4 --embeddings", with_quantization(workload, 4, True)
+        yield "--quantize int4 --quantize-head", with_quantization(workload, 4, True)
 
 
 def _more_gpus(plan: Plan, before: str = "") -> Iterator[Change]:

@@ -118,8 +118,7 @@ def make_plan(workload: Workload, gpus: tuple[GPU, ...], split: Split, product: 
         UnsupportedError: the model cannot be split so.
     """
     config = workload.config
-    if not split.device_map and split.processes != len(gpus):
-        raise ValueError(f"{split} takes {split.processes} GPUs; there are {len(gpus)}")
+    split.require_gpus(len(gpus))
     require_tensor_parallel(config, split.tensor)
     model = shared_meta_model(config, workload.dtype)
     groups = (split.tensor > 1) + (split.pipeline > 1)

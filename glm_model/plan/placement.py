@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,8 @@ from transformers.integrations.accelerate import get_balanced_memory, get_max_me
 from ..errors import UnsupportedError
 from ..model.configuration import GLMConfig
 from ..model.split import COLWISE_HALVES, PACKED_ROWWISE, VOCABULARY, require_tensor_parallel, stage_layers
+from ..options import DeviceMap
 from .models import from_key, to_key
-
-DeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"]
 
 # Tensor parallel styles: the dimension of a weight that the ranks share. Where it is the rows, they share scales and
 # bias as well; where it is the columns, every rank has all of those.
@@ -57,6 +56,11 @@ class Split:
         parts = [f"tensor parallel {self.tensor}"] * (self.tensor > 1)
         parts += [f"pipeline parallel {self.pipeline}"] * (self.pipeline > 1)
         return ", ".join(parts) or "one GPU"
+
+    def require_gpus(self, count: int) -> None:
+        """Raise ValueError unless it is spread over so many GPUs."""
+        if not self.device_map and self.processes != count:
+            raise ValueError(f"{self} takes {self.processes} GPUs; there are {count}")
 
     @property
     def arguments(self) -> str:

@@ -1,0 +1,85 @@
+"""What all programs do alike: how they end, what they say of errors, how they treat their three streams.
+
+The exit status of every program, ``web_demo.py`` and ``cli_demo.py`` included:
+
+- 0: the work is done.
+- 1: the work failed, with one sentence on standard error: a folder that is missing or damaged, flags that do not suit
+  the model in it, a full disk, too little memory. Also where the answer is no: ``plan``, if the model does not fit (the
+  report says why). Also, without a sentence, if whoever read the output has gone.
+- 2: the command line is wrong, whatever files there are: an unknown flag, a value out of range, two flags that exclude
+  each other. One line on standard error says so before anything is loaded.
+- 130: stopped with Ctrl-C (128 + SIGINT); 143: ended by SIGTERM (128 + 15), as shells report it. A program that is
+  there to be stopped ends with 0 instead: the chat in a terminal and ``fill`` at a keyboard when they are left, and the
+  web server after Ctrl-C.
+
+``python -m glm_model.evaluation`` is lm-eval's command, which reads its own command line; the rest follows the rule.
+"""
+
+import io
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from .options import EXIT_STATUS, FAILED, INTERRUPTED, SUCCEEDED, Parser
+from .text.sanitize import harmless
+
+__all__ = ["EXIT_STATUS", "FAILED", "INTERRUPTED", "SUCCEEDED", "Parser", "complain", "run", "sentence"]
+
+
+def run(name: str, work: Callable[[], int]) -> int:
+    """Run a program and return its exit status, after one sentence on standard error if it failed.
+
+    Args:
+        name: what the program's sentences begin with.
+        work: reads the command line, does what it says and returns the exit status.
+    """
+    _open_streams()
+    try:
+        status = work()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read has gone, and needs no sentence
+        status = FAILED
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        complain(name, f"out of memory: {error}".splitlines()[0].removesuffix(": "))
+        status = FAILED
+    except (ValueError, OSError) as error:
+        complain(name, sentence(error))
+        status = FAILED
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    finally:
+        _drop_what_nobody_takes()
+    return status
+
+
+def complain(name: str, text: str) -> None:
+    """Say on standard error what is no result; nothing in it that a terminal would obey."""
+    print(f"{name}: {harmless(text)}", file=sys.stderr, flush=True)
+
+
+def sentence(error: Exception) -> str:
+    """Return what an error says to a user; of one of the operating system the file and the reason."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or type(error).__name__
+
+
+def _open_streams() -> None:
+    """Let a stream that lacks a character show a question mark; give one that was never opened nothing to read."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - to the end
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _drop_what_nobody_takes() -> None:
+    """Keep Python from trying again, at its end, to write what could not be written: it would change the status."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
