@@ -1,20 +1,22 @@
 """Every setting of the front-ends, once: its flag, environment variable, default, allowed values and help.
 
-The fields of `Options` are that table. A flag wins over the environment variable (`GLM_` and the field's name
-in capitals), which wins over the default. Nothing heavy is imported, so that `--help` comes at once.
+The fields of `Options` are that table: how a model is loaded and answers are written is in the model package's own
+(`glm_model/options`), the rest stands here. A flag wins over the environment variable (`GLM_` and the field's name in
+capitals), which wins over the default. Nothing heavy is imported, so that `--help` comes at once.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
+
+from .package_settings import package_settings as package
 
 if TYPE_CHECKING:
-    from glm_model.options import SamplingOptions
+    from glm_model.options import LoadOptions, SamplingOptions
 
 FrontEnd = Literal["web", "terminal"]
 BOTH: tuple[FrontEnd, ...] = ("web", "terminal")
@@ -22,296 +24,134 @@ MOST_SEED = 2**63 - 1
 ENV_PREFIX = "GLM_"
 """An environment variable is this and the field's name in capitals."""
 
-
-# --- readers: a text of the command line or the environment -> its value, or ValueError with what is allowed
-
-
-def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
-    allowed = f"a whole number of at least {least}" if most is None else f"a whole number from {least} to {most}"
-
-    def read(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if value < least or (most is not None and value > most):
-            raise ValueError(allowed)
-        return value
-
-    return read
+# Narrower than what the model package takes: what the controls of the page can show, and what is no slip of the hand.
+_LIMITS: dict[str, package.Allowed] = {
+    "max_length": package.Whole(32, 1_000_000),
+    "temperature": package.Real(0, 10, zero="greedy"),
+    "seed": package.Whole(0, MOST_SEED),
+    "prompt_lookup": package.Whole(0, 1000, zero="off"),
+}
 
 
-def _real(least: float, most: float, *, open_below: bool = False) -> Callable[[str], float]:
-    allowed = f"a number above {least:g} and at most {most:g}" if open_below else f"a number from {least:g} to {most:g}"
+class _RootPath:
+    """Paths of a URL; the one of a page at the root is empty."""
 
-    def read(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not least <= value <= most or (open_below and value == least):
-            raise ValueError(allowed)
-        return value
+    def parse(self, text: str) -> object:
+        return text.rstrip("/") if text.startswith("/") else text
 
-    return read
+    def expected(self, value: object) -> str | None:
+        is_path = isinstance(value, str) and value == value.strip() and (not value or value.startswith("/"))
+        return None if is_path else "a path that starts with /, such as /glm"
 
 
-def _choice(*names: str) -> Callable[[str], str]:
-    def read(text: str) -> str:
-        if text not in names:
-            raise ValueError("one of " + ", ".join(names))
-        return text
+class _Accounts:
+    """Pairs of a user and a password."""
 
-    return read
+    def parse(self, text: str) -> object:
+        accounts = [part.partition(":") for part in text.split(",")]
+        return tuple((user.strip(), password) for user, _, password in accounts)
 
-
-_SWITCHED = {**dict.fromkeys(("1", "true", "yes", "on"), True), **dict.fromkeys(("0", "false", "no", "off"), False)}
-
-
-def _switch(text: str) -> bool:
-    switched = _SWITCHED.get(text.strip().lower())
-    if switched is None:
-        raise ValueError("one of " + ", ".join(_SWITCHED))
-    return switched
+    def expected(self, value: object) -> str | None:
+        are_accounts = isinstance(value, tuple) and all(user and password for user, password in value)
+        return None if are_accounts else "user:password, or several with commas between them"
 
 
-def _text(text: str) -> str:
-    if not text.strip():
-        raise ValueError("a text with something in it")
-    return text
+@dataclass(frozen=True, kw_only=True)
+class Options(package.LoadOptions, package.SamplingOptions):
+    """The settings of a front-end; the defaults are what it does when told nothing.
 
+    Raises:
+        ValueError: a value that is not allowed, or two that exclude each other.
+    """
 
-def _root_path(text: str) -> str:
-    if not text.startswith("/") or text != text.strip():
-        raise ValueError("a path that starts with /, such as /glm")
-    return text.rstrip("/")
-
-
-def _accounts(text: str) -> tuple[tuple[str, str], ...]:
-    accounts = [part.partition(":") for part in text.split(",")]
-    if not all(user.strip() and password for user, _, password in accounts):
-        raise ValueError("user:password, or several with commas between them")
-    return tuple((user.strip(), password) for user, _, password in accounts)
-
-
-# --- the table
-
-
-def _setting(
-    default: Any,
-    help: str,
-    *,
-    group: str,
-    read: Callable[[str], Any] = _text,
-    metavar: str | None = None,
-    used_by: Sequence[FrontEnd] = BOTH,
-    repeatable: bool = False,
-    secret: bool = False,
-) -> Any:
-    metadata = {
-        "help": help,
-        "group": group,
-        "read": read,
-        "metavar": metavar,
-        "used_by": tuple(used_by),
-        "repeatable": repeatable,
-    }
-    return field(default=default, metadata=metadata, repr=not secret)
-
-
-@dataclass(frozen=True)
-class Options:
-    """The settings of a front-end; the defaults are what it does when told nothing."""
-
-    model: str | None = _setting(
+    model: str | None = package.setting(
         None,
         "folder of the model, such as a published ChatGLM-6B; without it the small demo model answers",
-        group="model",
+        package.PathName(),
         metavar="FOLDER",
-    )
-    device: str = _setting(
-        "auto", "auto (a GPU if there is one), cpu, cuda, cuda:1, mps ...", group="model", metavar="DEVICE"
-    )
-    dtype: str = _setting(
-        "auto",
-        "numbers to compute with: auto (float16 on a GPU, float32 on a CPU), float32, float16, bfloat16",
         group="model",
-        read=_choice("auto", "float32", "float16", "bfloat16"),
-        metavar="TYPE",
     )
-    quantize: str | None = _setting(
-        None,
-        "shrink the weights while loading: int4, int8",
-        group="model",
-        read=_choice("int4", "int8"),
-        metavar="BITS",
-    )
-    quantize_head: bool = _setting(False, "shrink the embedding and the head, too", group="model", read=_switch)
-    precision: str = _setting(
-        "exact",
-        "of shrunk weights on a CPU: exact, or fast, which also rounds what they are multiplied with to 8 bits",
-        group="model",
-        read=_choice("exact", "fast"),
-        metavar="NAME",
-    )
-    cache_dtype: str | None = _setting(
-        None,
-        "numbers to remember the conversation in, float16 or bfloat16 for half the memory; as --dtype if not given",
-        group="model",
-        read=_choice("float32", "float16", "bfloat16"),
-        metavar="TYPE",
-    )
-    prefix: str | None = _setting(
-        None,
-        "file or folder of a P-Tuning prefix to put on the model",
-        group="model",
-        metavar="PATH",
-    )
-    device_map: str | None = _setting(
-        None,
-        "spread the model over the GPUs, then the CPU and the disk: auto, balanced, balanced_low_0, sequential",
-        group="model",
-        read=_choice("auto", "balanced", "balanced_low_0", "sequential"),
-        metavar="MAP",
-    )
-    tensor_parallel: int = _setting(
-        1,
-        "processes that share every layer; start as many with torchrun",
-        group="model",
-        read=_whole(1, 1024),
-        metavar="N",
-    )
-    pipeline_parallel: int = _setting(
-        1,
-        "stages of processes that hold some of the layers each; start as many with torchrun",
-        group="model",
-        read=_whole(1, 1024),
-        metavar="N",
-    )
-    threads: int | None = _setting(
-        None,
-        "CPU threads; PyTorch's own choice if not given",
-        group="model",
-        read=_whole(1, 1024),
-        metavar="N",
+    threads: int | None = package.setting(
+        None, "CPU threads; PyTorch's own choice if not given", package.Whole(1, 1024), metavar="N", group="model"
     )
 
-    max_length: int = _setting(
-        2048,
-        "tokens of the conversation and its answer together, at most as many as the model was trained for",
-        group="answers",
-        read=_whole(32, 1_000_000),
-        metavar="N",
-    )
-    top_p: float = _setting(
-        0.7,
-        "choose among the likeliest tokens that hold this share of the probability",
-        group="answers",
-        read=_real(0, 1, open_below=True),
-        metavar="P",
-    )
-    top_k: int = _setting(
-        50,
-        "choose among this many of the likeliest tokens; 0 for any number",
-        group="answers",
-        read=_whole(0),
-        metavar="N",
-    )
-    temperature: float = _setting(
-        0.95,
-        "0 for always the likeliest token, above 1 for surprises",
-        group="answers",
-        read=_real(0, 10),
-        metavar="T",
-    )
-    seed: int | None = _setting(
-        None,
-        "makes the same question get the same answer",
-        group="answers",
-        read=_whole(0, MOST_SEED),
-        metavar="N",
-    )
-    prompt_lookup: int = _setting(
-        0,
-        "tokens of the text so far to try as its continuation in each step: faster where an answer quotes; 0 for none",
-        group="answers",
-        read=_whole(0, 1000),
-        metavar="N",
-    )
-    language: str = _setting(
+    language: str = package.setting(
         "auto",
         "of the interface: auto (the browser's or the terminal's), zh, en",
-        group="interface",
-        read=_choice("auto", "zh", "en"),
+        package.Choice(("auto", "zh", "en")),
         metavar="NAME",
+        group="interface",
     )
 
-    host: str = _setting(
+    host: str = package.setting(
         "0.0.0.0",
         "address to listen on; 127.0.0.1 for this machine alone",
+        package.Text(),
         group="server",
         metavar="ADDRESS",
         used_by=["web"],
     )
-    port: int = _setting(7860, "port to listen on", group="server", read=_whole(0, 65535), metavar="N", used_by=["web"])
-    share: bool = _setting(
+    port: int = package.setting(
+        7860, "port to listen on", package.Whole(0, 65535), metavar="N", group="server", used_by=["web"]
+    )
+    share: bool = package.setting(
         False,
         "let Gradio make a public link (passes through its servers)",
+        package.Switch(),
         group="server",
-        read=_switch,
         used_by=["web"],
     )
-    inbrowser: bool = _setting(
-        False, "open the page in this machine's browser", group="server", read=_switch, used_by=["web"]
+    inbrowser: bool = package.setting(
+        False, "open the page in this machine's browser", package.Switch(), group="server", used_by=["web"]
     )
-    root_path: str | None = _setting(
+    root_path: str | None = package.setting(
         None,
         "path of the page behind a reverse proxy, such as /glm",
+        _RootPath(),
         group="server",
-        read=_root_path,
         metavar="PATH",
         used_by=["web"],
     )
-    auth: tuple[tuple[str, str], ...] = _setting(
+    auth: tuple[tuple[str, str], ...] = package.setting(
         (),
         "who may enter; repeat it or separate with commas; the environment variable keeps passwords out of "
         "the list of processes",
+        _Accounts(),
         group="server",
-        read=_accounts,
         metavar="USER:PASSWORD",
         used_by=["web"],
         repeatable=True,
-        secret=True,
+        is_secret=True,
     )
-    queue_size: int = _setting(
+    queue_size: int = package.setting(
         32,
         "answers that may wait for the model before visitors are asked to come back",
+        package.Whole(1, 100_000),
         group="server",
-        read=_whole(1, 100_000),
         metavar="N",
         used_by=["web"],
     )
 
-    message: str | None = _setting(
+    message: str | None = package.setting(
         None,
         "print the answer to this one message and leave",
+        package.Text(),
         group="interface",
         metavar="TEXT",
         used_by=["terminal"],
     )
 
+    def loading(self) -> LoadOptions:
+        """Return how to load the model, as the model package takes it."""
+        from glm_model.options import LoadOptions
+
+        return LoadOptions(**{each.name: getattr(self, each.name) for each in fields(LoadOptions)})
+
     def sampling(self) -> SamplingOptions:
-        """The settings of an answer as the model package takes them."""
+        """Return how to write an answer, as the model package takes it."""
         from glm_model.options import SamplingOptions
 
-        return SamplingOptions(
-            max_length=self.max_length,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            seed=self.seed,
-            prompt_lookup=self.prompt_lookup,
-        )
+        return SamplingOptions(**{each.name: getattr(self, each.name) for each in fields(SamplingOptions)})
 
 
 GROUPS = {
@@ -320,86 +160,91 @@ GROUPS = {
     "interface": "the interface",
     "server": "the server",
 }
-
-
-def flag(name: str) -> str:
-    """The command-line flag of a field, `--max-length` for `max_length`."""
-    return "--" + name.replace("_", "-")
+_EXIT_STATUS: dict[FrontEnd, str] = {
+    "web": "Exit status: 0 after Ctrl-C; 1 if the model cannot be loaded or the page not be served, with a sentence on "
+    "standard error; 2 if the command line is wrong; 143 after SIGTERM.",
+    "terminal": f"{package.EXIT_STATUS} A chat that is left ends with 0.",
+}
+flag = package.flag
 
 
 def variable(name: str) -> str:
-    """The environment variable of a field, `GLM_MAX_LENGTH` for `max_length`."""
+    """Return the environment variable of a field, `GLM_MAX_LENGTH` for `max_length`."""
     return ENV_PREFIX + name.upper()
 
 
 def answer_settings() -> list[str]:
-    """The fields that an answer is made with, those of `SamplingOptions`."""
-    return [each.name for each in _FIELDS.values() if each.metadata["group"] == "answers"]
+    """Return the names of what an answer is written with, the fields of `SamplingOptions`."""
+    return list(package.settings_of(package.SamplingOptions))
 
 
 def read_value(name: str, text: str) -> Any:
-    """The value that `text` gives to the field `name`. Raises ValueError with the allowed values."""
-    return _FIELDS[name].metadata["read"](text)
+    """Return the value that `text` gives to the field `name`. Raises ValueError with the allowed values."""
+    return package.read_setting(_LIMITS.get(name, SETTINGS[name].allowed), text)
 
 
+SETTINGS: dict[str, package.Setting] = {
+    name: each for name, each in package.settings_of(Options).items() if each.in_programs
+}
+"""What a command line or the environment can say, by its name."""
 _FIELDS: dict[str, Field[Any]] = {each.name: each for each in fields(Options)}
 
 
+def group_of(name: str) -> str:
+    """Return which of `GROUPS` a setting belongs to."""
+    if name in answer_settings():
+        return "answers"
+    return str(_FIELDS[name].metadata.get("group", "model"))  # what has none is of the model package: how to load
+
+
+def users_of(name: str) -> Sequence[FrontEnd]:
+    """Return the front-ends that have a setting."""
+    users: Sequence[FrontEnd] = _FIELDS[name].metadata.get("used_by", BOTH)
+    return users
+
+
 def parse_web(argv: Sequence[str] | None = None) -> Options:
-    """The settings of the browser front-end; prints and exits (0 for --help, 2 for a wrong value)."""
+    """Return the settings of the browser front-end; prints and exits (0 for --help, 2 for a wrong value)."""
     return _parse("web", "Chat with a GLM in the browser.", argv)
 
 
 def parse_terminal(argv: Sequence[str] | None = None) -> Options:
-    """The settings of the terminal front-end; prints and exits (0 for --help, 2 for a wrong value)."""
+    """Return the settings of the terminal front-end; prints and exits (0 for --help, 2 for a wrong value)."""
     return _parse("terminal", "Chat with a GLM in the terminal, or answer what comes through a pipe.", argv)
 
 
 def _parse(front_end: FrontEnd, description: str, argv: Sequence[str] | None) -> Options:
-    own = [each for each in _FIELDS.values() if front_end in each.metadata["used_by"]]
-    parser = _parser(own, description)
+    own = [each for each in SETTINGS.values() if front_end in users_of(each.name)]
+    parser = package.Parser(
+        description=description,
+        epilog=f"Each option is also an environment variable: {variable('max_length')} for {flag('max_length')}. A "
+        f"flag wins over the variable. Switches take 1 or 0 there. {_EXIT_STATUS[front_end]}",
+    )
+    _add_arguments(parser, own)
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
     not_given = [each.name for each in own if each.name not in given]
     try:
-        values = _from_environment(not_given, os.environ) | _from_flags(given)
+        return Options(**_from_environment(not_given, os.environ), **_from_flags(given))
     except ValueError as error:
         parser.error(str(error))
-    return Options(**values)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, where argparse prints its usage above."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see --help)\n")
-
-
-def _parser(own: Sequence[Field[Any]], description: str) -> argparse.ArgumentParser:
-    parser = _Parser(
-        description=description,
-        epilog=f"Each option is also an environment variable: {variable('max_length')} for "
-        f"{flag('max_length')}. A flag wins over the variable. Switches take 1 or 0 there.",
-        allow_abbrev=False,
-    )
-    groups = {
-        name: parser.add_argument_group(title)
-        for name, title in GROUPS.items()
-        if any(each.metadata["group"] == name for each in own)
-    }
-    for each in own:
-        groups[each.metadata["group"]].add_argument(flag(each.name), **_argument(each))
-    return parser
+def _add_arguments(parser: argparse.ArgumentParser, own: Sequence[package.Setting]) -> None:
+    for group, title in GROUPS.items():
+        members = [each for each in own if group_of(each.name) == group]
+        members.sort(key=lambda each: each.name != "model")  # first of all
+        shown = parser.add_argument_group(title) if members else parser
+        for each in members:
+            shown.add_argument(flag(each.name), **_argument(each))
 
 
-def _argument(each: Field[Any]) -> dict[str, Any]:
-    """argparse's description of a field. Values stay texts here; `_from_flags` reads them."""
-    metadata = each.metadata
-    shown = "" if each.default in (None, False, ()) else f" (default: {each.default})"
-    described = {"dest": each.name, "default": None, "help": (metadata["help"] + shown).replace("%", "%%")}
-    if metadata["read"] is _switch:
+def _argument(each: package.Setting) -> dict[str, Any]:
+    """Return argparse's description of a field. Values stay texts here; `_from_flags` reads them."""
+    described = {"dest": each.name, "default": None, "help": package.help_text(each.help, each.default)}
+    if isinstance(each.allowed, package.Switch):
         return {**described, "action": argparse.BooleanOptionalAction}
-    action = "append" if metadata["repeatable"] else "store"
-    return {**described, "action": action, "metavar": metadata["metavar"]}
+    is_repeatable = _FIELDS[each.name].metadata.get("repeatable", False)
+    return {**described, "action": "append" if is_repeatable else "store", "metavar": each.metavar}
 
 
 def _from_flags(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -424,5 +269,5 @@ def _read(name: str, text: str, source: str) -> Any:
     try:
         return read_value(name, text)
     except ValueError as error:
-        shown = repr(text) if _FIELDS[name].repr else "the value"  # never print a password
+        shown = "the value" if SETTINGS[name].is_secret else repr(text)  # never print a password
         raise ValueError(f"{source}: {shown} is not {error}") from None

@@ -158,19 +158,7 @@ class Engine:
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         folder = Path(options.model) if options.model else DEMO_MODEL
-        model, tokenizer = load(
-            folder,
-            quantize=options.quantize,
-            quantize_head=options.quantize_head,
-            precision=options.precision,
-            device=options.device,
-            dtype=options.dtype,
-            cache_dtype=options.cache_dtype,
-            prefix=options.prefix,
-            device_map=options.device_map,
-            tensor_parallel=options.tensor_parallel,
-            pipeline_parallel=options.pipeline_parallel,
-        )
+        model, tokenizer = load(folder, options=options.loading())
         if not lead_or_follow(model, tokenizer):
             raise SystemExit  # rank 0 has served its users
         gc.freeze()  # nobody need look for garbage in what stays, neither while someone waits for a word nor at the end

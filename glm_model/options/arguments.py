@@ -13,9 +13,10 @@ _Arguments = argparse.ArgumentParser | argparse._ArgumentGroup
 
 
 class Parser(argparse.ArgumentParser):
-    """Say what is wrong in one line, where argparse prints its usage above; take no abbreviated flag; tell the statuses.
+    """Say what is wrong in one line, where argparse prints its usage above.
 
-    The line begins with the program's name, which is shorter than what ``--help`` calls it by.
+    The line begins with the program's name, which is shorter than what ``--help`` calls it by. ``--help`` ends with the
+    rule of exit statuses. No flag may be abbreviated.
     """
 
     def __init__(self, **settings: Any) -> None:

@@ -181,6 +181,7 @@ class Setting:
         metavar: what stands for the value in ``--help``.
         off_flag: the flag that turns a switch off, for programs that have it on.
         in_programs: command lines have it; not so where no text can spell it.
+        is_secret: the value is never shown.
     """
 
     name: str
@@ -190,6 +191,7 @@ class Setting:
     metavar: str | None = None
     off_flag: str | None = None
     in_programs: bool = True
+    is_secret: bool = False
 
 
 _CARRIED = ("allowed", "help", "metavar", "off_flag", "in_programs")
@@ -209,7 +211,6 @@ def setting(
     """Return a dataclass field with this description as its metadata; see :class:`Setting` for the arguments.
 
     Args:
-        is_secret: never show the value.
         of_a_program: more metadata, of those who declare it.
     """
     described = {
@@ -229,7 +230,8 @@ def settings_of(options: Any) -> dict[str, Setting]:
 
 def _described(each: "Field[Any]") -> Setting:
     assert each.default is not MISSING
-    return Setting(each.name, each.default, **{name: each.metadata[name] for name in _CARRIED})
+    carried = {name: each.metadata[name] for name in _CARRIED}
+    return Setting(each.name, each.default, is_secret=not each.repr, **carried)
 
 
 def check_settings(options: Any) -> None:
@@ -244,7 +246,8 @@ def check_settings(options: Any) -> None:
         expected = each.allowed.expected(value)
         if expected is not None:
             expected += ", or None" if each.default is None else ""
-            raise ValueError(f"{each.name} must be {expected}{';' if ',' in expected else ','} not {value!r}")
+            shown = "what was given" if each.is_secret else repr(value)
+            raise ValueError(f"{each.name} must be {expected}{';' if ',' in expected else ','} not {shown}")
 
 
 def read_setting(allowed: Allowed, text: str) -> Any:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from app import options as module
-from app.options import Options, flag, parse_terminal, parse_web, variable
-from glm_model.options import SamplingOptions
+from app.options import SETTINGS, Options, flag, parse_terminal, parse_web, users_of, variable
+from glm_model.options import LoadOptions, SamplingOptions, settings_of
 
 ROOT = Path(__file__).parents[2]
 PARSERS = {"web": parse_web, "terminal": parse_terminal}
@@ -48,6 +48,7 @@ EXAMPLES: dict[str, tuple[str, Any, str, Any]] = {
 }
 WRONG = {
     "model": [" "],
+    "device": ["gpu", "cuda:one", " "],
     "dtype": ["half"],
     "quantize": ["int3", "4"],
     "precision": ["best"],
@@ -69,27 +70,22 @@ WRONG = {
     "auth": ["alone", ":p", "u:", "a:b,"],
     "queue_size": ["0"],
 }
-FIELDS = {each.name: each for each in dataclasses.fields(Options)}
 
 
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in FIELDS:
+    for name in SETTINGS:
         monkeypatch.delenv(variable(name), raising=False)
 
 
-def users_of(name: str) -> list[str]:
-    return list(FIELDS[name].metadata["used_by"])
-
-
 def arguments(name: str, text: str) -> list[str]:
-    if isinstance(FIELDS[name].default, bool):
+    if isinstance(SETTINGS[name].default, bool):
         return [flag(name) if text in ("1", "yes") else flag(name).replace("--", "--no-")]
     return [f"{flag(name)}={text}"]
 
 
 def test_every_field_has_an_example() -> None:
-    assert set(EXAMPLES) == set(FIELDS)
+    assert set(EXAMPLES) == set(SETTINGS)
 
 
 def test_names_follow_one_rule() -> None:
@@ -102,10 +98,10 @@ def test_told_nothing_the_defaults_hold(front_end: str) -> None:
     assert PARSERS[front_end]([]) == Options()
 
 
-@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_flag_then_environment_then_default(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text, value, other_text, other = EXAMPLES[name]
-    assert value != FIELDS[name].default
+    assert value != SETTINGS[name].default
     for front_end in users_of(name):
         parse = PARSERS[front_end]
         monkeypatch.delenv(variable(name), raising=False)
@@ -115,10 +111,10 @@ def test_flag_then_environment_then_default(name: str, monkeypatch: pytest.Monke
         assert getattr(parse(arguments(name, text)), name) == value
 
 
-@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_an_empty_variable_says_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable(name), "")
-    assert getattr(PARSERS[users_of(name)[0]]([]), name) == FIELDS[name].default
+    assert getattr(PARSERS[users_of(name)[0]]([]), name) == SETTINGS[name].default
 
 
 @pytest.mark.parametrize(("name", "text"), [(name, text) for name in WRONG for text in WRONG[name]])
@@ -192,14 +188,46 @@ def test_help_shows_every_setting_with_its_default(front_end: str, capsys: pytes
         PARSERS[front_end](["--help"])
     assert exit_.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    for name, each in FIELDS.items():
+    for name, each in SETTINGS.items():
         assert (flag(name) in text) == (front_end in users_of(name))
         if front_end in users_of(name) and each.default not in (None, False, ()):
             assert f"(default: {each.default})" in text
 
 
-def test_the_defaults_of_answers_are_the_model_packages() -> None:
+def test_the_model_package_gets_settings_of_its_own_classes() -> None:
     assert Options().sampling() == SamplingOptions()
+    assert Options().loading() == LoadOptions()
+    assert type(Options().loading()) is LoadOptions
+
+
+@pytest.mark.parametrize("own", [LoadOptions, SamplingOptions])
+def test_what_the_model_package_has_is_told_alike(own: type) -> None:
+    """Not a copy: every setting that a command line can spell, with the same default, help and metavar."""
+    for name, each in settings_of(own).items():
+        if each.in_programs:
+            ours = SETTINGS[name]
+            assert (ours.default, ours.help, ours.metavar) == (each.default, each.help, each.metavar)
+        else:
+            assert name not in SETTINGS
+
+
+def test_loading_carries_every_setting() -> None:
+    argv = [
+        word for name in settings_of(LoadOptions) if name in SETTINGS for word in arguments(name, EXAMPLES[name][0])
+    ]
+    argv = [word for word in argv if not word.startswith("--device-map")]  # which excludes the parallel ones
+    loading = parse_web(argv).loading()
+    for name in settings_of(LoadOptions):
+        if name in SETTINGS and name != "device_map":
+            assert getattr(loading, name) == EXAMPLES[name][1]
+    assert parse_web(["--device-map=auto"]).loading() == LoadOptions(device_map="auto")
+
+
+def test_settings_that_exclude_each_other_are_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        parse_web(["--device-map=auto", "--tensor-parallel=2"])
+    assert exit_.value.code == 2
+    assert "use one or the other" in capsys.readouterr().err
 
 
 def test_sampling_carries_every_setting() -> None:

@@ -23,6 +23,7 @@ from glm_model.fill import __main__ as program
 from glm_model.fill import filler
 from glm_model.fill.arguments import parse
 from glm_model.fill.interrupt import noted_interrupts
+from glm_model.options import LoadOptions
 from tests.blank_filling.toy import IntegerTokenizer, drawn_model
 from tests.checkpoints import write_checkpoint
 
@@ -154,11 +155,8 @@ def test_what_cannot_be_written_is_not_the_fault_of_the_file(
 ) -> None:
     file = tmp_path / "texts.txt"
     file.write_text(TEXT, encoding="utf-8")
-    told: list[str] = []
-    monkeypatch.setattr(program, "complain", told.append)
     monkeypatch.setattr(program, "print", write_nowhere(OSError(28, "No space left on device")), raising=False)
-    assert run("--file", str(file), *RUN)[0] == 1
-    assert told == ["[Errno 28] No space left on device"]
+    assert run("--file", str(file), *RUN) == (1, "", "fill: No space left on device\n")
 
 
 def test_a_reader_that_has_gone_is_no_word_worth(tmp_path: Path) -> None:
@@ -255,8 +253,8 @@ def test_options_are_those_of_generate_py() -> None:
 def test_loading_is_that_of_every_front_end(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
 
-    def load_nothing(path: str, **told: Any) -> Any:
-        seen.update(told)
+    def load_nothing(path: str, *, options: LoadOptions) -> Any:
+        seen.update(vars(options))
         raise ValueError("nothing there")
 
     monkeypatch.setattr(filler, "load", load_nothing)
@@ -265,6 +263,7 @@ def test_loading_is_that_of_every_front_end(monkeypatch: pytest.MonkeyPatch) -> 
     assert seen == {
         "quantize": "int4", "quantize_head": True, "precision": "fast", "cache_dtype": "bfloat16", "prefix": "p",
         "device": "auto", "dtype": "auto", "device_map": None, "tensor_parallel": 1, "pipeline_parallel": 1,
+        "max_memory": None, "offload_folder": None,
     }  # fmt: skip
 
 
@@ -295,6 +294,9 @@ def test_torchrun_is_told_of_as_it_must_be_called() -> None:
         "x --strategy best",
         "x --quantize int2",
         "x --seed 99999999999999999999",
+        "x --device gpu",
+        "x --tensor-parallel 0",
+        "x --tensor-parallel 2 --device-map auto",
     ],
 )
 def test_wrong_options_are_a_line(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -293,6 +293,16 @@ def error_of(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
     return shown.err.splitlines()[-1]
 
 
+def wrong_line(capsys: pytest.CaptureFixture[str], *arguments: Any, told: str) -> None:
+    """The command line is refused in a line."""
+    with pytest.raises(SystemExit) as left:
+        main(["sat", *map(str, arguments)])
+    assert left.value.code == 2
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1
+    assert told in shown
+
+
 def test_a_target_that_is_there(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "taken"
     target.mkdir()
@@ -326,26 +336,29 @@ def test_packed_columns_that_do_not_divide(tmp_path: Path, capsys: pytest.Captur
     shown = error_of(capsys, archive, tmp_path / "made", "--tensor-parallel", 4)
     assert "dense_4h_to_h.weight: 6 bytes of packed columns do not divide by 4 ranks" in shown
     archive = write_archive(tmp_path / "float", drawn_weights(**sizes), 1, **sizes)
-    shown = error_of(capsys, archive, tmp_path / "made", "--tensor-parallel", 4, "--bits", 4)
+    shown = error_of(capsys, archive, tmp_path / "made", "--tensor-parallel", 4, "--quantize", "int4")
     assert "dense_4h_to_h.weight: 3 columns are odd" in shown
 
 
 @pytest.mark.parametrize("ranks", [0, -2])
 def test_ranks_that_cannot_be(ranks: int, archive: Path, tmp_path: Path, capsys: Any) -> None:
-    shown = error_of(capsys, archive, tmp_path / "made", "--tensor-parallel", ranks)
-    assert f"tensor-parallel must be 1 or more, not {ranks}" in shown
+    wrong_line(capsys, archive, tmp_path / "made", "--tensor-parallel", ranks, told=f"'{ranks}' is not at least 1")
+    with pytest.raises(ValueError, match=f"tensor-parallel must be 1 or more, not {ranks}"):
+        to_sat(archive, tmp_path / "made", ranks)
 
 
 def test_scales_that_cannot_be_joined(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     archive = write_archive(tmp_path / "archive", drawn_weights(), 2, 4)
-    shown = error_of(capsys, archive, tmp_path / "made", "--bits", 4)
+    shown = error_of(capsys, archive, tmp_path / "made", "--quantize", "int4")
     assert f"{archive} cannot stay INT4 in one piece: its 2 ranks have each made scales of their own" in shown
 
 
 @pytest.mark.parametrize("extra", [[], ["--tensor-parallel", "2"]])
 def test_packed_with_other_bits(extra: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     archive = write_archive(tmp_path / "archive", drawn_weights(), 2, 8)
-    assert "is INT8 already and cannot become INT4" in error_of(capsys, archive, tmp_path / "made", "--bits", 4, *extra)
+    assert "is INT8 already and cannot become INT4" in error_of(
+        capsys, archive, tmp_path / "made", "--quantize", "int4", *extra
+    )
 
 
 @pytest.mark.parametrize("ranks", [None, 2])
@@ -353,13 +366,13 @@ def test_values_without_a_scale(ranks: int | None, archive: Path, tmp_path: Path
     name = "transformer.layers.1.mlp.dense_h_to_4h.weight"
     change_rank(archive, 1, **{name: torch.full((24, 16), torch.nan).half()})
     extra = [] if ranks is None else ["--tensor-parallel", ranks]
-    shown = error_of(capsys, archive, tmp_path / "made", "--bits", 4, *extra)
+    shown = error_of(capsys, archive, tmp_path / "made", "--quantize", "int4", *extra)
     assert f"{archive}: {name} holds values that are NaN" in shown
 
 
 @pytest.mark.parametrize("size", ["five", "5", "5GiB", "-"])
 def test_shard_sizes_that_are_none(size: str, archive: Path, tmp_path: Path, capsys: Any) -> None:
-    assert size.removeprefix("5") in error_of(capsys, archive, tmp_path / "made", "--shard-size", size)
+    wrong_line(capsys, archive, tmp_path / "made", f"--shard-size={size}", told=f"such as 5GB, not '{size}'")
 
 
 def test_a_folder_in_the_hugging_face_layout(archive: Path, tmp_path: Path, capsys: Any, config: Path) -> None:
@@ -390,7 +403,7 @@ def test_too_little_disk(archive: Path, tmp_path: Path, capsys: Any, monkeypatch
 
 def test_as_a_command(archive: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "glm_model.conversion", "sat", str(archive), str(tmp_path / "made")]
-    done = subprocess.run([*command, "--bits", "4"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, "--quantize", "int4"], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "INT4" in done.stdout
     assert sum(file.suffix == ".safetensors" for file in (tmp_path / "made").iterdir()) == 1

@@ -82,7 +82,7 @@ def test_a_disk_that_fills_up(folder: Path, tmp_path: Path, monkeypatch: pytest.
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr(quantize, "save_file", full)
-    assert main(["quantize", str(folder), str(tmp_path / "made"), "--bits", "4"]) == 1
+    assert main(["quantize", str(folder), str(tmp_path / "made"), "--quantize", "int4"]) == 1
     assert "cannot be written: Error while serializing: I/O error: No space left" in capsys.readouterr().err
     assert not list(tmp_path.glob("made*"))
 
@@ -113,7 +113,7 @@ def test_weights_of_any_name_stay_behind(folder: Path, tmp_path: Path) -> None:
 
 def test_a_folder_without_linear_layers(folder: Path, tmp_path: Path, capsys: Any) -> None:
     save_file({"transformer.prefix_encoder.embedding.weight": torch.ones(4, 8)}, folder / "model.safetensors")
-    assert main(["quantize", str(folder), str(tmp_path / "made"), "--bits", "4"]) == 1
+    assert main(["quantize", str(folder), str(tmp_path / "made"), "--quantize", "int4"]) == 1
     assert "holds no weight of a linear layer" in capsys.readouterr().err
 
 
@@ -136,10 +136,10 @@ def test_ctrl_c(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setattr(command, "sat_to_huggingface", interrupted)
     assert main(["sat", str(archive), str(tmp_path / "made")]) == 130
-    assert capsys.readouterr().err.startswith("stopped: the same command goes on where it was")
+    assert capsys.readouterr().err.startswith("conversion: stopped: the same command goes on where it was")
 
 
 def test_a_folder_that_may_not_be_written(archive: Path, tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "file").write_text("in the way")
     assert main(["sat", str(archive), str(tmp_path / "file" / "made")]) == 1
-    assert f"error: {tmp_path / 'file'}" in capsys.readouterr().err
+    assert f"conversion: {tmp_path / 'file'}" in capsys.readouterr().err

@@ -56,9 +56,12 @@ def test_more_costs_more(capsys: Any) -> None:
     (few,) = answer(capsys, *GLM_130B, "--gpus", "800GB")["devices"]
     (many,) = answer(capsys, *GLM_130B, "--gpus", "800GB", "--batch", "2")["devices"]
     (long,) = answer(capsys, *GLM_130B, "--gpus", "800GB", "--context", "4096")["devices"]
-    (packed,) = answer(capsys, *GLM_130B, "--gpus", "800GB", "--embeddings")["devices"]
+    (packed,) = answer(capsys, *GLM_130B, "--gpus", "800GB", "--quantize-head")["devices"]
     assert many["cache"] == long["cache"] == 2 * few["cache"]
     assert few["activations"] < many["activations"] < long["activations"]  # the mask grows with the square
+    assert (packed,) == tuple(
+        answer(capsys, *GLM_130B, "--gpus", "800GB", "--embeddings")["devices"]
+    )  # as it was called
     assert packed["weights"] == few["weights"] - 150528 * 12288 * 3 // 2 + 150528 * 2
 
 
@@ -94,7 +97,7 @@ def test_a_folder_without_weights(tmp_path: Path, capsys: Any) -> None:
     write_json(tmp_path / "config.json", config.to_dict())
     found = answer(capsys, "--model", str(tmp_path), "--gpus", "8GB", "--context", "100")
     assert (found["weights"], found["fits"]) == ("INT4", True)
-    assert main(["--model", str(tmp_path), "--gpus", "8GB", "--quantize", "int8"]) == 2
+    assert main(["--model", str(tmp_path), "--gpus", "8GB", "--quantize", "int8"]) == 1
     assert "is INT4 already; name the float checkpoint" in capsys.readouterr().err
     assert main(["--model", str(tmp_path), "--gpus", "8GB", "--quantize", "int4"]) == 0
 
@@ -110,24 +113,42 @@ def test_a_context_beyond_the_training(capsys: Any) -> None:
         ([], "name the GPUs, as --gpus 4x24GB; or ask for --table"),
         (["--gpus", "lots"], "'lots' names no GPUs; write 24GB, 4x24GB"),
         (["--gpus", "0x24GB"], "there must be 1 to 4096 cards"),
-        (["--gpus", "24GB", "--model", "glm-13b"], "'glm-13b' is no folder and none of the presets chatglm-6b, "),
-        (["--gpus", "24GB", "--context", "0"], "context is 0; it must be at least 1"),
-        (["--gpus", "24GB", "--batch", "-2"], "batch is -2; it must be at least 1"),
-        (["--gpus", "24GB", "--embeddings"], "add --quantize int8 or int4"),
-        (["--gpus", "4x24GB", "--tensor-parallel", "0"], "--tensor-parallel is 0"),
-        (["--gpus", "4x24GB", "--pipeline-parallel", "-1"], "--pipeline-parallel is -1"),
+        (["--gpus", "24GB", "--context", "0"], "--context: '0' is not at least 1"),
+        (["--gpus", "24GB", "--batch", "-2"], "--batch: '-2' is not at least 1"),
+        (["--gpus", "24GB", "--quantize", "int3"], "--quantize: 'int3' is not one of int8, int4"),
+        (["--gpus", "4x24GB", "--tensor-parallel", "0"], "--tensor-parallel: '0' is not at least 1"),
+        (["--gpus", "4x24GB", "--pipeline-parallel", "-1"], "--pipeline-parallel: '-1' is not at least 1"),
         (["--gpus", "4x24GB", "--tensor-parallel", "3"], "takes 3 GPUs; there are 4"),
         (["--gpus", "4x24GB", "--tensor-parallel", "8"], "takes 8 GPUs; there are 4"),
-        (["--gpus", "3x24GB", "--tensor-parallel", "3"], "inner_hidden_size 32768 does not divide by 3"),
-        (["--gpus", "100x24GB", "--pipeline-parallel", "100"], "the model has 70 layers"),
         (["--gpus", "4x24GB", "--device-map", "auto", "--tensor-parallel", "4"], "--device-map is one process"),
     ],
 )
-def test_a_wrong_question(arguments: list[str], message: str, capsys: Any) -> None:
-    assert main(arguments) == 2
+def test_a_wrong_command_line(arguments: list[str], message: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith("error: ")
+    assert captured.err.startswith("plan: ")
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--gpus", "24GB", "--model", "glm-13b"], "'glm-13b' is no folder and none of the presets chatglm-6b, "),
+        (["--gpus", "24GB", "--quantize-head"], "add --quantize int8 or int4"),
+        (["--gpus", "3x24GB", "--tensor-parallel", "3"], "inner_hidden_size 32768 does not divide by 3"),
+        (["--gpus", "100x24GB", "--pipeline-parallel", "100"], "the model has 70 layers"),
+    ],
+)
+def test_a_question_that_the_model_has_no_answer_to(arguments: list[str], message: str, capsys: Any) -> None:
+    """The command line could be right for another model."""
+    assert main(arguments) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("plan: ")
     assert message in captured.err
 
 
@@ -141,10 +162,10 @@ def test_a_wrong_question(arguments: list[str], message: str, capsys: Any) -> No
 )
 def test_a_folder_of_another_model(content: dict[str, Any], message: str, tmp_path: Path, capsys: Any) -> None:
     write_json(tmp_path / "config.json", content)
-    assert main(["--model", str(tmp_path), "--gpus", "24GB"]) == 2
+    assert main(["--model", str(tmp_path), "--gpus", "24GB"]) == 1
     assert message in capsys.readouterr().err
 
 
 def test_a_folder_without_a_config(tmp_path: Path, capsys: Any) -> None:
-    assert main(["--model", str(tmp_path), "--gpus", "24GB"]) == 2
+    assert main(["--model", str(tmp_path), "--gpus", "24GB"]) == 1
     assert "config.json" in capsys.readouterr().err

@@ -26,8 +26,8 @@ def stored(folder: Path) -> dict[str, Tensor]:
 
 
 def run(source: Path, target: Path, packed: Packed) -> int:
-    arguments = ["quantize", str(source), str(target), "--bits", str(packed.bits)]
-    return main([*arguments, *["--embeddings"] * packed.embeddings])
+    arguments = ["quantize", str(source), str(target), "--quantize", f"int{packed.bits}"]
+    return main([*arguments, *["--quantize-head"] * packed.embeddings])
 
 
 @pytest.mark.parametrize("packed", PACKED, ids=str)
@@ -129,7 +129,7 @@ def test_other_files_come_along(chat: Checkpoint, tmp_path: Path) -> None:
 
 def test_as_a_command(source: Checkpoint, tmp_path: Path) -> None:
     target = tmp_path / "packed"
-    command = [sys.executable, "-m", "glm_model.conversion", "quantize", source.folder, target, "--bits", "4"]
+    command = [sys.executable, "-m", "glm_model.conversion", "quantize", source.folder, target, "--quantize", "int4"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert torch.equal(stored(target)[DENSE], INT4.tensors[DENSE])
@@ -143,7 +143,7 @@ def test_a_target_that_is_there(source: Checkpoint, tmp_path: Path, capsys: pyte
     target.mkdir()
     (target / "mine").write_text("", encoding="utf-8")
     assert run(source.folder, target, INT4) == 1
-    assert f"error: {target} is there already" in capsys.readouterr().err
+    assert f"conversion: {target} is there already" in capsys.readouterr().err
     assert [file.name for file in target.iterdir()] == ["mine"]
     (target / "mine").unlink()
     assert run(source.folder, target, INT4) == 0
@@ -187,8 +187,26 @@ def test_odd_widths(source: Checkpoint, tmp_path: Path) -> None:
 def test_other_bits(source: Checkpoint, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="bits must be 4 or 8, not 2"):
         quantize_checkpoint(source.folder, tmp_path / "target", 2)
+    for wrong in (["--quantize", "int2"], ["--bits", "2"], []):
+        with pytest.raises(SystemExit) as left:
+            main(["quantize", str(source.folder), str(tmp_path / "target"), *wrong])
+        assert left.value.code == 2
+
+
+def test_published_spellings(source: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Commands of earlier releases make the same, and nothing tells of them."""
+    given = ["quantize", str(source.folder)]
+    assert main([*given, str(tmp_path / "new"), "--quantize", "int4", "--quantize-head"]) == 0
+    assert main([*given, str(tmp_path / "old"), "--bits", "4", "--embeddings"]) == 0
+    new, old = stored(tmp_path / "new"), stored(tmp_path / "old")
+    assert new.keys() == old.keys()
+    assert all(torch.equal(new[name], old[name]) for name in new)
     with pytest.raises(SystemExit):
-        main(["quantize", str(source.folder), str(tmp_path / "target"), "--bits", "2"])
+        main(["quantize", "--help"])
+    shown = capsys.readouterr().out
+    assert "--quantize-head" in shown
+    assert "--bits" not in shown
+    assert "--embeddings" not in shown
 
 
 def test_a_full_disk(source: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,228 @@
+"""How every program ends; the rule is in the docstring of glm_model/command_line.py.
+
+The programs are run as they are started, in processes of their own. One interpreter imports the model package and forks
+for each, because the import takes longer than all else that happens here.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+import types
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from glm_model import CheckpointError
+from glm_model.evaluation import __main__ as evaluation
+from glm_model.loading import DEMO_MODEL
+
+ROOT = Path(__file__).parent.parent
+NOWHERE = "/no/such/folder"
+FITS = ["--model=demo", "--gpus=24GB"]
+PROGRAMS = ["glm_model", "fill", "plan", "conversion", "evaluation", "demo_recipe", "web", "terminal"]
+# How the one who starts a program calls it.
+STARTED = {
+    "glm_model": "glm_model",
+    "demo_recipe": "demo_recipe",
+    "web": "web_demo.py",
+    "terminal": "cli_demo.py",
+    **{name: f"glm_model.{name}" for name in ("fill", "plan", "conversion", "evaluation")},
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command line and how it ends.
+
+    Args:
+        status: of the process; a signal that ends it counts below 0, as for ``subprocess``.
+        says: part of what is on standard error.
+        signal: what the program gets as soon as it opens the model's config.json.
+        has_reader: somebody reads the output.
+    """
+
+    program: str
+    arguments: tuple[str, ...]
+    status: int
+    says: str = ""
+    signal: int = 0
+    has_reader: bool = True
+
+
+DEMO = f"--model={DEMO_MODEL}"
+WORKS = {
+    "fill": ("a [MASK]", DEMO),
+    "plan": (DEMO, "--gpus=24GB"),
+    "conversion": ("quantize", str(DEMO_MODEL), "{tmp}/packed", "--quantize=int4"),
+    "demo_recipe": ("evaluate", str(DEMO_MODEL), "--count=1"),
+    "web": (DEMO, "--host=127.0.0.1", "--port=0"),
+    "terminal": (DEMO, "--message=你好"),
+}
+CASES = [
+    Case("glm_model", (), 0),
+    Case("plan", (*FITS,), 0),
+    *(Case(program, ("--help",), 0) for program in PROGRAMS if program != "evaluation"),
+    # The work fails: 1 and a sentence.
+    Case("fill", ("a [MASK]", f"--model={NOWHERE}"), 1, f"fill: there is no folder {NOWHERE}"),
+    Case("fill", (f"--file={NOWHERE}",), 1, f"fill: cannot read {NOWHERE}"),
+    Case("fill", ("a [MASK]", "--device=cuda:99"), 1, "fill: device 'cuda:99' is not there"),
+    Case("plan", (f"--model={NOWHERE}", "--gpus=24GB"), 1, f"plan: '{NOWHERE}' is no folder"),
+    Case("plan", ("--model=glm-130b", "--gpus=4x24GB", "--quantize-head"), 1, "plan: --quantize-head"),
+    Case("conversion", ("quantize", NOWHERE, "{tmp}/made", "--quantize=int4"), 1, f"conversion: {NOWHERE}"),
+    Case("conversion", ("sat", NOWHERE, "{tmp}/made"), 1, f"conversion: {NOWHERE}"),
+    Case("evaluation", ("--model", "glm"), 1, "evaluation: lm-eval is not installed"),
+    Case("demo_recipe", ("evaluate", NOWHERE), 1, f"demo_recipe: there is no folder {NOWHERE}"),
+    Case("web", (f"--model={NOWHERE}", "--host=127.0.0.1", "--port=0"), 1, f"web_demo: there is no folder {NOWHERE}"),
+    Case("terminal", (f"--model={NOWHERE}", "--message=x", "--language=en"), 1, f"there is no folder {NOWHERE}"),
+    # The command line is wrong: 2 and a line.
+    Case("glm_model", ("chat",), 2, "glm_model: unrecognized arguments: chat"),
+    Case("fill", ("a [MASK]", "--top-p=2"), 2, "fill: argument --top-p: '2' is not from 0 (off) to 1"),
+    Case("fill", ("a [MASK]", f"--file={NOWHERE}"), 2, "fill: give a TEXT or --file, not both"),
+    Case("plan", ("--gpus=lots",), 2, "plan: argument --gpus: 'lots' names no GPUs"),
+    Case("plan", (), 2, "plan: name the GPUs"),
+    Case("conversion", ("quantize", NOWHERE, "{tmp}/made"), 2, "conversion quantize: one of the arguments --quantize"),
+    Case("conversion", ("quantize", NOWHERE, "x", "--quantize=int2"), 2, "'int2' is not one of int8, int4"),
+    Case("demo_recipe", (), 2, "demo_recipe: the following arguments are required: command"),
+    Case("web", ("--port=65536",), 2, "web_demo.py: --port: '65536' is not from 0 to 65535"),
+    Case("web", (f"--model={NOWHERE}", "--device=gpu"), 2, "web_demo.py: --device: 'gpu' is not auto, cpu, cuda"),
+    Case("terminal", ("--temperature=hot",), 2, "cli_demo.py: --temperature: 'hot' is not a number"),
+    Case("terminal", ("--device-map=auto", "--tensor-parallel=2"), 2, "use one or the other"),
+    # Signals, which a program that is there to be stopped takes as a wish.
+    *(
+        Case(program, arguments, 0 if program == "web" else 130, signal=signal.SIGINT)
+        for program, arguments in WORKS.items()
+    ),
+    *(Case(program, arguments, -signal.SIGTERM, signal=signal.SIGTERM) for program, arguments in WORKS.items()),
+    # Nobody reads: 1, and nobody needs a sentence.
+    Case("plan", (*FITS,), 1, has_reader=False),
+]
+
+# Reads cases, prints how they ended. What a program raises leaves the child as it would leave the program.
+STARTER = """
+    import json, os, runpy, signal, sys
+    import glm_model
+
+    def begin(case, files):
+        reading, writing = os.pipe()
+        os.close(reading)  # nobody reads
+        out = os.open(files[0], os.O_WRONLY | os.O_CREAT) if case["has_reader"] else writing
+        os.dup2(out, 1)
+        os.dup2(os.open(files[1], os.O_WRONLY | os.O_CREAT), 2)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # who started the tests may ignore it
+
+        def watch(event, arguments):
+            if event == "open" and str(arguments[0]).endswith("config.json"):
+                os.kill(os.getpid(), case["signal"])
+
+        if case["signal"]:
+            sys.addaudithook(watch)
+
+    for number, case in enumerate(json.load(sys.stdin)):
+        files = [f"{sys.argv[1]}/{number}.{name}" for name in ("out", "err")]
+        child = os.fork()
+        if not child:
+            begin(case, files)
+            sys.modules["lm_eval"] = None  # as good as not installed
+            sys.argv = [case["started"], *case["arguments"]]
+            if case["started"].endswith(".py"):
+                runpy.run_path(case["started"], run_name="__main__")
+            else:
+                runpy.run_module(case["started"], run_name="__main__", alter_sys=True)
+            sys.exit()
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        print(json.dumps([status, *(open(file).read() if os.path.exists(file) else "" for file in files)]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory: pytest.TempPathFactory) -> dict[Case, tuple[int, str, str]]:
+    """Status, output and complaints of each case."""
+    folder = tmp_path_factory.mktemp("ends")
+    cases = [
+        {
+            **asdict(case),
+            "started": STARTED[case.program],
+            "arguments": [argument.replace("{tmp}", str(folder)) for argument in case.arguments],
+        }
+        for case in CASES
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(STARTER), str(folder)],
+        cwd=ROOT, input=json.dumps(cases), capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return {case: tuple(json.loads(line)) for case, line in zip(CASES, done.stdout.splitlines(), strict=True)}
+
+
+def name_of(case: Case) -> str:
+    given = " ".join(case.arguments).replace(str(DEMO_MODEL), "demo")
+    sent = signal.Signals(case.signal).name if case.signal else ""
+    return " ".join(filter(None, [case.program, given, sent, "" if case.has_reader else "unread"]))
+
+
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_a_program_ends_by_the_rule(case: Case, ends: dict[Case, tuple[int, str, str]]) -> None:
+    status, out, errors = ends[case]
+    assert status == case.status, errors
+    assert case.says in errors
+    assert "Traceback" not in errors
+    if case.status in (1, 2):
+        assert out == ""
+        assert errors.count("\n") == (1 if case.has_reader else 0), errors
+
+
+@pytest.mark.parametrize("program", [program for program in PROGRAMS if program != "evaluation"])
+def test_help_tells_the_rule(program: str, ends: dict[Case, tuple[int, str, str]]) -> None:
+    """lm-eval's own help is not ours to change."""
+    shown = " ".join(ends[Case(program, ("--help",), 0)][1].split())
+    assert "Exit status: 0" in shown
+    for status in ("2 if the command line is wrong", "143 after SIGTERM"):
+        assert status in shown
+
+
+def test_every_program_is_tried_and_listed(ends: dict[Case, tuple[int, str, str]]) -> None:
+    folders = {path.parent.name for path in (ROOT / "glm_model").rglob("__main__.py")} | {"demo_recipe"}
+    assert {*PROGRAMS} == folders | {"web", "terminal"}
+    assert {case.program for case in CASES} == set(PROGRAMS)
+    listed = ends[Case("glm_model", (), 0)][1].splitlines()
+    for program in set(PROGRAMS) - {"glm_model", "demo_recipe"}:
+        assert sum(f"{STARTED[program]} " in line for line in listed) == 1
+    assert len(listed) == len(PROGRAMS) - 2
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "says"),
+    [
+        (None, 0, ""),
+        (CheckpointError("the folder is damaged"), 1, "evaluation: the folder is damaged\n"),
+        (FileNotFoundError(2, "No such file or directory", "tasks"), 1, "evaluation: tasks: No such file"),
+        (MemoryError(), 1, "evaluation: out of memory\n"),
+        (KeyboardInterrupt(), 130, ""),
+        (BrokenPipeError(), 1, ""),
+    ],
+    ids=repr,
+)
+def test_what_lm_eval_raises(
+    raised: BaseException | None,
+    status: int,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def evaluate() -> None:
+        if raised is not None:
+            raise raised
+
+    monkeypatch.setattr(evaluation, "find_spec", lambda name: True)
+    command: Any = types.ModuleType("lm_eval.__main__")
+    command.cli_evaluate = evaluate
+    for module in (types.ModuleType("lm_eval"), command, types.ModuleType("glm_model.evaluation.harness")):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr("glm_model.evaluation.harness", sys.modules["glm_model.evaluation.harness"], raising=False)
+    assert evaluation.main() == status
+    assert capsys.readouterr().err.startswith(says)
