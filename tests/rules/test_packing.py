@@ -49,13 +49,13 @@ def test_scale_of_a_row_is_its_largest_magnitude_by_the_largest_integer(bits: in
 
 
 def test_scale_is_rounded_to_half_before_the_weight_is_divided_by_it() -> None:
-    """1.0002 / 7 is 0.14289 and 0.1429 in half: 0.64306 / 0.1429 = 4.5001 goes up, by the exact scale it went down."""
-    peak = 1.0002
-    rounded = float(torch.tensor(peak / 7).half())
-    assert rounded != peak / 7
-    between = (4.5 * rounded + 4.5 * peak / 7) / 2
-    packed, _ = quantize(torch.tensor([[peak, between]]), 4)
-    assert unpack(packed, 4).tolist() == [[7, 5 if between > 4.5 * rounded else 4]]
+    """1.001 / 7 is 0.143, in half 0.14294...; what lies between 4.5 times the one and 4.5 times the other tells."""
+    exact = 1.001 / 7
+    rounded = float(torch.tensor(exact).half())
+    between = 4.5 * (exact + rounded) / 2
+    assert rounded < exact
+    packed, _ = quantize(torch.tensor([[1.001, between]]), 4)
+    assert unpack(packed, 4).tolist() == [[7, 5]]
 
 
 def test_rounding_of_halves_goes_to_the_even_integer() -> None:
@@ -65,14 +65,11 @@ def test_rounding_of_halves_goes_to_the_even_integer() -> None:
 
 
 def test_rounding_happens_in_the_dtype_of_the_weight() -> None:
-    """4.499 / 1 is 4.5 in half and rounds to 4; 4.5004 is 4.5 in half, and 5 in float32."""
-    weight = torch.tensor([[7.0, 3.0, 1.1, 0.37, 2.9, 5.3]]) * 0.31
-    for dtype in (torch.float32, torch.float16):
-        packed, scale = quantize(weight.to(dtype), 8)
-        quotients = weight.to(dtype) / scale.to(dtype)[:, None]
-        assert unpack(packed, 8).tolist() == quotients.round().to(torch.int32).tolist()
-    half = torch.tensor([[127.0, 100.4375, 4.5]]).half()
-    assert unpack(quantize(half * 1.001, 8)[0], 8)[0, 0] == 127
+    """100.625 by the scale 1.0009765625 is 100.527, which half holds as 100.5, whose even neighbour is 100."""
+    for dtype, wanted in ((torch.float32, 101), (torch.float16, 100)):
+        packed, scale = quantize(torch.tensor([[127.125, 100.625]]).to(dtype), 8)
+        assert scale.tolist() == [1.0009765625]
+        assert packed.tolist() == [[127, wanted]]
 
 
 def test_row_of_zeros_has_scale_0_and_stays_zeros() -> None:
