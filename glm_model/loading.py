@@ -18,12 +18,12 @@ from .checkpoint.files import CONFIG, read_json, stored_tensors, weight_files
 from .checkpoint.keys import PREFIX_ENCODER
 from .checkpoint.prefix import load_prefix
 from .checkpoint.reading import shared_over
-from .errors import CheckpointError
+from .errors import CheckpointError, UnsupportedError
 from .kernels.dispatch import Precision, describe
+from .model.decoder import GLMForCausalLM
+from .model.runtime import World
+from .optional_parts import is_present
 from .options import DEVICE_MAPS, DTYPE_NAMES, QUANTIZATION_BITS, LoadOptions, LoadSettings
-from .parallel.distribute import finish_part
-from .parallel.following import lead_or_follow
-from .parallel.world import World, join_world
 from .quantization.linear import QuantizedLinear
 from .quantization.quantizer import GLMQuantizationConfig
 from .text.tokenizer import ChatGLMTokenizer
@@ -84,6 +84,8 @@ def load(
     if options.prefix is not None:
         load_prefix(model, options.prefix)
     if world is not None:
+        from .parallel.distribute import finish_part
+
         finish_part(model)
     if options.quantize_head:
         model.quantize_head()
@@ -95,7 +97,24 @@ def load(
 def _world(options: LoadOptions) -> World | None:
     if options.tensor_parallel == options.pipeline_parallel == 1:
         return None
+    if not is_present("glm_model.parallel"):
+        raise UnsupportedError("this installation has no glm_model.parallel: a model is on one process alone")
+    from .parallel.world import join_world
+
     return join_world(options.tensor_parallel, options.pipeline_parallel, options.device)
+
+
+def lead_or_follow(model: GLMForCausalLM, tokenizer: ChatGLMTokenizer) -> bool:
+    """Return True on the rank that serves the user, at once; False on the others, when that rank has ended.
+
+    Args:
+        model, tokenizer: as :func:`load` gives them. True for a model that is on one rank alone.
+    """
+    if model.runtime.world is None:
+        return True
+    from .parallel.following import lead_or_follow
+
+    return lead_or_follow(model, tokenizer)
 
 
 def _placed(where: torch.device, options: LoadOptions) -> dict[str, Any]:

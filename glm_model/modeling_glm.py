@@ -9,10 +9,11 @@ The network is :mod:`glm_model.model`, which knows nothing of the rest. What is 
 - ``QuantizableModel``: the published ``quantize``, and dtypes of a packed model.
 """
 
+from typing import Any
+
 from .checkpoint.keys import IGNORED_KEYS
 from .checkpoint.reading import CheckedLoading
 from .generation.chat import ChatMixin
-from .generation.published_beams import PublishedBeamScores
 from .generation.transformers_hooks import PrefixLMGeneration
 from .model.attention import GLMAttention
 from .model.configuration import ChatGLMConfig, GLM130BConfig
@@ -20,8 +21,7 @@ from .model.decoder import GLMForCausalLM, GLMModel, GLMPreTrainedModel
 from .model.layers import GLMMLP, GLMDecoderLayer
 from .model.norm import GLMLayerNorm
 from .model.rotary import GLMRotaryEmbedding
-from .optional_parts import import_present
-from .parallel.distribute import ModelParallel
+from .optional_parts import import_present, optional_class
 from .quantization.quantizable import QuantizableModel
 
 __all__ = [
@@ -40,7 +40,10 @@ __all__ = [
 ]
 
 
+# What the package can do without is named here and imported nowhere else.
 import_present("glm_model", ["model.native_step", "generation.cuda_graphs", "generation.prompt_lookup"])
+PublishedBeamScores: Any = optional_class("glm_model.generation.published_beams", "PublishedBeamScores")
+ModelParallel: Any = optional_class("glm_model.parallel.distribute", "ModelParallel")
 
 
 class _Model(CheckedLoading, ModelParallel, QuantizableModel):

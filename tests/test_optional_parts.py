@@ -36,18 +36,32 @@ PARTS = {
     "Triton": Part(("kernels/triton*",), "'triton' in kernels"),
     "onnxruntime": Part(("kernels/onnx.py",), "'onnxruntime' in kernels"),
     "cpm_kernels": Part(("kernels/cpm.py",), "'cpm_kernels' in kernels"),
+    "the native step": Part(("model/native_step.py",), "decoder._fast_step is not None"),
+    "CUDA graphs": Part(("generation/cuda_graphs.py",), "len(passes._step_makers) == 1"),
+    "prompt lookup": Part(("generation/prompt_lookup.py",), "answer._guesser_maker is not None"),
+    "published beams": Part(
+        ("generation/published_beams.py",), "'_update_finished_beams' in dir(model) and 'PublishedBeamScores' in bases"
+    ),
+    "several processes": Part(("parallel",), "hasattr(model, 'share_out')"),
 }
 
 # Arguments: the folder of the demo model, a JSON list of expressions. Prints a JSON object.
 PROGRAM = """
 import json, sys
 import glm_model
+from glm_model.generation import answer, passes
 from glm_model.kernels import dispatch
+from glm_model.model import decoder
 
 model, tokenizer = glm_model.load(sys.argv[1], quantize="int4", device="cpu")
 prompt = tokenizer.apply_chat_template([{"role": "user", "content": "你好"}], add_generation_prompt=True)["input_ids"]
 chunks = glm_model.stream_text(model, tokenizer, list(prompt), glm_model.SamplingOptions(temperature=0))
-names = {"glm_model": glm_model, "kernels": [kernel.name for kernel in dispatch._KERNELS]}
+names = {
+    "glm_model": glm_model,
+    "kernels": [kernel.name for kernel in dispatch._KERNELS],
+    "model": model, "bases": [base.__name__ for base in type(model).__mro__],
+    "decoder": decoder, "passes": passes, "answer": answer,
+}
 print(json.dumps({
     "package": glm_model.__file__,
     "answer": [chunk.text for chunk in chunks],

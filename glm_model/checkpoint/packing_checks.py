@@ -35,8 +35,8 @@ def settle_quantization(source: str, config: PreTrainedConfig, options: dict[str
 
     Args:
         source: of the checkpoint, for the message.
-        config: of the model to be loaded. Gets a ``quantization_config`` if the checkpoint is packed, the published fields
-            if it is to be packed: the model is built by them.
+        config: of the model to be loaded. Gets a ``quantization_config`` if the checkpoint is packed, the published
+            fields if it is to be packed: the model is built by them.
         options: of ``from_pretrained``. A request for what the checkpoint is already is taken out.
 
     Raises:

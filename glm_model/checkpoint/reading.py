@@ -20,16 +20,17 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..model.prefix import train_prefix_alone
-from ..parallel.distribute import require_distribution
-from ..parallel.world import World
+from ..model.runtime import World
 from ..quantization.dtensor import local
 from ..quantization.quantizer import GLMQuantizer
 from ..quantization.rules import is_packed
 from .configuration import config_from_fields, require_known, require_model_type
+from .distribution import require_distribution
 from .files import CONFIG, StoredTensor, stored_tensors, weight_files
 from .lazy import LazyTensor, lazy_tensors
 from .packing_checks import settle_quantization
@@ -78,13 +79,22 @@ class CheckedLoading(PreTrainedModel):
         folder = Path(place, options.get("subfolder", "")) if place is not None and Path(place).is_dir() else None
         if not isinstance(config, PreTrainedConfig):
             config, options = _read_configuration(cls.config_class, config, folder or place, options)
-        if config is not None:
+        if isinstance(config, PreTrainedConfig):
             config = copy.deepcopy(config)
             settle_quantization(str(place), config, options)
             require_distribution(config, options)
         if folder is not None:
             _check_files(folder, config, options)
         return super().from_pretrained(place, *args, config=config, **options)
+
+    @property
+    def device(self) -> torch.device:
+        """Where ids go and scores come from; of a model that a device map has spread, also where that is offloaded."""
+        device: torch.device = super().device
+        if device.type != "meta" or not hasattr(self, "hf_device_map"):
+            return device
+        used = [place for place in self.hf_device_map.values() if place not in ("cpu", "disk")]
+        return torch.device(used[0] if used else "cpu")
 
     @staticmethod
     def _load_pretrained_model(
@@ -98,7 +108,7 @@ class CheckedLoading(PreTrainedModel):
         world, quantizer = _WORLD.get(), load_config.hf_quantizer
         packer = quantizer if isinstance(quantizer, GLMQuantizer) and not quantizer.pre_quantized else None
         is_from_files = state_dict is None and checkpoint_files is not None
-        stored = stored_tensors(map(Path, checkpoint_files)) if is_from_files else {}
+        stored = stored_tensors(map(Path, checkpoint_files or ())) if is_from_files else {}
         source = str(load_config.pretrained_model_name_or_path or "the given state_dict")
         checks = TensorChecks(model, source, stored)
         checks.check_headers(is_packed=packer is None and bool(model.config.quantization_bit))

@@ -18,6 +18,10 @@ class World(Protocol):
     def size(self) -> int:
         """How many processes there are."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where this process has its part."""
+
 
 class Leader(Protocol):
     """Rank 0 of several, which has the others repeat what it is asked to do."""

@@ -64,6 +64,12 @@ def require_tensor_parallel(config: Sizes, ranks: int) -> None:
             )
 
 
+def require_sizes(config: Sizes, tensor: int, pipeline: int) -> None:
+    """Raise UnsupportedError if a model cannot be shared by so many ranks and stages."""
+    require_tensor_parallel(config, tensor)
+    stage_layers(config, pipeline)
+
+
 def stage_layers(config: Sizes, stages: int, float_bits: int = 16) -> list[range]:
     """The layers of every pipeline stage, so that the largest stage is as small as can be.
 

@@ -1,17 +1,14 @@
 """Cutting a model between its construction and the reading of its weights, so that each rank reads its part alone."""
 
-from collections.abc import Mapping
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
-from transformers.distributed import DistributedConfig
 from transformers.distributed.tensor_parallel import ALL_PARALLEL_STYLES
 
 from ..errors import UnsupportedError
-from ..model.split import PREFIX_HEADS, require_tensor_parallel, stage_layers
+from ..model.split import PREFIX_HEADS, require_sizes
 from ..quantization.dtensor import local
 from ..quantization.linear import QuantizedWeight
 from ..quantization.quantizable import QuantizableModel
@@ -48,15 +45,6 @@ class ModelParallel(QuantizableModel):
             _connect_head(self, self.runtime.world)
         return self
 
-    @property
-    def device(self) -> torch.device:
-        """Where ids go and scores come from; of a model that a device map has spread, also where that is offloaded."""
-        device: torch.device = super().device
-        if device.type != "meta" or not hasattr(self, "hf_device_map"):
-            return device
-        used = [place for place in self.hf_device_map.values() if place not in ("cpu", "disk")]
-        return torch.device(used[0] if used else "cpu")
-
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """As in transformers; of the whole model where this rank holds a part."""
         if self.runtime.world is not None and not (only_trainable or exclude_embeddings):
@@ -68,34 +56,6 @@ class ModelParallel(QuantizableModel):
         if self.runtime.world is not None:
             raise UnsupportedError("this rank holds a part of the model; save it from one process that loads it whole")
         super().save_pretrained(*args, **kwargs)
-
-
-def require_sizes(config: Any, tensor: int, pipeline: int) -> None:
-    """Raises UnsupportedError if a model cannot be shared by so many ranks and stages."""
-    require_tensor_parallel(config, tensor)
-    stage_layers(config, pipeline)
-
-
-def require_distribution(config: Any, options: Mapping[str, Any]) -> None:
-    """Raise UnsupportedError if transformers is asked to share a model out in a way that does not suit it.
-
-    Args:
-        config: of the model.
-        options: of ``from_pretrained``, of which ``distributed_config`` or its older spelling, ``tp_plan`` and
-            ``tp_size``, ask for transformers' way to the plans of this package.
-    """
-    asked = options.get("distributed_config")
-    older = {name: options[name] for name in ("tp_plan", "tp_size") if options.get(name) is not None}
-    if asked is None and not older:
-        return
-    if not isinstance(asked, DistributedConfig):
-        asked = DistributedConfig(**(older if asked is None else asked))
-    if (asked.pp_size or 1) > 1:
-        raise UnsupportedError(
-            "transformers' own pipeline hides the ids from its later stages, which need them for GLM's mask: use "
-            "glm_model.load(..., pipeline_parallel=N)."
-        )
-    require_sizes(config, asked.tp_size or 1, 1)
 
 
 def apply_plan(model: Any, mesh: DeviceMesh) -> None:

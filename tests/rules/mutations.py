@@ -7,23 +7,19 @@ fail, and all that fail must bear the rule's name: a piece of the name of the te
 moved or was rewritten is reported by ``test_mutations.py``; give the new one here.
 """
 
-import contextlib
-import io
-import multiprocessing
-import os
-import shutil
-import sys
-import tempfile
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).parents[2]
 # Imported once, before the copies are; a mutation costs no more than importing the package and running its tests.
-LIBRARIES = ["pytest", "torch", "transformers", "transformers.generation", "transformers.modeling_utils", "sentencepiece"]
+LIBRARIES = [
+    "pytest",
+    "torch",
+    "transformers",
+    "transformers.generation",
+    "transformers.modeling_utils",
+    "sentencepiece",
+]
 NEEDED = ["glm_model", "tests/rules", "tests/conftest.py", "tests/data/golden/tokenizer", "pyproject.toml"]
 
 
@@ -58,12 +54,38 @@ SAT_BEAMS, SAT_SAMPLING, FILLING = "blank_filling/beam_search.py", "blank_fillin
 
 MUTATIONS = [
     # Rotary positions.
-    Mutation(ROTARY, "torch.cat([-second, first], dim=-1)", "torch.cat([second, -first], dim=-1)", "rotary_sign|rotary"),
+    Mutation(
+        ROTARY, "torch.cat([-second, first], dim=-1)", "torch.cat([second, -first], dim=-1)", "rotary_sign|rotary"
+    ),
     Mutation(ROTARY, "states.chunk(2, dim=-1)", "(states[..., ::2], states[..., 1::2])", "not_interleaved|rotary"),
-    Mutation(ROTARY, "return angles.cos().to(dtype), angles.sin()", "return angles.sin().to(dtype), angles.cos()", "rotary"),
-    Mutation(ROTARY, "(1.0 / ROTARY_BASE**exponent).half().float()", "1.0 / ROTARY_BASE**exponent", "frequencies_are_rounded_to_half|rotary"),
-    Mutation(ROTARY, "ROTARY_BASE = 10000.0", "ROTARY_BASE = 1000.0", "rotary_frequencies|rotary|frequencies_of_the_file"),
-    Mutation(ROTARY, "angle_dtype = dtype if rounds_angle else torch.float32", "angle_dtype = torch.float32", "rotary_angle_itself_is_rounded"),
-    Mutation(ROTARY, "rounds_angle = dtype == torch.float16 and", "rounds_angle = dtype != torch.float32 and", "rotary_angle_is_not_rounded"),
-    Mutation(ROTARY, "position_ids.view(len(position_ids), self.rows, -1)", "position_ids.view(len(position_ids), self.rows, -1).flip(1)", "block_positions|rotary"),
+    Mutation(
+        ROTARY, "return angles.cos().to(dtype), angles.sin()", "return angles.sin().to(dtype), angles.cos()", "rotary"
+    ),
+    Mutation(
+        ROTARY,
+        "(1.0 / ROTARY_BASE**exponent).half().float()",
+        "1.0 / ROTARY_BASE**exponent",
+        "frequencies_are_rounded_to_half|rotary",
+    ),
+    Mutation(
+        ROTARY, "ROTARY_BASE = 10000.0", "ROTARY_BASE = 1000.0", "rotary_frequencies|rotary|frequencies_of_the_file"
+    ),
+    Mutation(
+        ROTARY,
+        "angle_dtype = dtype if rounds_angle else torch.float32",
+        "angle_dtype = torch.float32",
+        "rotary_angle_itself_is_rounded",
+    ),
+    Mutation(
+        ROTARY,
+        "rounds_angle = dtype == torch.float16 and",
+        "rounds_angle = dtype != torch.float32 and",
+        "rotary_angle_is_not_rounded",
+    ),
+    Mutation(
+        ROTARY,
+        "position_ids.view(len(position_ids), self.rows, -1)",
+        "position_ids.view(len(position_ids), self.rows, -1).flip(1)",
+        "block_positions|rotary",
+    ),
 ]

@@ -43,7 +43,9 @@ def test_response_shows_2023_for_the_training_date() -> None:
     assert process_response("在[[训练时间]]，[[训练时间]]") == "在2023年，2023年"
 
 
-@pytest.mark.parametrize(("ascii_mark", "full_width"), [(",", "，"), ("!", "！"), (":", "："), (";", "；"), ("?", "？")])
+@pytest.mark.parametrize(
+    ("ascii_mark", "full_width"), [(",", "，"), ("!", "！"), (":", "："), (";", "；"), ("?", "？")]
+)
 def test_response_punctuation_is_full_width_beside_chinese(ascii_mark: str, full_width: str) -> None:
     assert process_response(f"好{ascii_mark}a") == f"好{full_width}a"
     assert process_response(f"a{ascii_mark}好") == f"a{full_width}好"

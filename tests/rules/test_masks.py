@@ -139,7 +139,8 @@ def seen_by_model(model: Any, row: list[int], **inputs: Any) -> list[str]:
     hook.remove()
     changed = (output[:-1] - output[-1]).abs().amax(dim=-1).T > 1e-5
     return [
-        "".join("-" if i == j else ".x"[value] for j, value in enumerate(line)) for i, line in enumerate(changed.tolist())
+        "".join("-" if i == j else ".x"[value] for j, value in enumerate(line))
+        for i, line in enumerate(changed.tolist())
     ]
 
 
