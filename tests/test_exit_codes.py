@@ -1,7 +1,7 @@
 """How every program ends; the rule is in the docstring of glm_model/command_line.py.
 
-The programs are run as they are started, in processes of their own. One interpreter imports the model package and forks
-for each, because the import takes longer than all else that happens here.
+The programs are run as they are started, in processes of their own. One interpreter imports the model package and
+Gradio and forks for each, because these imports take longer than all else that happens here.
 """
 
 import json
@@ -103,8 +103,10 @@ CASES = [
 
 # Reads cases, prints how they ended. What a program raises leaves the child as it would leave the program.
 STARTER = """
-    import json, os, runpy, signal, sys
-    import glm_model
+    import gc, json, os, runpy, signal, sys
+    import glm_model, gradio
+
+    gc.freeze()  # otherwise each child looks through all of it at its end, which takes longer than the rest
 
     def begin(case, files):
         reading, writing = os.pipe()

@@ -34,13 +34,16 @@ FLOORS: list[list[str]] = [
     ["errors", "options", "garbage", "optional_parts"],
     ["kernels"],
     ["quantization", "text"],
-    ["model"],
+    ["model", "command_line"],
     ["parallel"],
     ["checkpoint", "generation"],
     ["modeling_glm", "configuration_glm", "tokenization_glm"],
     ["training", "conversion", "blank_filling", "loading"],
     ["plan", "evaluation", "fill"],
+    ["__main__"],
 ]
+# What Python itself puts into a package, and what stands on every floor because it is the package.
+NO_ROOMS = {"__init__", "__pycache__"}
 
 
 def sources(package: str) -> list[Path]:
@@ -118,8 +121,8 @@ def test_the_front_ends_know_the_model_only_through_its_public_names() -> None:
 
 def test_no_room_imports_from_a_higher_floor() -> None:
     floors = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-    rooms = [path for path in (ROOT / "glm_model").iterdir() if path.suffix in ("", ".py") and path.stem[0] != "_"]
-    assert floors.keys() == {path.stem for path in rooms}
+    rooms = [path for path in (ROOT / "glm_model").iterdir() if path.suffix in ("", ".py")]
+    assert floors.keys() == {path.stem for path in rooms} - NO_ROOMS
     up = []
     for module, targets in arrows("glm_model").items():
         room = module.split(".")[1:2]
@@ -152,6 +155,13 @@ def test_a_library_stays_in_its_room(library: str, room: str) -> None:
 @pytest.mark.parametrize("pattern", LEAVES)
 def test_leaves_import_nothing_of_ours(pattern: str) -> None:
     assert not offenders(sorted(ROOT.glob(pattern)), OURS)
+
+
+def test_the_settings_need_the_standard_library_alone() -> None:
+    """The front-ends run these files without importing the package; see app/package_settings.py."""
+    names = {name for path in sources("glm_model/options") for name in imports(path)}
+    others = {name for name in names if not name.startswith("glm_model.options.")}
+    assert {top(name) for name in others} <= sys.stdlib_module_names
 
 
 def test_conversations_need_no_torch() -> None:

@@ -14,12 +14,15 @@ DeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"]
 DEVICE_MAPS: tuple[str, ...] = get_args(DeviceMap)
 
 
+DEVICE_TYPES = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia", "xla", "meta")
+"""What PyTorch may call a device that somebody has; any other word is a slip."""
+
+
 @dataclass(frozen=True)
 class _Device:
     """Devices as PyTorch calls them; whether this machine has one is seen when a model is loaded."""
 
-    # The types of torch.device that somebody may have; any other word is a slip.
-    pattern = re.compile(r"auto|(cpu|cuda|mps|xpu|hpu|mtia|xla|meta)(:\d+)?")
+    pattern = re.compile(rf"auto|({'|'.join(DEVICE_TYPES)})(:\d+)?")
 
     def parse(self, text: str) -> object:
         return text
