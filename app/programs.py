@@ -5,23 +5,19 @@ Nothing heavy is imported before the options are read, so that --help and a wron
 
 from __future__ import annotations
 
-import gc
-
 from .missing import missing_library_explained
 from .options import parse_terminal, parse_web
 from .proxies import no_proxy
 from .ranks import leave_the_terminal_to_rank_0
+from .startup import collector_paused
 
 
 def web() -> int:
     """Read the options, load the model and serve the page in the browser; returns the exit code."""
     leave_the_terminal_to_rank_0()
     options = parse_web()
-    # Looking for garbage among all that is imported, none of which is, would take a quarter of the time.
-    gc.disable()
-    with missing_library_explained("glm-home[web]"), no_proxy():
+    with missing_library_explained("glm-home[web]"), no_proxy(), collector_paused():
         from .web.server import run
-    gc.enable()
     return run(options)
 
 

@@ -31,7 +31,7 @@ LEAVES = [
 ]
 # The floors of the house, from the ground up: a file may import from its own room and from lower floors.
 FLOORS: list[list[str]] = [
-    ["errors", "options", "garbage", "optional_parts"],
+    ["errors", "options", "optional_parts"],
     ["kernels"],
     ["quantization", "text"],
     ["model", "command_line"],

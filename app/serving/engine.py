@@ -13,7 +13,6 @@ share is the queue. Tokens are counted and conversations trimmed here, on the wo
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import threading
 from collections import deque
@@ -161,7 +160,6 @@ class Engine:
         model, tokenizer = load(folder, options=options.loading())
         if not lead_or_follow(model, tokenizer):
             raise SystemExit  # rank 0 has served its users
-        gc.freeze()  # nobody need look for garbage in what stays, neither while someone waits for a word nor at the end
         return cls(model, tokenizer, queue_size=options.queue_size)
 
     # Any thread.

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from ..names import PACKAGE
 from ..options import Options, answer_settings
 from ..serving.conversation import Message
+from ..startup import collector_paused
 from .files import log_file, state_folder
 from .quiet import quiet_keyboard
 from .wording import Words, speak
@@ -80,7 +81,7 @@ def _load(options: Options, words: Words) -> Engine:
         spinner = contextlib.nullcontext()
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers draws its own while it loads
     # Only a chat may touch the keyboard: one message may well be asked for in the background.
-    with quiet_keyboard() if _is_interactive(options) else contextlib.nullcontext():
+    with quiet_keyboard() if _is_interactive(options) else contextlib.nullcontext(), collector_paused():
         with spinner:
             from ..serving.engine import Engine
         return Engine.from_options(options)

@@ -20,6 +20,7 @@ from ..names import INSTALLED
 from ..options import Options
 from ..proxies import no_proxy
 from ..serving.engine import Engine
+from ..startup import collector_paused
 from . import wording
 from .chat import Visitors
 from .page import build
@@ -45,7 +46,9 @@ def run(options: Options) -> int:
     """
     try:
         port = free_port(options.host, options.port)  # before the model, which may take minutes
-        with Engine.from_options(options) as engine:
+        with collector_paused():
+            engine = Engine.from_options(options)
+        with engine:
             return serve(engine, replace(options, port=port))
     except (ValueError, OSError, RuntimeError, MemoryError, ImportError) as error:  # GLMError is a ValueError
         return _fail(str(error) or "out of memory")

@@ -1,6 +1,5 @@
 """A loaded model that turns one text after the other into what is printed."""
 
-import gc
 import os
 import sys
 import time
@@ -37,7 +36,6 @@ class Filler:
         self._model, self._tokenizer = load(arguments.model, options=arguments.loading)
         if not lead_or_follow(self._model, self._tokenizer):
             raise SystemExit  # rank 0 has filled everything
-        gc.freeze()  # the program need not look for garbage in what stays until its end, nor then
         longest = min(arguments.options.max_length, self._model.config.max_sequence_length)
         self._options = replace(arguments.options, max_length=longest)
         self._arguments = arguments

@@ -12,6 +12,7 @@ from ..model.split import PREFIX_HEADS, require_sizes
 from ..quantization.dtensor import local
 from ..quantization.linear import QuantizedWeight
 from ..quantization.quantizable import QuantizableModel
+from . import styles
 from .pipeline import Line, become_stage, send_scores
 from .world import World
 
@@ -109,3 +110,6 @@ def weight_bytes(model: nn.Module) -> int:
     for tensor in (*model.parameters(), *model.buffers()):
         tensors[local(tensor).data_ptr()] = local(tensor)
     return sum(tensor.nbytes for tensor in tensors.values())
+
+
+styles.register()

@@ -96,6 +96,3 @@ def register() -> None:
         styles = {COLWISE_HALVES: ColwiseHalves(), PACKED_ROWWISE: PackedRowwise(), VOCABULARY: Vocabulary()}
         for name, style in {**styles, PREFIX_HEADS: PrefixHeads()}.items():
             ALL_PARALLEL_STYLES.register(name, style)
-
-
-register()
