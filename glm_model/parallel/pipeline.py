@@ -8,7 +8,6 @@ transformers' own pipeline does not suit: its later stages never see the ids, fr
 the embedding twice, its split counts layers alone, and in 5.17 it cannot be joined with tensor parallelism.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -120,16 +119,22 @@ def become_stage(model: Any, mesh: DeviceMesh) -> None:
 
 
 def send_scores(model: Any, line: Line) -> None:
-    """Have the head of the first stage work for all stages; on the others nothing."""
-    if line.stage == 0:
-        model.lm_head.forward = _scores_for_all(model.lm_head.forward, line)
+    """Have the head of the first stage work on the last stage's hidden states and give its scores to all stages.
 
+    On the other stages :class:`ReceiveScores` stands in its place, and nothing is to be done.
+    """
+    if line.stage != 0:
+        return
 
-def _scores_for_all(head: Callable[[Tensor], Tensor], line: Line) -> Callable[[Tensor], Tensor]:
-    def forward(hidden_states: Tensor) -> Tensor:
-        return line.from_first(head(line.receive(hidden_states.new_empty(hidden_states.shape), line.last)))
+    def receive_states(_: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
+        (own,) = arguments
+        return (line.receive(own.new_empty(own.shape), line.last),)
 
-    return forward
+    def share_scores(_: nn.Module, __: tuple[Tensor], scores: Tensor) -> Tensor:
+        return line.from_first(scores)
+
+    model.lm_head.register_forward_pre_hook(receive_states)
+    model.lm_head.register_forward_hook(share_scores)
 
 
 def _elsewhere(line: Line, own: range, layers: int) -> list[str]:

@@ -86,8 +86,19 @@ def test_config_says_it_in_the_published_fields_alone(packed: Packed, source: Ch
     assert content.get("quantization_embeddings", False) is packed.embeddings
     assert "quantization_config" not in content
     config = AutoConfig.from_pretrained(tmp_path)
-    assert config.quantization_config == {"quant_method": "glm", "bits": packed.bits, "embeddings": packed.embeddings}
-    assert "quantization_config" not in config.to_dict()
+    assert (config.quantization_bit, config.quantization_embeddings) == (packed.bits, packed.embeddings)
+    loaded = AutoModel.from_pretrained(tmp_path).config
+    for each in (config, loaded):
+        assert "quantization_config" not in each.to_dict()
+        assert "quantization_config" not in each.to_diff_dict()
+
+
+@SETS
+def test_what_transformers_calls_quantization_config_is_moved_to_the_published_fields(packed: Packed) -> None:
+    given = GLMQuantizationConfig(packed.bits, packed.embeddings).to_dict()
+    config = ChatGLMConfig(quantization_config=given)
+    assert (config.quantization_bit, config.quantization_embeddings) == (packed.bits, packed.embeddings)
+    assert not hasattr(config, "quantization_config")
 
 
 def test_config_without_a_quantization() -> None:
@@ -106,13 +117,20 @@ def test_config_keeps_the_quantization_of_another_method() -> None:
     assert json.loads(config.to_json_string())["quantization_config"] == foreign
 
 
-@pytest.mark.parametrize("quantization", [{"quantization_bit": 4}, {"quantization_config": {"quant_method": "hqq"}}])
-def test_config_forgets_its_quantization(quantization: dict[str, Any]) -> None:
+def test_config_forgets_the_quantization_of_another_method() -> None:
     """As transformers makes it when it turns a model back to float."""
-    config = ChatGLMConfig(**quantization)
+    config = ChatGLMConfig(quantization_config={"quant_method": "hqq"})
     del config.quantization_config
     assert not hasattr(config, "quantization_config")
     assert not config.quantization_bit
+
+
+def test_loading_leaves_the_configuration_of_the_caller_alone(source: Checkpoint) -> None:
+    config = AutoConfig.from_pretrained(source.folder)
+    before = config.to_dict()
+    ChatGLMForCausalLM.from_pretrained(source.folder, config=config, quantization_config=GLMQuantizationConfig(4))
+    assert config.to_dict() == before
+    assert not hasattr(config, "quantization_config")
 
 
 def test_the_decoder_without_its_head(tmp_path: Path) -> None:
