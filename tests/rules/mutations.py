@@ -1,91 +1,167 @@
-"""Break one rule at a time and see that the tests of that rule, and no others, say so:
+"""Break one rule at a time, and see that the tests of that rule say so, and no others:
 
-    python -m tests.rules.mutations [WORD ...]     those whose rule holds one of the words; all without any
+    python -m tests.rules.mutations            all of them
+    python -m tests.rules.mutations rotary 4   those whose rule or file holds one of the words, or by their numbers
 
-Each mutation replaces one piece of the package's text in a copy and runs ``tests/rules`` there. At least one test must
-fail, and all that fail must bear the rule's name: a piece of the name of the test (``file::function``). Text that has
-moved or was rewritten is reported by ``test_mutations.py``; give the new one here.
+Each mutation of ``mutation_table.py`` replaces a piece of text in a copy of the package and runs ``tests/rules`` there.
+It is caught if a test whose name holds the rule's words fails, and all tests that fail are of the files named with it.
+The exit code is 1 if one is not.
 """
 
-from dataclasses import dataclass
+import contextlib
+import io
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import time
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
+
+from tests.rules.mutation_table import MUTATIONS, Mutation
 
 ROOT = Path(__file__).parents[2]
-# Imported once, before the copies are; a mutation costs no more than importing the package and running its tests.
-LIBRARIES = [
-    "pytest",
-    "torch",
-    "transformers",
-    "transformers.generation",
-    "transformers.modeling_utils",
-    "sentencepiece",
-]
-NEEDED = ["glm_model", "tests/rules", "tests/conftest.py", "tests/data/golden/tokenizer", "pyproject.toml"]
+# What a copy holds besides the package.
+NEEDED = ["tests/rules", "tests/data/golden/tokenizer/v1.0", "tests/data/golden/tokenizer/v1.1"]
+# Imported once for all processes, which takes most of a run's time; they import nothing of ours.
+LIBRARIES = ["pytest", "torch", "sentencepiece", "transformers.modeling_utils", "transformers.generation"]
+SECONDS = 300
 
 
-@dataclass(frozen=True)
-class Mutation:
-    """A fault.
+def mutated(mutation: Mutation, root: Path) -> str:
+    """Return the whole text of the mutation's file with the fault in it.
 
-    Args:
-        file: in ``glm_model``.
-        old: text that occurs there exactly once.
-        new: what stands there instead.
-        rule: pieces of the names of the tests that must notice, split by `|`; the first one names the rule, and a test
-            that bears it must be among those that fail.
+    Raises:
+        ValueError: the file is not there, or the text to replace does not occur in it exactly once.
     """
-
-    file: str
-    old: str
-    new: str
-    rule: str
-
-    @property
-    def names(self) -> list[str]:
-        return self.rule.split("|")
+    path = root / "glm_model" / mutation.file
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if (count := text.count(mutation.old)) != 1:
+        raise ValueError(
+            f"{mutation.file} holds {mutation.old!r} {count} times: give its new place or text in mutation_table.py"
+        )
+    return text.replace(mutation.old, mutation.new)
 
 
-ROTARY, POSITIONS, MASKS = "model/rotary.py", "model/positions.py", "model/masking.py"
-ATTENTION, LAYERS, DECODER = "model/attention.py", "model/layers.py", "model/decoder.py"
-CONFIGURATION, ROUNDING, PACKING = "model/configuration.py", "model/rounding.py", "kernels/packing.py"
-CHAT_FORMAT, SENTENCEPIECE, TOKENIZER = "text/chat_format.py", "text/sentencepiece_text.py", "text/tokenizer.py"
-CHAT, BEAMS = "generation/chat.py", "generation/published_beams.py"
-SAT_BEAMS, SAT_SAMPLING, FILLING = "blank_filling/beam_search.py", "blank_filling/sampling.py", "blank_filling/text.py"
+def copy_package(folder: Path) -> None:
+    """Write what the tests need into an empty folder."""
+    ignore = shutil.ignore_patterns("__pycache__")
+    for name in ["glm_model", *NEEDED]:
+        source, target = ROOT / name, folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=ignore)
+        else:
+            shutil.copy(source, target)
+    (folder / "pyproject.toml").write_text('[tool.pytest.ini_options]\npythonpath = ["."]\n', encoding="utf-8")
 
-MUTATIONS = [
-    # Rotary positions.
-    Mutation(
-        ROTARY, "torch.cat([-second, first], dim=-1)", "torch.cat([second, -first], dim=-1)", "rotary_sign|rotary"
-    ),
-    Mutation(ROTARY, "states.chunk(2, dim=-1)", "(states[..., ::2], states[..., 1::2])", "not_interleaved|rotary"),
-    Mutation(
-        ROTARY, "return angles.cos().to(dtype), angles.sin()", "return angles.sin().to(dtype), angles.cos()", "rotary"
-    ),
-    Mutation(
-        ROTARY,
-        "(1.0 / ROTARY_BASE**exponent).half().float()",
-        "1.0 / ROTARY_BASE**exponent",
-        "frequencies_are_rounded_to_half|rotary",
-    ),
-    Mutation(
-        ROTARY, "ROTARY_BASE = 10000.0", "ROTARY_BASE = 1000.0", "rotary_frequencies|rotary|frequencies_of_the_file"
-    ),
-    Mutation(
-        ROTARY,
-        "angle_dtype = dtype if rounds_angle else torch.float32",
-        "angle_dtype = torch.float32",
-        "rotary_angle_itself_is_rounded",
-    ),
-    Mutation(
-        ROTARY,
-        "rounds_angle = dtype == torch.float16 and",
-        "rounds_angle = dtype != torch.float32 and",
-        "rotary_angle_is_not_rounded",
-    ),
-    Mutation(
-        ROTARY,
-        "position_ids.view(len(position_ids), self.rows, -1)",
-        "position_ids.view(len(position_ids), self.rows, -1).flip(1)",
-        "block_positions|rotary",
-    ),
-]
+
+def write(path: Path, text: str, second: int) -> None:
+    """Write a source with a time of its own: Python knows compiled ones by second and size, and both may be alike."""
+    path.write_text(text, encoding="utf-8")
+    os.utime(path, (second, second))
+
+
+class Failures:
+    """A plugin of pytest that collects the names of failed tests, ``file::function``, and of files that break."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.failed:
+            self.names.add(report.nodeid.rpartition("/")[2].partition("[")[0])
+
+    def pytest_collectreport(self, report: Any) -> None:
+        if report.failed:
+            self.names.add(f"{report.nodeid.rpartition('/')[2]} cannot be imported")
+
+
+def run_tests(folder: Path, answer: Connection) -> None:
+    """Run the tests of a copy in this process and send the names of those that fail."""
+    import pytest
+    import torch
+
+    torch.set_num_threads(1)  # threads that wait for each other take longer than tensors as small as these
+    os.chdir(folder)
+    sys.path[:] = [path for path in sys.path if path and Path(path).resolve() != ROOT]
+    failures = Failures()
+    arguments = ["tests/rules", "--ignore=tests/rules/test_mutations.py", "--import-mode=importlib", "-q"]
+    arguments += ["-p", "no:cacheprovider", "-p", "no:xdist"]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        pytest.main(arguments, plugins=[failures])
+    package = Path(sys.modules["glm_model"].__file__ or "").resolve()
+    assert package.is_relative_to(folder.resolve()), f"{package} was tested instead of the copy"
+    answer.send(sorted(failures.names))
+
+
+def failing_tests(folder: Path) -> list[str]:
+    """Return the names of the tests that fail in a copy; each run has a process of its own."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(LIBRARIES)
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=run_tests, args=(folder, sender))
+    process.start()
+    sender.close()
+    try:
+        if not receiver.poll(SECONDS):
+            return [f"no answer within {SECONDS} s"]
+        return receiver.recv()
+    except EOFError:
+        return ["the process ended without an answer"]
+    finally:
+        process.kill()
+        process.join()
+
+
+def complaint(mutation: Mutation, failing: list[str]) -> str | None:
+    """Return what is wrong with how a mutation was caught; None if nothing is."""
+    if not failing:
+        return "NOT CAUGHT"
+    if not any(mutation.rule in name.partition("::")[2] for name in failing):
+        return f"no failing test bears the name {mutation.rule!r}"
+    if strangers := [name for name in failing if name.partition(".py")[0] not in mutation.test_files]:
+        return f"other tests fail too: {', '.join(strangers)}"
+    return None
+
+
+def selected(words: list[str]) -> list[tuple[int, Mutation]]:
+    """Return mutations and their numbers: those that hold one of the words, all if there is none."""
+    numbered = list(enumerate(MUTATIONS, start=1))
+    return [
+        (number, mutation)
+        for number, mutation in numbered
+        if not words or any(word == str(number) or word in f"{mutation.rule} {mutation.file}" for word in words)
+    ]
+
+
+def main() -> int:
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    # As in tests/conftest.py: half precision rounds otherwise with newer instructions.
+    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+    chosen, missed, start = selected(sys.argv[1:]), 0, time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        copy_package(folder)
+        if broken := failing_tests(folder):
+            print(f"without any mutation these fail: {', '.join(broken)}")
+            return 1
+        for number, mutation in chosen:
+            path = folder / "glm_model" / mutation.file
+            whole = path.read_text(encoding="utf-8")
+            write(path, mutated(mutation, folder), 2 * number)
+            failing = failing_tests(folder)
+            write(path, whole, 2 * number + 1)
+            problem = complaint(mutation, failing)
+            missed += problem is not None
+            print(f"{number:3} {mutation.rule}: {problem or f'caught by {len(failing)}'}", flush=True)
+            if problem:
+                print(f"      {mutation.file}: {mutation.old!r} -> {mutation.new!r}\n      {failing}", flush=True)
+    print(f"{len(chosen) - missed} of {len(chosen)} caught, in {time.monotonic() - start:.0f} s")
+    return int(missed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -41,10 +41,28 @@ def by_hand(module: Any, hidden: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_qkv_rows_are_interleaved_per_head(implementation: str) -> None:
-    """Rows of the fused weight: q, k, v of head 0, then q, k, v of head 1. Scores are divided by sqrt(head_dim)."""
+    """Rows of the fused weight: q, k, v of head 0, then q, k, v of head 1."""
     module = attention(implementation=implementation)
     output, _ = module(states(), NOT_ROTATED, None)
     torch.testing.assert_close(output[0].double(), by_hand(module, states()), **CLOSE)
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_scores_are_divided_by_the_root_of_the_head_dimension(implementation: str) -> None:
+    """Two keys whose products with the query differ by sqrt(8) * log(3): the odds are 3 to 1."""
+    module = attention(implementation=implementation)
+    module.query_key_value.weight.zero_()
+    module.query_key_value.bias.zero_()
+    query, key, value = module.query_key_value.weight.view(HEADS, 3, HEAD_DIM, HIDDEN)[0]
+    query[0, 0] = 1.0  # input 0 is the query's first number, input 1 the key's, input 2 the value's
+    key[0, 1] = value[0, 2] = 1.0
+    module.dense.weight.copy_(torch.eye(HIDDEN))
+    module.dense.bias.zero_()
+    hidden = torch.zeros(1, LENGTH, HIDDEN)
+    hidden[0, :, 0] = 1.0
+    hidden[0, 0, 1:3] = torch.tensor([math.sqrt(HEAD_DIM) * math.log(3), 1.0])
+    output, _ = module(hidden, NOT_ROTATED, None)  # 3 parts of the first token and 1 of each of the others
+    torch.testing.assert_close(output[0, :, 0], torch.full((LENGTH,), 3 / (3 + LENGTH - 1)), **CLOSE)
 
 
 def test_query_and_key_are_rotated_value_is_not() -> None:

@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from glm_model import FillOptions, FillResult, UnsupportedError, fill_blanks
 from tests.rules import tiny
@@ -82,6 +84,19 @@ def test_positions_while_a_blank_is_filled_are_those_of_its_mask() -> None:
     seen = positions_of(model)
     filled(model, "7 [MASK] 8", 9, 10, EOP)
     assert seen == [[[0, 1, 2, 1], [0, 0, 0, 1]], [[1], [2]], [[1], [3]]]
+
+
+@pytest.mark.parametrize("make", [tiny.chatglm, tiny.glm130b])
+def test_context_does_not_see_sop_while_a_blank_is_filled(make: Any) -> None:
+    """Its scores are those that the model has of the same ids by itself, mask and all."""
+    model = make(num_layers=2)
+    seen: list[Tensor] = []
+    model.lm_head.register_forward_hook(lambda _module, _inputs, logits: seen.append(logits[0, -1]))
+    result = filled(model, "7 [MASK] 8", 9, EOP)
+    (prompt,) = prompts(result)
+    for passed, given in enumerate([prompt, (*prompt, 9)]):
+        whole = make(num_layers=2)(tiny.ids(given)).logits[0, -1]
+        torch.testing.assert_close(seen[passed], whole, atol=1e-4, rtol=1e-4)
 
 
 def positions_of(model: Any) -> list[Any]:

@@ -138,10 +138,7 @@ def seen_by_model(model: Any, row: list[int], **inputs: Any) -> list[str]:
     output = model.model(ids(row).expand(length + 1, -1), use_cache=False, **batch).last_hidden_state
     hook.remove()
     changed = (output[:-1] - output[-1]).abs().amax(dim=-1).T > 1e-5
-    return [
-        "".join("-" if i == j else ".x"[value] for j, value in enumerate(line))
-        for i, line in enumerate(changed.tolist())
-    ]
+    return without_diagonal("\n".join("".join(".x"[value] for value in line) for line in changed.tolist()))
 
 
 def without_diagonal(drawing: str) -> list[str]:

@@ -102,21 +102,35 @@ def test_bare_call_gives_ids_alone() -> None:
     assert [*tokenizer()("hello")] == ["input_ids"]
 
 
-def test_padding_is_in_front_with_positions_0_and_everything_masked() -> None:
-    batch = tokenizer()(["hello", "hello hello hello"], padding=True)
-    short = tokenizer()("hello").input_ids
-    extra = len(batch.input_ids[1]) - len(short)
-    context = len(short) - 1
-    assert batch.input_ids[0] == [tokenizer().pad_token_id] * extra + short
-    row_0, row_1 = np.asarray(batch.position_ids[0]).tolist()
-    assert row_0 == [0] * extra + [*range(context), context - 1]
-    assert row_1 == [0] * extra + [0] * context + [1]
-    masked = np.asarray(batch.attention_mask[0])[0]
-    assert masked[:extra].all()
-    assert masked[:, :extra].all()
-    assert not masked[extra:, extra : extra + context].any()
-    assert masked[extra:-1, -1].all()
-    assert not masked[-1, -1]
+def padded(count: int) -> tuple[list[int], list[list[int]], list[list[bool]]]:
+    """Ids, positions and mask of a text behind so many tokens of padding."""
+    length = len(tokenizer()("hello").input_ids) + count
+    encoded = tokenizer()("hello", padding="max_length", max_length=length)
+    positions, mask = np.asarray(encoded.position_ids), np.asarray(encoded.attention_mask)
+    return encoded.input_ids, positions.tolist(), mask[0].tolist()
+
+
+def test_padding_is_in_front() -> None:
+    ids, _, _ = padded(2)
+    assert ids == [tokenizer().pad_token_id] * 2 + tokenizer()("hello").input_ids
+
+
+def test_padding_has_position_0_and_shifts_no_other() -> None:
+    ids, positions, _ = padded(2)
+    context = len(ids) - 3
+    assert positions == [[0, 0, *range(context), context - 1], [0, 0, *[0] * context, 1]]
+
+
+def test_padding_is_masked_in_rows_and_columns() -> None:
+    _, _, masked = padded(2)
+    assert all(all(row) for row in masked[:2])
+    assert all(row[0] and row[1] for row in masked)
+
+
+def test_padded_mask_shows_the_context_to_all_and_sop_to_itself() -> None:
+    _, _, masked = padded(2)
+    assert not any(any(row[2:-1]) for row in masked[2:])
+    assert [row[-1] for row in masked[2:]] == [True] * (len(masked) - 3) + [False]
 
 
 def test_padding_on_the_right_is_refused() -> None:
