@@ -32,8 +32,8 @@ PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check
 # Releases that the pins are exchanged for, one at a time.
 MATRIX ?= transformers-5.17.0 transformers-newest torch-2.11.0
 MATRIX_TESTS := tests/golden tests/loading tests/quantization tests/model tests/blank_filling
-# What these tests do not need, and what transformers chooses for itself.
-NOT_IN_MATRIX := gradio|starlette|playwright|ruff|mypy|huggingface_hub
+# What these tests do not need, and what transformers and torch choose for themselves.
+NOT_IN_MATRIX := gradio|starlette|playwright|ruff|mypy|huggingface_hub|setuptools
 
 .PHONY: help run test lint test-matrix $(MATRIX:%=test-with-%) lock clean
 

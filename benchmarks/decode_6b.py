@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.quantized_matmul import bandwidth_test, cpu_name
-from glm_model import ChatGLMConfig, ChatGLMForCausalLM, kernels
+from glm_model import ChatGLMConfig, ChatGLMForCausalLM
+from glm_model.kernels.dispatch import describe
 from glm_model.quantization.linear import QuantizedLinear
 
 SCALE = 0.02 / 4.6  # a weight of standard deviation 0.02, as a trained one has; integers from -8 to 7 have 4.6
@@ -130,7 +131,7 @@ def report(results: list[dict[str, Any]], model: Any, arguments: argparse.Namesp
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # GB
     size = sum(parameter.nbytes for parameter in model.parameters()) / 1e9
     print(f"{cpu_name()}, {arguments.threads} threads, INT{arguments.bits}, head {arguments.head}")
-    print(kernels.describe(arguments.precision[0]))
+    print(describe(arguments.precision[0]))
     print(f"parameters {size:.2f} GB, peak memory {peak:.2f} GB")
     names = list(results[0])
     print("  ".join(names))

@@ -85,7 +85,7 @@ def timed(model: Any, ids: Tensor, options: argparse.Namespace) -> dict[str, flo
     ways = {name: every[name] for name in options.ways}
     for run in ways.values():
         run(options.tokens)  # what is compiled, tuned or captured on the way is done
-    found: dict[str, list[float]] = {f"{name}_ms": [] for name in ways} | {"prompt_ms": []}
+    found: dict[str, list[float]] = {name: [] for name in (*(f"{way}_ms" for way in ways), "prompt_ms")}
     for _ in range(options.rounds):
         found["prompt_ms"].append(1e3 * seconds(ids, lambda: stream(model, ids, 1)))
         for name, run in ways.items():

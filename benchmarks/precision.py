@@ -25,12 +25,12 @@ from torch import Tensor
 
 from demo_recipe import corpus, evaluation, recipe
 from glm_model import DEMO_MODEL, ChatGLMForCausalLM
-from glm_model.kernels.dispatch import describe, quantized_matmul
+from glm_model.kernels.dispatch import Precision, describe, quantized_matmul
 from glm_model.kernels.packing import dequantize, quantize
 from glm_model.loading import load, set_precision
 from glm_model.training.objective import IGNORED, Example, collate, infilling_loss
 
-PRECISIONS = ("exact", "fast")
+PRECISIONS: tuple[Precision, ...] = ("exact", "fast")
 BITS = {"int8": 8, "int4": 4}
 COLUMNS, ROWS, OUTPUTS = 4096, 8, 4096
 OUTLIER_EVERY, OUTLIER_FACTOR = 500, 100
@@ -92,7 +92,7 @@ def measure_errors() -> dict[str, list[float]]:
     }
 
 
-def error(x: Tensor, packed: Tensor, scale: Tensor, bits: int, precision: str) -> float:
+def error(x: Tensor, packed: Tensor, scale: Tensor, bits: int, precision: Precision) -> float:
     """Of a product with packed weights."""
     expected = x.double() @ dequantize(packed, scale, bits, torch.float64).T
     return float((quantized_matmul(x, packed, scale, bits, precision) - expected).norm() / expected.norm())

@@ -19,7 +19,8 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def paths() -> dict[str, Product]:
         for name, quantize in (("fast", True), ("exact", False)):
             found[f"{instructions}-{name}"] = native_product(library, quantize)
             found.setdefault(f"native-{name}", native_product(library, quantize))
-    if onnx.is_installed():
+    if onnx.is_usable():
         found["onnxruntime"] = onnx.fast_matmul
         found["onnxruntime-exact"] = onnx.exact_matmul
     found["reference"] = reference.matmul
@@ -113,6 +114,12 @@ def seconds(task: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
+def multiply_all(product: Product, x: Tensor, weights: Sequence[Tensor], scale: Tensor, bits: int) -> None:
+    """Multiply with each weight."""
+    for weight in weights:
+        product(x, weight, scale, bits)
+
+
 def weights_in_turn(pool: Tensor, outputs: int, row_bytes: int, most: int) -> Iterator[Tensor]:
     """As many weights as fit into the first ``most`` bytes of the pool, but at least one, again and again."""
     size = outputs * row_bytes
@@ -139,7 +146,7 @@ def measure(name: str, rows: int, bits: int, chosen: dict[str, Product], pool: T
         for path, product in chosen.items():
             turn = [next(weights[path]) for _ in range(calls)]
             bandwidth = read()
-            rate = work * calls / seconds(lambda t=turn, p=product: [p(x, w, scale, bits) for w in t]) / 1e9
+            rate = work * calls / seconds(partial(multiply_all, product, x, turn, scale, bits)) / 1e9
             if number:  # in the first round pages and threads are new
                 taken[path].append((rate, bandwidth))
     result: dict[str, Any] = {"shape": name, "rows": rows, "unit": "GB/s" if rows <= FEW else "GOP/s"}

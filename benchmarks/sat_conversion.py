@@ -65,7 +65,8 @@ def main() -> int:
     parser.add_argument("--step", nargs=3, metavar=("WHAT", "FROM", "TO"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.step:
-        print(json.dumps(run_step(*arguments.step, arguments)))
+        what, source, target = arguments.step
+        print(json.dumps(run_step(what, source, target, arguments)))
         return 0
     needed, free = 3e9 * max(arguments.sizes), shutil.disk_usage(arguments.folder or tempfile.gettempdir()).free
     if free < needed:

@@ -6,6 +6,8 @@ import random
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from pathlib import Path
 
 import torch
@@ -201,7 +203,8 @@ def run(recipe: Recipe, out: Path, run_folder: Path) -> None:
 def mean(ends: Sequence[dict[str, Tensor]], parts: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
     """The weighted mean of each tensor; `parts` holds numbers of stages, counted from 1, and what they weigh."""
     whole = sum(part for _, part in parts)
-    return {name: sum(ends[stage - 1][name] * (part / whole) for stage, part in parts) for name in ends[0]}
+    weights = [(ends[stage - 1], part / whole) for stage, part in parts]
+    return {name: reduce(add, (end[name] * weight for end, weight in weights)) for name in ends[0]}
 
 
 def save(model: ChatGLMForCausalLM, run_folder: Path, out: Path) -> None:

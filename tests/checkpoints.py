@@ -103,7 +103,7 @@ def _filled_vocabulary() -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _word(number: int) -> sentencepiece_model_pb2.ModelProto.SentencePiece:
+def _word(number: int) -> Any:
     return sentencepiece_model_pb2.ModelProto.SentencePiece(piece=f"▁w{number:06}", score=-100.0)
 
 
@@ -164,7 +164,7 @@ def write_weights(folder: Path, tensors: dict[str, Tensor], file_format: str = "
     if shards == 1:
         _save(folder / f"{stem}.{file_format}", tensors)
         return
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     names = list(tensors)
     for shard in range(shards):
         file = f"{stem}-{shard + 1:05}-of-{shards:05}.{file_format}"

@@ -100,7 +100,7 @@ def _write_fastllm_tensor(file: BinaryIO, tensor: Tensor, random: np.random.Gene
     file.write(struct.pack("<i", len(name)) + name.encode() + struct.pack(f"<{len(shape) + 1}i", len(shape), *shape))
     if kind == "linear":
         file.write(struct.pack("<ii", int4, 0))
-        file.write(np.tile(np.float32([-8 * SCALE, 7 * SCALE]), shape[0]).data)
+        file.write(np.tile(np.array([-8 * SCALE, 7 * SCALE], np.float32), shape[0]).data)
         for part in _random_bytes(random, shape[0] * shape[1] // 2):
             file.write(part.data)
     elif kind == "embedding":

@@ -64,7 +64,7 @@ class Process:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self._process.args} ended with status {self._process.wait()}")
+            raise RuntimeError(f"{self._process.args!r} ended with status {self._process.wait()}")
         return json.loads(line)
 
     def __enter__(self) -> Self:

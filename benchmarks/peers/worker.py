@@ -9,12 +9,16 @@ With "rows": 8 a prompt or decoding is that of as many sequences at once; this r
 Standard output is the answers' alone; what the programs print goes to standard error.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import random
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from programs import END, PROGRAMS
 
@@ -33,7 +37,7 @@ def main() -> None:
         answers.write(json.dumps(answer(program, json.loads(line))) + "\n")
 
 
-def answer(program, command):
+def answer(program: Any, command: dict[str, Any]) -> dict[str, Any]:
     """What one line of input asks for."""
     rows = [command["rows"]] if "rows" in command else []
     if "prompt" in command:
@@ -48,18 +52,18 @@ def answer(program, command):
     return {"peak_bytes": peak_bytes()}
 
 
-def prompt_of(length):
+def prompt_of(length: int) -> list[int]:
     """Random ids, never the same: a program may remember a prompt."""
     return [RANDOM.randrange(1000, 100_000) for _ in range(length - len(END))] + list(END)
 
 
-def peak_bytes():
+def peak_bytes() -> int:
     """Not getrusage's, which begins with what the process was forked from."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
-def seconds(task):
+def seconds(task: Callable[[], object]) -> float:
     """Wall time of one call."""
     start = time.perf_counter()
     task()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from typing import IO, Any, cast
 
 from rich.console import Console
 
@@ -33,11 +34,11 @@ class Screen:
         self.written: list[str] = []
         self.may_be_cleared = False
 
-    def console(self, **settings: object) -> Console:
+    def console(self, **settings: Any) -> Console:
         return Console(
-            file=self, force_terminal=True, color_system="truecolor", legacy_windows=False, theme=THEME,
+            file=cast(IO[str], self), force_terminal=True, color_system="truecolor", legacy_windows=False, theme=THEME,
             width=self.width, height=self.height, markup=False, emoji=False, highlight=False, **settings,
-        )  # type: ignore[arg-type]  # fmt: skip
+        )  # fmt: skip
 
     def write(self, text: str) -> int:
         self.written.append(text)

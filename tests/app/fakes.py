@@ -17,28 +17,9 @@ from app.serving.conversation import Message
 from app.serving.engine import Engine
 from glm_model.blank_filling import Answer, Blank, FilledText, FillError, FillResult, FillStep, Segment
 from glm_model.errors import UnsupportedError
+from glm_model.generation.stream import TextChunk
 
 SEPARATOR = "\x1e"  # stands between messages in the fake prompt
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Stands in for glm_model.options.SamplingOptions where a test needs no torch."""
-
-    max_length: int = 2048
-    temperature: float = 0.95
-    top_p: float = 0.7
-    top_k: int = 50
-    seed: int | None = None
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Stands in for glm_model.generation.stream.TextChunk."""
-
-    text: str
-    token_count: int
-    finish_reason: str | None = None
 
 
 class FakeModel:
@@ -90,7 +71,7 @@ class FakeStream:
 
     def __call__(
         self, model: Any, tokenizer: Any, prompt: list[int], options: Any, should_stop: Callable[[], bool]
-    ) -> Iterator[Chunk]:
+    ) -> Iterator[TextChunk]:
         text = "".join(map(chr, prompt))
         self.prompts.append(text)
         self.seen_options.append(options)
@@ -98,17 +79,17 @@ class FakeStream:
         room = options.max_length - len(prompt)
         for count, character in enumerate(answer, start=1):
             if should_stop():
-                yield Chunk("", count - 1, "cancelled")
+                yield TextChunk("", count - 1, "cancelled")
                 return
             if self.gate is not None:
                 self.gate.acquire()
             if self.delay:
                 time.sleep(self.delay)
             self.steps += 1
-            yield Chunk(character, count, "length" if count == room else None)
+            yield TextChunk(character, count, "length" if count == room else None)
             if count == room:
                 return
-        yield Chunk("", len(answer) + 1, "stop")
+        yield TextChunk("", len(answer) + 1, "stop")
 
 
 def shout(blank: int) -> str:

@@ -14,8 +14,9 @@ import pytest
 from app.serving.conversation import ConversationError, Message
 from app.serving.engine import LEAST_ANSWER, Engine, EngineClosed, QueueFull, answer_room
 from app.serving.reply import SECONDS_BETWEEN_TEXTS, Event, Failed, Finished, Queued, Reply, Text, Trimmed
+from glm_model import SamplingOptions
 from glm_model.errors import GLMError
-from tests.app.fakes import SEPARATOR, FakeModel, FakeStream, FakeTokenizer, Sampling, fake_engine
+from tests.app.fakes import SEPARATOR, FakeModel, FakeStream, FakeTokenizer, fake_engine
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -48,7 +49,7 @@ class Held:
 
     def start(self) -> Reply:
         """A reply that is running, held before its first token."""
-        reply = self.engine.submit(ask("first"), Sampling())
+        reply = self.engine.submit(ask("first"), SamplingOptions())
         assert next(reply) == Text("")
         return reply
 
@@ -71,7 +72,7 @@ def engine() -> Iterator[Engine]:
 
 
 def test_an_answer_comes_whole_and_counted(engine: Engine) -> None:
-    events = list(engine.submit(ask("hello"), Sampling()))
+    events = list(engine.submit(ask("hello"), SamplingOptions()))
     assert isinstance(events[0], Text)
     assert text_of(events) == "You said: hello"
     assert events[-1] == Finished("stop", prompt_tokens=5, answer_tokens=16)
@@ -79,21 +80,21 @@ def test_an_answer_comes_whole_and_counted(engine: Engine) -> None:
 
 
 def test_a_reply_that_has_ended_stays_ended(engine: Engine) -> None:
-    reply = engine.submit(ask(), Sampling())
+    reply = engine.submit(ask(), SamplingOptions())
     assert isinstance(list(reply)[-1], Finished)
     reply.cancel()
     assert list(reply) == []
 
 
 def test_the_maximum_length_is_told(engine: Engine) -> None:
-    assert list(engine.submit(ask("1234"), Sampling(max_length=64)))[-1] == Finished("stop", 4, 15)
+    assert list(engine.submit(ask("1234"), SamplingOptions(max_length=64)))[-1] == Finished("stop", 4, 15)
     long = "x" * 40
-    assert list(engine.submit(ask(long), Sampling(max_length=64)))[-1] == Finished("length", 40, 24)
+    assert list(engine.submit(ask(long), SamplingOptions(max_length=64)))[-1] == Finished("length", 40, 24)
 
 
 def test_the_settings_of_each_request_reach_the_model(held: Held) -> None:
     held.allow()
-    for sampling in (Sampling(temperature=0), Sampling(seed=3, top_p=0.1)):
+    for sampling in (SamplingOptions(temperature=0), SamplingOptions(seed=3, top_p=0.1)):
         list(held.engine.submit(ask(), sampling))
         assert held.stream.seen_options[-1] is sampling
 
@@ -117,7 +118,7 @@ def test_what_is_known_of_the_model() -> None:
 )
 def test_what_is_no_conversation_is_refused_at_once(engine: Engine, messages: Any) -> None:
     with pytest.raises(ConversationError):
-        engine.submit(messages, Sampling())
+        engine.submit(messages, SamplingOptions())
 
 
 # --- the queue
@@ -125,7 +126,7 @@ def test_what_is_no_conversation_is_refused_at_once(engine: Engine, messages: An
 
 def test_everyone_waiting_sees_the_queue_move(held: Held) -> None:
     first = held.start()
-    second, third, fourth = (held.engine.submit(ask(name), Sampling()) for name in ("2", "3", "4"))
+    second, third, fourth = (held.engine.submit(ask(name), SamplingOptions()) for name in ("2", "3", "4"))
     assert [next(reply) for reply in (second, third, fourth)] == [Queued(1), Queued(2), Queued(3)]
     third.cancel()
     assert list(third) == [Finished("cancelled", 0, 0)]
@@ -139,7 +140,7 @@ def test_everyone_waiting_sees_the_queue_move(held: Held) -> None:
 
 def test_answers_come_in_order_and_stay_apart() -> None:
     with fake_engine() as engine:
-        replies = [engine.submit(ask(f"visitor {i}"), Sampling()) for i in range(20)]
+        replies = [engine.submit(ask(f"visitor {i}"), SamplingOptions()) for i in range(20)]
         assert [text_of(list(reply)) for reply in replies] == [f"You said: visitor {i}" for i in range(20)]
 
 
@@ -153,7 +154,7 @@ def test_many_visitors_at_once_never_mix() -> None:
         history: list[Message] = []
         for turn in range(10):
             history.append({"role": "user", "content": f"{name}{turn}"})
-            answer = text_of(list(engine.submit(history, Sampling())))
+            answer = text_of(list(engine.submit(history, SamplingOptions())))
             if answer != f"You said: {name}{turn}":
                 wrong.append(answer)
             history.append({"role": "assistant", "content": answer})
@@ -173,11 +174,11 @@ def test_many_visitors_at_once_never_mix() -> None:
 def test_a_full_queue_says_so_and_recovers() -> None:
     held = Held(queue_size=2)
     first = held.start()
-    waiting = [held.engine.submit(ask(), Sampling()) for _ in range(2)]
+    waiting = [held.engine.submit(ask(), SamplingOptions()) for _ in range(2)]
     with pytest.raises(QueueFull, match="2 answers are waiting"):
-        held.engine.submit(ask(), Sampling())
+        held.engine.submit(ask(), SamplingOptions())
     waiting[0].cancel()
-    again = held.engine.submit(ask("again"), Sampling())
+    again = held.engine.submit(ask("again"), SamplingOptions())
     held.allow()
     assert all(isinstance(list(reply)[-1], Finished) for reply in (first, waiting[1]))
     assert text_of(list(again)) == "You said: again"
@@ -192,7 +193,7 @@ def test_a_queue_needs_room() -> None:
 def test_later_changes_of_the_callers_list_do_not_matter(held: Held) -> None:
     held.start()
     messages = ask("mine")
-    reply = held.engine.submit(messages, Sampling())
+    reply = held.engine.submit(messages, SamplingOptions())
     messages[0]["content"] = "changed"
     held.allow()
     assert text_of(list(reply)) == "You said: mine"
@@ -224,7 +225,7 @@ def test_a_stream_that_never_looks_at_the_stop_is_stopped_too() -> None:
             closed.append(True)
 
     with Engine(FakeModel(), FakeTokenizer(), stream=deaf) as engine:
-        reply = engine.submit(ask(), Sampling())
+        reply = engine.submit(ask(), SamplingOptions())
         next(reply), next(reply)
         reply.cancel()
         assert list(reply)[-1].reason == "cancelled"  # type: ignore[union-attr]
@@ -240,13 +241,13 @@ def test_leaving_the_block_cancels(held: Held) -> None:
 
 
 def test_a_finished_block_cancels_nothing(engine: Engine) -> None:
-    with engine.submit(ask(), Sampling()) as reply:
+    with engine.submit(ask(), SamplingOptions()) as reply:
         assert list(reply)[-1].reason == "stop"  # type: ignore[union-attr]
 
 
 def test_cancelling_twice_or_before_the_start_is_fine(held: Held) -> None:
     held.start()
-    reply = held.engine.submit(ask(), Sampling())
+    reply = held.engine.submit(ask(), SamplingOptions())
     reply.cancel()
     reply.cancel()
     assert list(reply)[-1] == Finished("cancelled", 0, 0)
@@ -274,14 +275,14 @@ def test_a_failure_is_a_sentence_and_the_next_answer_works(
         return "fine"
 
     with fake_engine(answer) as engine, caplog.at_level(logging.WARNING):
-        last = list(engine.submit(ask("break"), Sampling()))[-1]
+        last = list(engine.submit(ask("break"), SamplingOptions()))[-1]
         assert isinstance(last, Failed)
         assert last.kind == kind
         assert says in last.message
         assert "secret" not in last.message
         assert "Traceback" not in last.message
         assert str(error) in caplog.text
-        assert text_of(list(engine.submit(ask(), Sampling()))) == "fine"
+        assert text_of(list(engine.submit(ask(), SamplingOptions()))) == "fine"
 
 
 # --- trimming
@@ -305,7 +306,7 @@ def test_old_rounds_go_with_a_notice() -> None:
     stream = FakeStream()
     with Engine(FakeModel(), FakeTokenizer(), stream=stream) as engine:
         # A round costs 22 with its separators, the question 3: 75 - 3 = 72 leaves room for 3 rounds.
-        events = list(engine.submit(rounds(10, 10), Sampling(max_length=100)))
+        events = list(engine.submit(rounds(10, 10), SamplingOptions(max_length=100)))
     assert [event for event in events if isinstance(event, Trimmed)] == [Trimmed(7)]
     assert stream.prompts[0].split(SEPARATOR)[0] == "7" * 10
     assert events[-1].prompt_tokens == 3 * 22 + 3  # type: ignore[union-attr]
@@ -315,7 +316,7 @@ def test_old_rounds_go_with_a_notice() -> None:
 def test_a_long_message_may_use_the_room_kept_for_the_answer() -> None:
     with fake_engine() as engine:
         longest = 100 - LEAST_ANSWER
-        events = list(engine.submit(ask("x" * longest), Sampling(max_length=100)))
+        events = list(engine.submit(ask("x" * longest), SamplingOptions(max_length=100)))
         assert events[-1] == Finished("length", longest, LEAST_ANSWER)
         assert len(text_of(events)) == LEAST_ANSWER
 
@@ -323,17 +324,17 @@ def test_a_long_message_may_use_the_room_kept_for_the_answer() -> None:
 def test_no_answer_goes_beyond_what_the_model_was_trained_for() -> None:
     stream = FakeStream(lambda _: "y" * 1000)
     with Engine(FakeModel(context_length=64), FakeTokenizer(), stream=stream) as engine:
-        events = list(engine.submit(ask("x" * 40), Sampling(max_length=2048, seed=5)))
+        events = list(engine.submit(ask("x" * 40), SamplingOptions(max_length=2048, seed=5)))
         assert events[-1] == Finished("length", 40, 24)
-        assert stream.seen_options[-1] == Sampling(max_length=64, seed=5)
-        assert list(engine.submit(ask("x" * 60), Sampling()))[-1].kind == "too_long"  # type: ignore[union-attr]
+        assert stream.seen_options[-1] == SamplingOptions(max_length=64, seed=5)
+        assert list(engine.submit(ask("x" * 60), SamplingOptions()))[-1].kind == "too_long"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("history", [0, 5])
 def test_a_message_too_long_even_alone_is_refused_with_counts_and_remedy(history: int) -> None:
     with fake_engine() as engine:
         messages = [*rounds(history, 10)[:-1], *ask("x" * 85)]
-        events = list(engine.submit(messages, Sampling(max_length=100)))
+        events = list(engine.submit(messages, SamplingOptions(max_length=100)))
     assert isinstance(events[-1], Failed)
     assert events[-1].kind == "too_long"
     for part in ("85 tokens", "at most 84", "Shorten it or raise the maximum length"):
@@ -345,10 +346,10 @@ def test_trimming_is_not_quadratic() -> None:
     tokenizer = FakeTokenizer()
     with Engine(FakeModel(), tokenizer, stream=FakeStream()) as engine:
         talk = rounds(20_000, 10)
-        list(engine.submit(talk, Sampling(max_length=2048)))
+        list(engine.submit(talk, SamplingOptions(max_length=2048)))
         assert tokenizer.tokens_made < 3 * 22 * 20_000
         tokenizer.tokens_made = tokenizer.calls = 0
-        list(engine.submit(rounds(50, 10), Sampling(max_length=2048)))
+        list(engine.submit(rounds(50, 10), SamplingOptions(max_length=2048)))
         assert tokenizer.calls == 1
 
 
@@ -357,7 +358,7 @@ def test_trimming_is_not_quadratic() -> None:
 
 def test_closing_ends_everyone_and_the_thread() -> None:
     held = Held()
-    running, waiting = held.start(), held.engine.submit(ask(), Sampling())
+    running, waiting = held.start(), held.engine.submit(ask(), SamplingOptions())
     worker = held.engine._worker
     closing = threading.Thread(target=held.engine.close)
     closing.start()
@@ -368,16 +369,16 @@ def test_closing_ends_everyone_and_the_thread() -> None:
     assert list(running)[-1].reason == "cancelled"  # type: ignore[union-attr]
     assert list(waiting)[-1] == Failed("The program is shutting down.", "closed")
     with pytest.raises(EngineClosed):
-        held.engine.submit(ask(), Sampling())
+        held.engine.submit(ask(), SamplingOptions())
     held.engine.close()
 
 
 def test_ended_replies_are_not_kept(engine: Engine) -> None:
-    reply = engine.submit(ask(), Sampling())
+    reply = engine.submit(ask(), SamplingOptions())
     list(reply)
     forgotten = weakref.ref(reply)
     del reply
-    list(engine.submit(ask(), Sampling()))  # the worker lets go of the first when it takes the second
+    list(engine.submit(ask(), SamplingOptions()))  # the worker lets go of the first when it takes the second
     gc.collect()
     assert forgotten() is None
 
@@ -387,7 +388,7 @@ def test_ended_replies_are_not_kept(engine: Engine) -> None:
 
 def test_a_slow_reader_gets_the_pieces_joined() -> None:
     with fake_engine(lambda _: "x" * 1000) as engine:
-        reply = engine.submit(ask(), Sampling())
+        reply = engine.submit(ask(), SamplingOptions())
         wait_until(lambda: engine._running is None and not engine._waiting)
         events = list(reply)
     assert [type(event) for event in events] == [Text, Finished]
@@ -401,7 +402,7 @@ def test_a_fast_model_wakes_its_reader_now_and_then_only(kind: str) -> None:
 
     with fake_engine(lambda _: "x" * 300, delay=0.001) as engine:
         start = time.monotonic()
-        reply = engine.submit(ask(), Sampling())
+        reply = engine.submit(ask(), SamplingOptions())
         events = list(reply) if kind == "thread" else asyncio.run(read(reply))
         took = time.monotonic() - start
     assert text_of(events) == "x" * 300
@@ -413,7 +414,7 @@ def test_an_async_reader_gets_the_same() -> None:
         return [event async for event in reply]
 
     async def visit(engine: Engine) -> list[list[Event]]:
-        replies = [engine.submit(ask(f"visitor {i}"), Sampling()) for i in range(10)]
+        replies = [engine.submit(ask(f"visitor {i}"), SamplingOptions()) for i in range(10)]
         return await asyncio.gather(*(read(reply) for reply in replies))
 
     with fake_engine(delay=0.0005) as engine:
@@ -425,7 +426,7 @@ def test_an_async_reader_gets_the_same() -> None:
 
 def test_an_async_reader_that_is_cancelled_can_cancel(held: Held) -> None:
     async def visit() -> Reply:
-        reply = held.engine.submit(ask(), Sampling())
+        reply = held.engine.submit(ask(), SamplingOptions())
 
         async def read() -> None:
             with reply:
@@ -447,7 +448,7 @@ def test_an_async_reader_that_is_cancelled_can_cancel(held: Held) -> None:
 
 def test_async_reading_does_not_block_the_loop(held: Held) -> None:
     async def visit() -> int:
-        reply = held.engine.submit(ask("q"), Sampling())
+        reply = held.engine.submit(ask("q"), SamplingOptions())
         ticks = 0
 
         async def tick() -> None:

@@ -10,9 +10,10 @@ import pytest
 from app.options import Options
 from app.serving.engine import Engine, EngineClosed, QueueFull
 from app.serving.reply import Event, Failed, Filled, Filling, Finished, Queued, Reply, Text
+from glm_model import SamplingOptions
 from glm_model.blank_filling import FillOptions, FillResult, fill_blanks
 from glm_model.loading import load
-from tests.app.fakes import FakeFill, FakeModel, FakeStream, FakeTokenizer, Sampling
+from tests.app.fakes import FakeFill, FakeModel, FakeStream, FakeTokenizer
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -76,7 +77,7 @@ def test_a_filling_waits_behind_a_conversation_and_tells_its_place(make: Callabl
     fill.gate = threading.Semaphore(0)
     engine = make()
     first = started(engine.fill("a [MASK]", OPTIONS))
-    talk = engine.submit([{"role": "user", "content": "hi"}], Sampling())  # type: ignore[arg-type]
+    talk = engine.submit([{"role": "user", "content": "hi"}], SamplingOptions())
     last = engine.fill("b [MASK]", OPTIONS)
     assert next(talk) == Queued(1)
     assert next(last) == Queued(2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import pytest
@@ -104,10 +104,10 @@ def visit(
         await send({"type": "http.response.body", "body": PAGE[:20], "more_body": True})
         await send({"type": "http.response.body", "body": PAGE[20:]})
 
-    async def send(message: dict[str, Any]) -> None:
-        sent.append(message)
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(dict(message))
 
-    async def receive() -> dict[str, Any]:
+    async def receive() -> MutableMapping[str, Any]:
         return {"type": "http.request"}
 
     gate = Gate(behind or application, script="glm('</script>')", on_leave=left.append)

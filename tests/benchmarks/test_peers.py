@@ -1,6 +1,7 @@
 """The logic of benchmarks/peers, without the programs that it compares."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -66,12 +67,13 @@ class FakeProcess:
     def ask(self, **asked: object) -> dict[str, object]:
         self.log.append((self.name, asked))
         slowness = 2.0 if self.name == "chatglm.cpp" else 1.0
-        return {
+        answers: dict[str, dict[str, object]] = {
             "prompt": {"seconds": slowness},
             "decode": {"seconds": [slowness, slowness, 9.0]},
             "read": {"bytes_per_second": 4e9},
             "memory": {"peak_bytes": 7},
-        }[next(iter(asked))]
+        }
+        return answers[next(iter(asked))]
 
     def __enter__(self) -> "FakeProcess":
         return self
@@ -127,9 +129,9 @@ def test_rows_are_asked_of_one_process(asked: list[tuple[str, dict[str, object]]
 def test_threads_of_one_core_are_the_last_choice(
     siblings: list[str], count: int, chosen: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process.os, "sched_getaffinity", lambda pid: set(range(len(siblings))))
-    monkeypatch.setattr(process.Path, "exists", lambda path: True)
-    monkeypatch.setattr(process.Path, "read_text", lambda path: siblings[int(path.parts[-3].removeprefix("cpu"))])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(len(siblings))))
+    monkeypatch.setattr(Path, "exists", lambda path: True)
+    monkeypatch.setattr(Path, "read_text", lambda path: siblings[int(path.parts[-3].removeprefix("cpu"))])
     assert process.apart(count) == chosen
 
 

@@ -120,7 +120,8 @@ def fill(
     Returns:
         The filled texts, best first, and the prompts.
     """
-    texts, prompts = [ids], []
+    texts = [ids]
+    prompts: list[Ids] = []
     while kind in texts[0] and len(prompts) < most:
         text = texts[0]
         blank = text.index(kind)

@@ -120,7 +120,8 @@ def as_published(result: FillResult) -> tuple[list[str], list[str], list[list[st
     decode = IntegerTokenizer().decode_exact
     beams = range(len(result.texts))
     texts, shown_until = [list(result.blanks[0].prompt_ids[:-1]) for _ in beams], [0 for _ in beams]
-    styled, fillings = ["" for _ in beams], [[] for _ in beams]
+    styled = ["" for _ in beams]
+    fillings: list[list[str]] = [[] for _ in beams]
     uses_gmask = MASK not in texts[0] and SMASK not in texts[0]
     kind = MASK if MASK in texts[0] else GMASK if uses_gmask else SMASK
     start, end = ("\033[4m", "\033[0m") if uses_gmask else ("\033[0;32m\033[4m", "\033[0m\033[0m")

@@ -240,7 +240,8 @@ def test_beams_are_ranked_and_go_on_from_the_best() -> None:
     result = filled("10 [MASK] 20 [MASK] 30", BEAMS, seed=2)
     assert len(result.texts) == 3
     for blank in result.blanks:
-        scores = [answer.score for answer in blank.answers]
+        scores = [answer.score for answer in blank.answers if answer.score is not None]
+        assert len(scores) == len(blank.answers)
         assert scores == sorted(scores, reverse=True)
     assert [text.score for text in result.texts] == [answer.score for answer in result.blanks[-1].answers]
     first = result.blanks[0].answers[0].token_ids

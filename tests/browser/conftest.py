@@ -177,7 +177,8 @@ def press_stop(button: Locator, way: str, component: str, event: str) -> None:
     function = page.evaluate(find, [component, event])
 
     def answers(response: Response) -> bool:
-        return "/run/predict" in response.url and response.request.post_data_json["fn_index"] == function
+        asked = response.request.post_data_json
+        return "/run/predict" in response.url and asked is not None and asked["fn_index"] == function
 
     with page.expect_response(answers):
         if way == "escape":

@@ -62,7 +62,7 @@ def rank_tensors(folder: Path, rank: int = 0) -> dict[str, Tensor]:
     return content["module"]
 
 
-def change_rank(folder: Path, rank: int = 0, **tensors: Tensor | None) -> None:
+def change_rank(folder: Path, rank: int = 0, /, **tensors: Tensor | None) -> None:
     """Replace, add or (None) remove tensors of one rank; dots in their names are written `__`."""
     changed = {name.replace("__", "."): tensor for name, tensor in tensors.items()}
     content = {**rank_tensors(folder, rank), **changed}
@@ -73,7 +73,7 @@ def all_ranks(folder: Path) -> list[dict[str, Tensor]]:
     return [rank_tensors(folder, rank) for rank in range(len(list(rank_file(folder).parent.iterdir())))]
 
 
-def drawn_weights(seed: int = 0, dtype: torch.dtype = torch.float16, **sizes: int) -> dict[str, Tensor]:
+def drawn_weights(seed: int = 0, dtype: torch.dtype = torch.float16, /, **sizes: int) -> dict[str, Tensor]:
     """Whole tensors by their names, without `inv_freq`."""
     size = {**SIZES, **sizes}
     hidden, inner = size["hidden_size"], size["inner_hidden_size"]

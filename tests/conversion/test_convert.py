@@ -244,7 +244,7 @@ def test_golden_packed_shards(bits: int, tmp_path: Path, config: Path) -> None:
 @pytest.mark.parametrize("through", ["archives", "folders"])
 def test_round_trip(bits: int, dtype: torch.dtype, through: str, tmp_path: Path) -> None:
     """1 -> 2 -> 4 -> 1, from archive to archive or by a Hugging Face folder in between: every bit as it was."""
-    weights = drawn_weights(dtype=dtype, inner_hidden_size=32)
+    weights = drawn_weights(0, dtype, inner_hidden_size=32)
     start = write_archive(tmp_path / "start", weights, 1, bits, inner_hidden_size=32)
     source = start
     for ranks in (2, 4, 1):
@@ -397,7 +397,7 @@ def test_a_model_with_a_head_of_its_own(archive: Path, tmp_path: Path, capsys: A
 
 
 def test_too_little_disk(archive: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 10, 0))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 10, 0))
     assert "B more, but its disk has 0.00B free" in error_of(capsys, archive, tmp_path / "made")
 
 

@@ -176,9 +176,10 @@ def test_drawn_archives(seed: int, ranks: int, tmp_path: Path) -> None:
     """Any sizes that divide by the ranks."""
     sizes = {"hidden_size": 8 * (seed + 2), "inner_hidden_size": 4 * (2 * seed + 1), "vocab_size": 44 + 4 * seed}
     weights = drawn_weights(seed, torch.bfloat16 if seed % 2 else torch.float32, **sizes, num_layers=1 + seed % 3)
+    ids: dict[str, Any] = dict.fromkeys(["bos_token_id", "mask_token_id", "gmask_token_id", "smask_token_id"], 1)
     config, joined = read_sat_checkpoint(
         write_archive(tmp_path / "archive", weights, ranks, **sizes, num_layers=1 + seed % 3, eos_token_id=2),
-        **dict.fromkeys(["bos_token_id", "mask_token_id", "gmask_token_id", "smask_token_id"], 1),
+        **ids,
     )
     assert config.inner_hidden_size == sizes["inner_hidden_size"]
     assert joined.keys() == weights.keys()

@@ -37,8 +37,13 @@ def entries(kind: str) -> Any:
 def test_chat(case: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """The prompt's ids, the answer's ids, its text, and the history with the round added."""
     model, tokenizer = load()
-    generate, outputs = model.generate, []
-    monkeypatch.setattr(model, "generate", lambda **inputs: outputs.append(generate(**inputs)) or outputs[-1])
+    generate, outputs = model.generate, list[Any]()
+
+    def seen(**inputs: Any) -> Any:
+        outputs.append(generate(**inputs))
+        return outputs[-1]
+
+    monkeypatch.setattr(model, "generate", seen)
     history = [tuple(pair) for pair in case["history"]]
     beams = {"num_beams": case["num_beams"]} if "num_beams" in case else {}
     response, new_history = model.chat(

@@ -76,8 +76,9 @@ def record(seen: dict[str, Tensor], name: str) -> Callable[[nn.Module, Any, Any]
 
 @torch.no_grad()
 def test_inside_the_layers() -> None:
-    model, values, seen = AS_IS.model(attn_implementation="eager"), AS_IS.values, {}
-    layers = model.model.layers
+    model, values = AS_IS.model(attn_implementation="eager"), AS_IS.values
+    seen: dict[str, Tensor] = {}
+    layers: Any = model.model.layers
     first = layers[0]
     modules = {f"layer_output.{index}": layer for index, layer in enumerate(layers)}
     modules |= {"layer0.input_layernorm": first.input_layernorm, "layer0.attention": first.self_attn}
@@ -96,7 +97,8 @@ def test_inside_the_layers() -> None:
 @torch.no_grad()
 def test_query_key_value_and_context(monkeypatch: pytest.MonkeyPatch) -> None:
     """What reaches the attention function: rotated, not yet scaled."""
-    model, values, seen = AS_IS.model(), AS_IS.values, {}
+    model, values = AS_IS.model(), AS_IS.values
+    seen: dict[str, Tensor] = {}
     attend = ALL_ATTENTION_FUNCTIONS["sdpa"]
 
     def spy(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:

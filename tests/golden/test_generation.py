@@ -167,12 +167,12 @@ def assert_probabilities(scores: Tensor, wanted: Tensor) -> None:
 
 def test_invalid_scores_choose_one_token() -> None:
     values = AS_IS.values
-    scores = values["invalid_score.in_has_nan_rows0_1"]
-    assert torch.equal(InvalidScoreLogitsProcessor()(None, scores.clone()), values["invalid_score.out"])
+    scores, ids = values["invalid_score.in_has_nan_rows0_1"], torch.empty(0, dtype=torch.long)
+    assert torch.equal(InvalidScoreLogitsProcessor()(ids, scores.clone()), values["invalid_score.out"])
     fine = scores[2:]
-    assert torch.equal(InvalidScoreLogitsProcessor()(None, fine.clone()), fine)
+    assert torch.equal(InvalidScoreLogitsProcessor()(ids, fine.clone()), fine)
     infinite = torch.where(fine == fine.max(), float("inf"), fine)
-    assert torch.equal(InvalidScoreLogitsProcessor()(None, infinite), values["invalid_score.out"][2:])
+    assert torch.equal(InvalidScoreLogitsProcessor()(ids, infinite), values["invalid_score.out"][2:])
 
 
 @pytest.mark.parametrize("case", ["a", "b"])

@@ -56,6 +56,7 @@ class Drawn:
         """A context with one to three blanks of any kind, and a <sop>."""
         kinds = [self.special.mask, self.special.gmask]
         if self.shape.glm130b:
+            assert self.special.smask is not None
             kinds.append(self.special.smask)
         ids = self.words(self.chance.randint(2, 20))
         for _ in range(self.chance.randint(1, 3)):
@@ -304,4 +305,7 @@ def test_loss_and_gradients(dtype: torch.dtype, bound: float, seed: int, glm130b
     assert_close(loss, wanted)
     for name, parameter in drawn.model.named_parameters():
         if parameter.requires_grad:
-            assert_close(parameter.grad, weights[published_name(name)].grad, bound)
+            wanted_gradient = weights[published_name(name)].grad
+            assert parameter.grad is not None
+            assert wanted_gradient is not None
+            assert_close(parameter.grad, wanted_gradient, bound)

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, DynamicCache
 
-from glm_model import ChatGLMForCausalLM, kernels
+from glm_model import ChatGLMForCausalLM
 from glm_model.checkpoint.prefix import load_prefix
 from glm_model.generation import cuda_graphs as graphed_steps
 from glm_model.generation.transformers_hooks import generate_steps
 from glm_model.kernels import reference, triton_backend
-from glm_model.kernels.dispatch import choose, quantized_matmul
+from glm_model.kernels.dispatch import choose, describe, quantized_matmul
 from glm_model.kernels.packing import dequantize, quantize
 from glm_model.loading import load
 from glm_model.quantization.linear import QuantizedLinear
@@ -127,10 +127,15 @@ def test_recorded_steps(folder: str, bits: int, monkeypatch: pytest.MonkeyPatch)
         load_prefix(model, GOLDEN / folder)
     model = model.quantize(bits).float().cuda().eval()
     ids = values["a.input_ids"].cuda()
-    recordings = []
+    recordings: list[Any] = []
     original = graphed_steps.recorded
     monkeypatch.setattr(graphed_steps, "ROOM", 10)
-    monkeypatch.setattr(graphed_steps, "recorded", lambda run: recordings.append(original(run)) or recordings[-1])
+
+    def recorded(run: Any) -> Any:
+        recordings.append(original(run))
+        return recordings[-1]
+
+    monkeypatch.setattr(graphed_steps, "recorded", recorded)
     tokens = answer(model, ids)
     assert len(recordings) == 2  # rooms of 32 and 48 tokens, for a prompt of 17
     model.runtime.cuda_graphs = False
@@ -214,7 +219,7 @@ def library_error(x: Tensor, weight: Tensor, scale: Tensor, bits: int, bias: Ten
 def test_triton_is_used_and_said() -> None:
     x, weight, scale, _ = drawn(1, 264, 37, 4, torch.float16)
     assert choose(x, weight, scale, 4).name == "triton"
-    assert kernels.describe(device="cuda") == f"triton kernels on {torch.cuda.get_device_name()}"
+    assert describe(device="cuda") == f"triton kernels on {torch.cuda.get_device_name()}"
 
 
 @needs_triton
@@ -247,6 +252,7 @@ def test_gradient_of_the_input(dtype: torch.dtype, bits: int) -> None:
     x.requires_grad_()
     gradient = torch.randn(20, 70, device="cuda").to(dtype)
     quantized_matmul(x, weight, scale, bits, bias=bias).backward(gradient)
+    assert x.grad is not None
     assert_near(x.grad, reference.input_gradient(gradient.double(), weight, scale, bits), BOUND[dtype])
 
 

@@ -61,8 +61,13 @@ def test_the_tokens_are_the_same(model: Any, ids: Tensor, request: pytest.Fixtur
 @torch.inference_mode()
 def test_logits_and_rooms(model: Any, ids: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     rooms: list[int] = []
-    monkeypatch.setattr(graphed_steps, "recorded", lambda run: rooms.append(cache.layers[0].keys.shape[2]) or run)
     cache, plain = DynamicCache(), DynamicCache()
+
+    def recorded(run: Any) -> Any:
+        rooms.append(cache.layers[0].keys.shape[2])
+        return run
+
+    monkeypatch.setattr(graphed_steps, "recorded", recorded)
     for one in (cache, plain):
         model(ids, past_key_values=one, use_cache=True)
     steps = GraphedSteps(model, cache, LENGTH)

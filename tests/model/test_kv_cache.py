@@ -79,7 +79,8 @@ def test_a_layer_elsewhere_begins_on_its_own_device() -> None:
     cache = RoomyCache()
     cache.expect(2)
     cache.update(*states(5), 0)
-    keys, _ = cache.update(*(each.to("meta") for each in states(5)), 1)
+    keys, values = (each.to("meta") for each in states(5))
+    keys, _ = cache.update(keys, values, 1)
     assert keys.device.type == cache.layers[1].keys.device.type == "meta"
     assert cache.get_seq_length() == cache.get_seq_length(1) == 5
 

@@ -9,7 +9,8 @@ import torch
 from glm_model import SamplingOptions, stream_text
 from glm_model.errors import UnsupportedError
 from glm_model.generation.transformers_hooks import generate_steps
-from tests.golden.models import FP32, load
+from tests.golden.data import FP32
+from tests.golden.models import load
 
 LENGTH = 120
 

@@ -2,7 +2,7 @@
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -64,7 +64,7 @@ def test_a_stop_takes_effect_at_the_next_token(chat_model: tuple[Any, Any]) -> N
 
 
 def test_a_seed_makes_an_answer_reproducible_and_leaves_torch_alone(chat_model: tuple[Any, Any]) -> None:
-    hot = {"max_length": 60, "temperature": 5.0, "top_p": 1.0, "top_k": 0}
+    hot: dict[str, Any] = {"max_length": 60, "temperature": 5.0, "top_p": 1.0, "top_k": 0}
     torch.manual_seed(1)
     state = torch.get_rng_state()
     first, again, other = (chunks(chat_model, SamplingOptions(**hot, seed=seed)) for seed in (7, 7, 8))
@@ -86,7 +86,7 @@ def test_a_prompt_without_room_is_refused(chat_model: tuple[Any, Any]) -> None:
 )  # fmt: skip
 def test_settings_out_of_range_are_named(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{field} must be"):
-        SamplingOptions(**{field: value})
+        SamplingOptions(**{field: cast(Any, value)})
 
 
 @pytest.mark.parametrize("temperature", [0, 1e-40, 9e-7])

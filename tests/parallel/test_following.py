@@ -19,7 +19,7 @@ from tests.parallel.chat import obey
 from tests.parallel.processes import finish, start
 
 # Sampling, a reader that leaves early, refusals, a stop: after each, the next answer shows that all ranks agree.
-ORDERS = [
+ORDERS: list[dict[str, Any]] = [
     {"kind": "chat", "text": "hello", "temperature": 0},
     {"kind": "chat", "text": "hello", "temperature": 1.5, "seed": 3},
     {"kind": "chat", "text": "Who are you?", "temperature": 0, "leave_after": 2},

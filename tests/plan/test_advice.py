@@ -32,7 +32,7 @@ def arguments(found: Plan) -> list[str]:
         ("chatglm-6b", "12GB", {"batch": 8, "context": 512}),
     ],
 )
-def test_every_change_fits_when_asked_for(model: str, gpus: str, extra: dict[str, int], capsys: Any) -> None:
+def test_every_change_fits_when_asked_for(model: str, gpus: str, extra: dict[str, Any], capsys: Any) -> None:
     asked = plan(model, gpus, **extra)
     assert not asked.fits
     assert arguments(asked)

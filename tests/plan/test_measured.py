@@ -8,7 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from benchmarks.plan import peak_of, prompt, step
-from glm_model import GLMQuantizationConfig, kernels, load
+from glm_model import GLMQuantizationConfig, load
+from glm_model.kernels import dispatch
 from glm_model.plan.estimate import Plan, Workload, make_plan
 from glm_model.plan.forward import by_reference
 from glm_model.plan.gpus import GPU
@@ -27,7 +28,7 @@ def planned(workload: Workload) -> Plan:
     return make_plan(workload, (GPU(1 << 40),), Split(), by_reference)
 
 
-def workload(architecture: str, packing: tuple[int, bool], dtype: str, **shape: int) -> Workload:
+def workload(architecture: str, packing: tuple[int, bool], dtype: str, **shape: Any) -> Workload:
     bits, embeddings = packing
     config = small(architecture, quantization_bit=bits, quantization_embeddings=embeddings)
     return Workload(config, DTYPES[dtype], **shape)
@@ -103,7 +104,7 @@ def test_the_cache_after_an_answer(architecture: str, dtype: str, bits: int) -> 
 def test_activations_of_a_prompt(
     architecture: str, packing: tuple[int, bool], dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernels, "_KERNELS", [kernels.REFERENCE])
+    monkeypatch.setattr(dispatch, "_KERNELS", [dispatch.REFERENCE])
     asked = workload(architecture, packing, dtype, context=300, batch=2)
     model = AutoModelForCausalLM.from_config(asked.config, dtype=asked.dtype).eval()
     ids = prompt(asked, CPU)
@@ -129,7 +130,7 @@ def test_activations_grow_as_measured(context: int, batch: int) -> None:
 
 def test_weights_that_need_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel joins blocks of a million weights; here there are three in one layer."""
-    monkeypatch.setattr(kernels, "_KERNELS", [kernels.REFERENCE])
+    monkeypatch.setattr(dispatch, "_KERNELS", [dispatch.REFERENCE])
     config = small("glm130b", hidden_size=768, inner_hidden_size=2048, num_layers=2, quantization_bit=4)
     asked = Workload(config, torch.float32, context=128)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()

@@ -41,6 +41,7 @@ def part_of(config: GLMConfig, split: Split, rank: int, folder: Path) -> Any:
     """What a rank holds of a model with random weights."""
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     dist.init_process_group("fake", rank=rank, world_size=split.processes, store=FakeStore())
+    assert dist.group.WORLD is not None
     mesh = init_device_mesh("cpu", (split.pipeline, split.tensor), mesh_dim_names=("pipeline", "tensor"))
     world = World(mesh["tensor"], mesh["pipeline"], dist.group.WORLD, CPU)
     with shared_over(world):

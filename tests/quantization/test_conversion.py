@@ -129,7 +129,8 @@ def test_other_files_come_along(chat: Checkpoint, tmp_path: Path) -> None:
 
 def test_as_a_command(source: Checkpoint, tmp_path: Path) -> None:
     target = tmp_path / "packed"
-    command = [sys.executable, "-m", "glm_model.conversion", "quantize", source.folder, target, "--quantize", "int4"]
+    folders = [str(source.folder), str(target)]
+    command = [sys.executable, "-m", "glm_model.conversion", "quantize", *folders, "--quantize", "int4"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert torch.equal(stored(target)[DENSE], INT4.tensors[DENSE])

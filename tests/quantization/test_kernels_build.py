@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from glm_model.kernels import build, choice, dispatch, native, onnx
+from glm_model.kernels import build, choice, dispatch, native, onnx, reference
 from glm_model.kernels.packing import quantize
 
 ROOT = Path(__file__).parents[2]
@@ -114,7 +114,7 @@ def answer(precision: dispatch.Precision = "fast") -> tuple[str, str]:
     """A product is as right as the precision asks; the kernel that made it, and what is said of it."""
     x = torch.randn(2, 64, generator=torch.Generator().manual_seed(0))
     weight, scale = quantize(torch.randn(8, 64, generator=torch.Generator().manual_seed(1)), 4)
-    expected = dispatch.REFERENCE.matmul(x, weight, scale, 4)
+    expected = reference.matmul(x, weight, scale, 4)
     result = dispatch.quantized_matmul(x, weight, scale, 4, precision)
     assert (result - expected).abs().max() <= {"fast": 0.02, "exact": 1e-5}[precision] * expected.abs().max()
     return dispatch.choose(x, weight, scale, 4, precision).name, dispatch.describe(precision)
@@ -292,7 +292,7 @@ def test_a_cpu_without_kernel_is_no_error(monkeypatch: pytest.MonkeyPatch) -> No
 @needs_compiler
 @pytest.mark.usefixtures("undecided")
 def test_a_library_that_computes_nonsense_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native.reference, "matmul", lambda x, weight, scale, bits: x.new_ones(len(x), len(weight)))
+    monkeypatch.setattr(reference, "matmul", lambda x, weight, scale, bits: x.new_ones(len(x), len(weight)))
     found = native.find()
     assert isinstance(found, build.BuildError)
     assert "something else" in str(found)

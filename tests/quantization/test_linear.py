@@ -1,6 +1,7 @@
 """The layers over packed weights, and the choice of a kernel: values, gradients, dtypes, what stays in memory."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -44,6 +45,7 @@ def test_product(shape: tuple[int, ...], dtype: torch.dtype, bits: int) -> None:
     x = torch.randn(shape).to(dtype)
     output = layer.to(dtype)(x)
     assert output.dtype == dtype
+    assert layer.bias is not None
     wanted = F.linear(x.double(), weight, layer.bias.double())
     assert output.shape == wanted.shape
     if wanted.numel():
@@ -58,6 +60,7 @@ def test_gradient_of_the_input(dtype: torch.dtype, bits: int) -> None:
     x = torch.randn(2, 3, 14, dtype=dtype, requires_grad=True)
     gradient = torch.randn(2, 3, 9, dtype=dtype)
     layer.to(dtype)(x).backward(gradient)
+    assert x.grad is not None
     assert_close(x.grad, gradient.double() @ weight, FLOATS[dtype])
     assert layer.weight.grad is None
     assert layer.weight_scale.grad is None
@@ -68,7 +71,12 @@ def test_training_keeps_no_float_weight() -> None:
     layer, _ = drawn_layer(4, rows=200)
     kept: list[Tensor] = []
     x = torch.randn(2, 14, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         layer(x)
     assert {tensor.dtype for tensor in kept} == {torch.int8, torch.float16}
     assert sum(tensor.nbytes for tensor in kept) == layer.weight.nbytes + layer.weight_scale.nbytes
@@ -94,6 +102,7 @@ def test_casting_never_touches_what_the_file_says(scale_dtype: torch.dtype) -> N
         assert torch.equal(layer.weight, packed)
     layer.to(torch.float16)
     assert layer.weight_scale.dtype == scale_dtype
+    assert layer.bias is not None
     assert layer.bias.dtype == torch.float16
 
 
@@ -243,7 +252,13 @@ def test_the_order_of_choice_is_that_of_names_whatever_is_imported_first(monkeyp
 )
 def test_arguments_that_do_not_belong_together(change: dict[str, Tensor], words: str) -> None:
     layer, _ = drawn_layer(4)
-    arguments = {"x": torch.ones(1, 14), "weight": layer.weight, "scale": layer.weight_scale, "bias": None, **change}
+    arguments: dict[str, Any] = {
+        "x": torch.ones(1, 14),
+        "weight": layer.weight,
+        "scale": layer.weight_scale,
+        "bias": None,
+        **change,
+    }
     with pytest.raises(ValueError, match=words):
         quantized_matmul(**arguments, bits=4)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from glm_model import ChatGLMConfig, ChatGLMForCausalLM, GLM130BConfig, GLM130BForCausalLM
 from glm_model.kernels import native
+from glm_model.kernels.dispatch import Precision
 from glm_model.model import native_step
 from glm_model.model.kv_cache import RoomyCache
 from glm_model.quantization.linear import QuantizedLinear
@@ -42,7 +43,7 @@ MODELS: dict[str, Callable[[], Any]] = {
 }
 
 
-def made(kind: str = "chatglm", bits: int = 4, precision: str = "exact") -> Any:
+def made(kind: str = "chatglm", bits: int = 4, precision: Precision = "exact") -> Any:
     """A packed model whose every weight matters: biases and norms are drawn too."""
     torch.manual_seed(bits)
     model = MODELS[kind]().eval()

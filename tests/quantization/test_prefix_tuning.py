@@ -29,7 +29,8 @@ def unpacked(model: nn.Module) -> nn.Module:
         if isinstance(module, QuantizedLinear):
             layer = nn.Linear(module.in_features, module.out_features)
             weight = dequantize(module.weight, module.weight_scale, module.bits, torch.float32)
-            layer.weight, layer.bias = nn.Parameter(weight, requires_grad=False), module.bias
+            layer.weight = nn.Parameter(weight, requires_grad=False)
+            layer.register_parameter("bias", module.bias)
             model.set_submodule(name, layer)
     return model
 
@@ -81,6 +82,7 @@ def test_a_prefix_loaded_later_may_train_too() -> None:
 
 def test_the_projection_of_a_prefix_is_not_packed() -> None:
     model = base_with_prefix(4, TUNED[1])
+    assert model.model.prefix_encoder is not None
     assert isinstance(model.model.prefix_encoder.trans[0], nn.Linear)
     config = ChatGLMConfig.from_pretrained(INT4.folder, pre_seq_len=4, prefix_projection=True)
     model = ChatGLMForCausalLM.from_pretrained(INT4.folder, config=config)

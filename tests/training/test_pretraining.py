@@ -12,7 +12,7 @@ import torch
 from glm_model import ChatGLMConfig, ChatGLMForCausalLM
 from glm_model.training import pretraining
 from glm_model.training.initialization import deepnorm_initialize, shrink_embedding_gradient
-from glm_model.training.objective import Example, SpecialIds, answer_example
+from glm_model.training.objective import Example, SpecialIds, answer_example, collate, infilling_loss
 from glm_model.training.pretraining import PretrainingOptions, batches, pretrain
 
 SPECIAL = SpecialIds(mask=40, gmask=41, sop=42, eop=43, pad=3)
@@ -43,7 +43,8 @@ def test_deepnorm_statistics() -> None:
     gain = (2 * layers) ** -0.5
     xavier = (2 / (hidden + hidden)) ** 0.5
     xavier_mlp = (2 / (hidden + 4 * hidden)) ** 0.5
-    for layer in model.model.layers:
+    layers_of_model: Any = model.model.layers
+    for layer in layers_of_model:
         head_size = hidden // 2
         for start, row in enumerate(layer.self_attn.query_key_value.weight.split(head_size)):
             expected = xavier * (gain if start % 3 == 2 else 1.0)
@@ -61,6 +62,7 @@ def test_gradient_shrink_keeps_the_value_and_a_tenth_of_the_gradient() -> None:
     ids = torch.tensor([[1, 2, 2]])
     plain = embedding(ids)
     plain.square().sum().backward()
+    assert embedding.weight.grad is not None
     full = embedding.weight.grad.clone()
     embedding.weight.grad = None
     handle = shrink_embedding_gradient(embedding)
@@ -111,8 +113,8 @@ def test_it_learns_to_copy(tmp_path: Path, bfloat16: bool) -> None:
 
 def loss_of(model: ChatGLMForCausalLM, examples: list[Example]) -> float:
     with torch.no_grad():
-        collated = pretraining.collate(examples[:100], SPECIAL.pad)
-        return pretraining.infilling_loss(model, *collated).item()
+        collated = collate(examples[:100], SPECIAL.pad)
+        return infilling_loss(model, *collated).item()
 
 
 class KilledError(Exception):
