@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from glm_model.generation.chat import InvalidScoreLogitsProcessor
+from glm_model.generation.sampling import InvalidScoreLogitsProcessor
 from tests.golden.data import FP32, GOLDEN, assert_close
 from tests.golden.models import ALL_SETS, PLAIN_SETS, TUNED_SETS, DataSet, answering, load
 

@@ -10,8 +10,9 @@ from transformers import AutoModelForCausalLM
 from glm_model.errors import UnsupportedError
 from glm_model.loading import DEVICE_MAPS
 from glm_model.model.split import require_tensor_parallel, stage_layers
+from glm_model.options import DeviceMap
 from glm_model.plan.models import preset
-from glm_model.plan.placement import DeviceMap, Split, cut, cut_dimensions, default_split, meta_model, parts_of
+from glm_model.plan.placement import Split, cut, cut_dimensions, default_split, meta_model, parts_of
 from tests.plan.shapes import ARCHITECTURES, small
 
 # The cuts of GLM-130B's checkpoint (SwissArmyTransformer), written apart from the source: R rows, C columns, - whole.

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from glm_model.kernels import native
+from glm_model.kernels.dispatch import Precision
 from glm_model.model import native_step
 from glm_model.model.kv_cache import RoomyCache
 from tests.golden.data import assert_close
@@ -98,7 +99,7 @@ def test_rows_that_join_and_leave_are_as_if_alone(kind: str, bits: int) -> None:
 @pytest.mark.parametrize("precision", ["exact", "fast"])
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("kind", MODELS)
-def test_caches_of_their_own_are_bit_for_bit_a_shared_one(kind: str, bits: int, precision: str) -> None:
+def test_caches_of_their_own_are_bit_for_bit_a_shared_one(kind: str, bits: int, precision: Precision) -> None:
     model = made(kind, bits, precision)
     shared = filled(model, 9, copies=5)
     caches = [copy.deepcopy(shared) for _ in range(5)]

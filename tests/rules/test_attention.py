@@ -12,7 +12,7 @@ from tests.rules import tiny
 
 HEADS, HEAD_DIM, HIDDEN, LENGTH = 2, 8, 16, 4
 NOT_ROTATED = (torch.ones(1, LENGTH, 1, 1, 2, 4), torch.zeros(1, LENGTH, 1, 1, 2, 4))
-CLOSE = {"atol": 1e-5, "rtol": 1e-4}
+CLOSE: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-4}
 
 
 def attention(layer_idx: int = 0, implementation: str = "eager") -> GLMAttention:

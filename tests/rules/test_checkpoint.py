@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from glm_model import ChatGLMForCausalLM
+from glm_model import ChatGLMConfig, ChatGLMForCausalLM, GLM130BConfig
 from tests.rules import tiny
 
 EMBEDDING, HEAD = "transformer.word_embeddings.weight", "lm_head.weight"
@@ -81,7 +81,7 @@ def test_untied_head_of_the_file_counts_where_the_configuration_says_so(tmp_path
 
 def test_configuration_left_out_means_the_class_defaults_of_the_larger_vocabulary() -> None:
     """The published class's own defaults: a config.json before 2023-04-06 leaves the mask tokens out."""
-    config = tiny.ChatGLMConfig()
+    config = ChatGLMConfig()
     assert (config.mask_token_id, config.gmask_token_id) == (150000, 150001)
     assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (150004, 150005, 0)
     assert (config.vocab_size, config.num_layers, config.hidden_size) == (150528, 28, 4096)
@@ -89,7 +89,7 @@ def test_configuration_left_out_means_the_class_defaults_of_the_larger_vocabular
 
 
 def test_configuration_of_glm130b_as_released() -> None:
-    config = tiny.GLM130BConfig()
+    config = GLM130BConfig()
     assert (config.mask_token_id, config.gmask_token_id, config.smask_token_id) == (150000, 150001, 150002)
     assert (config.bos_token_id, config.eos_token_id) == (150004, [150005, 20002])
     assert (config.num_layers, config.hidden_size, config.num_attention_heads) == (70, 12288, 96)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from glm_model import GLM130BConfig
 from glm_model.model.layers import GLMDecoderLayer
 from tests.rules import tiny
 from tests.rules.tiny import GMASK, SOP, ids
@@ -43,7 +44,7 @@ def test_alpha_of_glm130b_is_that_of_its_layers(layers: int) -> None:
 
 
 def test_alpha_of_glm130b_as_released() -> None:
-    assert tiny.GLM130BConfig().residual_alpha == pytest.approx(11.832159566199232, abs=1e-12)
+    assert GLM130BConfig().residual_alpha == pytest.approx(11.832159566199232, abs=1e-12)
 
 
 @pytest.mark.parametrize("make", [tiny.chatglm_config, tiny.glm130b_config])

@@ -1,5 +1,7 @@
 """P-Tuning: which rows of the prefix belong to which layer, that it is not rotated, and that everybody sees it."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -19,7 +21,8 @@ def test_prefix_holds_keys_and_values_of_each_layer_in_turn(projection: bool) ->
     encoder = tiny.drawn(PrefixEncoder(config, PREFIX))
     flat = encoder.embedding.weight
     if projection:
-        first, last = encoder.trans[0], encoder.trans[2]
+        layers: Any = encoder.trans
+        first, last = layers[0], layers[2]
         flat = (flat @ first.weight.T + first.bias).tanh() @ last.weight.T + last.bias
     encoded = encoder(torch.float32, 1)
     assert encoded.shape == (2 * LAYERS, 1, HEADS, PREFIX, HEAD_DIM)

@@ -3,16 +3,18 @@
 import cmath
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from glm_model.model.configuration import GLMConfig
 from glm_model.model.rotary import GLMRotaryEmbedding, rotate
 from tests.rules import tiny
 
 HEAD_DIM = 8
-EXACT = {"atol": 1e-6, "rtol": 0}
+EXACT: dict[str, Any] = {"atol": 1e-6, "rtol": 0}
 
 
 def half(value: float) -> float:
@@ -84,7 +86,7 @@ def test_rotary_pairs_are_half_a_part_apart_not_interleaved(head: Tensor) -> Non
 
 
 @pytest.mark.parametrize("config", [tiny.chatglm_config(hidden_size=128), tiny.glm130b_config(hidden_size=128)])
-def test_rotary_frequencies_are_rounded_to_half_in_every_precision(config: tiny.ChatGLMConfig) -> None:
+def test_rotary_frequencies_are_rounded_to_half_in_every_precision(config: GLMConfig) -> None:
     dim = 64 if config.model_type == "glm130b" else 32
     wanted = torch.tensor([half(10000.0 ** (-2 * i / dim)) for i in range(dim // 2)])
     assert not torch.equal(wanted.double(), torch.tensor([10000.0 ** (-2 * i / dim) for i in range(dim // 2)]).double())
