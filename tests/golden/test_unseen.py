@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from glm_model.generation.steps import generate_steps
+from glm_model.generation.transformers_hooks import generate_steps
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
