@@ -395,7 +395,7 @@ def describe(model: Any) -> ModelInfo:
     config = model.config
     bits = getattr(config, "quantization_bit", 0)
     return ModelInfo(
-        name=Path(getattr(config, "_name_or_path", "") or type(model).__name__).resolve().name,
+        name=Path(getattr(config, "name_or_path", "") or type(model).__name__).resolve().name,
         is_demo=bool(getattr(config, "is_demo", False)),
         device=str(model.device),
         parameters=model.num_parameters(),

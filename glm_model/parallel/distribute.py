@@ -65,7 +65,7 @@ def apply_plan(model: Any, mesh: DeviceMesh) -> None:
     for name, module in list(model.named_modules()):
         style = ALL_PARALLEL_STYLES.get(plan.get(_wildcard(name)))
         if style is not None:
-            for parameter in list(module._parameters):
+            for parameter in [name for name, _ in module.named_parameters(recurse=False)]:
                 style.shard_param(module, parameter, mesh)
             style.install_forward(module, mesh)
 
@@ -96,11 +96,11 @@ def _keep_local(model: nn.Module) -> None:
     """Replace shared parameters by this rank's part for good."""
     parts: dict[int, nn.Parameter] = {}  # a tied one stays tied
     for module in model.modules():
-        for name, parameter in module._parameters.items():
+        for name, parameter in list(module.named_parameters(recurse=False)):
             if isinstance(parameter, DTensor):
                 if id(parameter) not in parts:
                     parts[id(parameter)] = nn.Parameter(local(parameter).detach(), requires_grad=False)
-                module._parameters[name] = parts[id(parameter)]
+                setattr(module, name, parts[id(parameter)])
     model.requires_grad_(False)
 
 

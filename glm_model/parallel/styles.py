@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.placement_types import Placement, _StridedShard
@@ -19,19 +20,37 @@ from transformers.distributed.tensor_parallel import (
     ColwiseParallel,
     RowwiseParallel,
     TensorParallelLayer,
-    _AllReduceForward,
 )
 
 from ..model.split import COLWISE_HALVES, PACKED_ROWWISE, PREFIX_HEADS, VOCABULARY
 from ..quantization.dtensor import local
 
 
+class _SumOverRanks(torch.autograd.Function):
+    """The sum of what the ranks of a group have computed; each gets the whole gradient of it."""
+
+    @staticmethod
+    def forward(context: Any, part: Tensor, group: dist.ProcessGroup) -> Tensor:
+        total = part.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, dist.ReduceOp.SUM, group)
+        return total
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+def _sum_over_ranks(part: Tensor, mesh: DeviceMesh) -> Tensor:
+    total: Tensor = _SumOverRanks.apply(part, mesh.get_group())
+    return total
+
+
 def _cut(module: nn.Module, name: str, mesh: DeviceMesh, placement: Placement) -> None:
     """Turn a parameter without memory into one of which this rank will hold a part."""
-    whole = module._parameters.get(name)
+    whole = getattr(module, name, None)
     if whole is not None:
         part = distribute_tensor(whole, mesh, [placement], src_data_rank=None)
-        module._parameters[name] = nn.Parameter(part, requires_grad=whole.requires_grad)
+        setattr(module, name, nn.Parameter(part, requires_grad=whole.requires_grad))
 
 
 class ColwiseHalves(ColwiseParallel):
@@ -54,7 +73,7 @@ class PackedRowwise(RowwiseParallel):
         _cut(module, param, mesh, Shard(1) if param == "weight" else Replicate())
 
     def transform_output_post_forward(self, module: Any, output: Tensor, mesh: DeviceMesh) -> Tensor:
-        output = _AllReduceForward.apply(output, mesh.get_group())
+        output = _sum_over_ranks(output, mesh)
         return output if module.bias is None else output + local(module.bias)
 
 
@@ -77,7 +96,7 @@ class Vocabulary(TensorParallelLayer):
             is_elsewhere = (own < 0) | (own >= rows)
             with self.context_around_forward(module, mesh):
                 states = look_up(own.masked_fill(is_elsewhere, 0))
-            return _AllReduceForward.apply(states.masked_fill(is_elsewhere[..., None], 0), mesh.get_group())
+            return _sum_over_ranks(states.masked_fill(is_elsewhere[..., None], 0), mesh)
 
         module.forward = forward
         return module

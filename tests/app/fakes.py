@@ -26,7 +26,7 @@ class FakeModel:
     """Has what the engine asks a model about itself."""
 
     def __init__(self, *, is_demo: bool = True, name: str = "fake-glm", context_length: int = 2048) -> None:
-        self.config = SimpleNamespace(_name_or_path=name, is_demo=is_demo, max_sequence_length=context_length)
+        self.config = SimpleNamespace(name_or_path=name, is_demo=is_demo, max_sequence_length=context_length)
         self.device = "cpu"
 
     def num_parameters(self) -> int:
