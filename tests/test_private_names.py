@@ -60,7 +60,7 @@ PRIVATE: dict[str, str] = {
     "_utils": "torch._utils, as a name in torch's archives",
     "_rebuild_tensor_v2": "as _utils: the function that every tensor of an archive names",
     # transformers: loading and saving
-    "_load_pretrained_model": "what must happen between a model and the reading of its tensors has no public place; see "
+    "_load_pretrained_model": "what must happen between a model and its tensors has no public place; see "
     "glm_model.checkpoint.reading.CheckedLoading",
     "_keys_to_ignore_on_load_missing": _MODEL + "a P-Tuning prefix may be missing, and the warning is ours",
     "_keys_to_ignore_on_load_unexpected": _MODEL + "frequencies in published files, tensors of other pipeline stages",
