@@ -1,8 +1,9 @@
-"""What the streams cost on top of the model: tokens per second of a bare loop over the model's forward with its
-cache (greedy argmax), of `stream_chat`, of `stream_text`, and of the engine that the front-ends use.
+"""What the streams cost on top of the model.
 
-All run the same model on the same prompt for the same number of tokens, in turns; a ratio is taken within each
-round and the median over the rounds is reported, so that a machine that slows down slows all of them.
+Measures tokens per second of a bare loop over the model's forward with its cache (greedy argmax), of `stream_chat`, of
+`stream_text`, and of the engine that the front-ends use. All run the same model on the same prompt for the same number
+of tokens, in turns; a ratio is taken within each round and the median over the rounds is reported, so that a machine
+that slows down slows all of them.
 
     python benchmarks/overhead.py                       # models/demo
     python benchmarks/overhead.py --model FOLDER --threads 2

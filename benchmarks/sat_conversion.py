@@ -117,6 +117,7 @@ def write_archive(folder: Path, gigabytes: float, hidden: int, ranks: int) -> in
 
 
 def files_in(folder: Path) -> list[Path]:
+    """Return all files of a folder and of those in it."""
     return [file for file in folder.rglob("*") if file.is_file()]
 
 
@@ -157,6 +158,7 @@ def copy(source: Path, target: Path) -> None:
 
 
 def report(results: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
+    """Print the table, then the JSON line."""
     layer, shards = 24 * arguments.hidden**2 / 1e6, arguments.shard_size
     print(f"{cpu_name()}; {arguments.ranks} ranks, {layer:.0f} MB a layer over all ranks, shards of {shards}")
     print("peak: resident memory in MB, mapped files included; over: the same less that of the imports\n")

@@ -185,7 +185,7 @@ class Report:
         return sum(right for right, _ in counts), sum(asked for _, asked in counts)
 
     def as_json(self) -> dict[str, list[int]]:
-        """``{"capitals/en": [right, asked], ...}``"""
+        """Return ``{"capitals/en": [right, asked], ...}``."""
         return {f"{category}/{language}": list(count) for (category, language), count in self.counts.items()}
 
 

@@ -1,4 +1,6 @@
-"""Folders in the published ChatGLM-6B layout: random weights, reduced width, both vocabularies. For tests and by hand:
+"""Folders in the published ChatGLM-6B layout: random weights, reduced width, both vocabularies.
+
+For tests, and by hand:
 
     python -m tests.checkpoints DIR --vocab 130528 --format bin --shards 3
     python web_demo.py --model DIR

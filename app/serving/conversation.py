@@ -69,7 +69,7 @@ def _check_message(number: int, message: object) -> Message:
 
 
 def whole_characters(text: str) -> str:
-    """`text` with U+FFFD for each half character ("\\ud83d" in JSON, a wrong byte from a terminal).
+    r"""`text` with U+FFFD for each half character ("\ud83d" in JSON, a wrong byte from a terminal).
 
     No tokenizer or file takes half a character.
     """

@@ -1,5 +1,6 @@
-"""What can be typed besides messages: /help, /clear, /retry, /set, /save, /load, /stop, and the original's
-bare words `clear` and `stop`.
+"""Commands that can be typed instead of a message.
+
+They are /help, /clear, /retry, /set, /save, /load, /stop, and the original's bare words `clear` and `stop`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Breaks lines of mixed Chinese and English text: rich alone breaks at spaces only, which leaves a line half
-empty whenever a run of Chinese follows a word.
+"""Break lines of mixed Chinese and English text.
+
+Rich alone breaks at spaces only, which leaves a line half empty whenever a run of Chinese follows a word.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The conversation format of ChatGLM-6B: pure functions of text.
+r"""The conversation format of ChatGLM-6B: pure functions of text.
 
 A question stands alone; with a history every round is numbered from 0 and the last answer is left open:
 
-    [Round 0]\\n问：{question}\\n答：{answer}\\n[Round 1]\\n问：{question}\\n答：
+    [Round 0]\n问：{question}\n答：{answer}\n[Round 1]\n问：{question}\n答：
 
 The model was trained with full-width colons and single line breaks (ChatGLM2 counts from 1 and doubles them).
 """

@@ -1,5 +1,7 @@
-"""Makes text from a model or a file harmless to a terminal. A pure function of each character, so that a
-stream can be cut anywhere: no escape sequence survives because its first character does not.
+"""Make text from a model or a file harmless to a terminal.
+
+This is a pure function of each character, so that a stream can be cut anywhere: no escape sequence survives, because
+its first character does not.
 """
 
 from __future__ import annotations

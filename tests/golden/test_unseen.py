@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 import torch
-from glm_model.generation.transformers_hooks import generate_steps
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from glm_model import ChatGLMConfig, ChatGLMForCausalLM, GLM130BConfig, GLM130BForCausalLM
+from glm_model.generation.transformers_hooks import generate_steps
 from tests.golden.data import assert_close
 from tests.golden.models import published_name
 from tests.reference import (

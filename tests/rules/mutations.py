@@ -1,4 +1,4 @@
-"""Break one rule at a time, and see that the tests of that rule say so, and no others:
+"""Break one rule at a time, and see that the tests of that rule say so, and no others.
 
     python -m tests.rules.mutations            all of them
     python -m tests.rules.mutations rotary 4   those whose rule or file holds one of the words, or by their numbers
