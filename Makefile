@@ -10,6 +10,7 @@
 #                                      environment of its own (.venv-transformers-5.17.0 ...). ARGS go to pytest;
 #                                      MATRIX="transformers-5.20.0 torch-2.12.1" names other releases; `make -k` goes
 #                                      on after one that failed
+#   make test-sanitize                 the native kernel's tests under GCC's address and undefined-behaviour sanitizers
 #   make lock                          renew constraints.txt from the installed environment
 #   make clean                         remove the environments
 #
@@ -35,7 +36,7 @@ MATRIX_TESTS := tests/golden tests/loading tests/quantization tests/model tests/
 # What these tests do not need, and what transformers and torch choose for themselves.
 NOT_IN_MATRIX := gradio|starlette|playwright|ruff|mypy|huggingface_hub|setuptools
 
-.PHONY: help run test lint test-matrix $(MATRIX:%=test-with-%) lock clean
+.PHONY: help run test test-sanitize lint test-matrix $(MATRIX:%=test-with-%) lock clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -46,6 +47,9 @@ run: $(RUN_READY)
 test: lint
 	@if [ "$(SYSTEM_PACKAGES)" = yes ]; then sh tests/install_browser.sh; fi
 	$(BIN)/python -m pytest $(IN_TWO) $(ARGS)
+
+test-sanitize: $(TEST_READY)
+	$(BIN)/python -m tests.quantization.sanitize $(ARGS)
 
 lint: $(TEST_READY)
 	$(BIN)/ruff check .

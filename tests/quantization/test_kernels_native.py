@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from glm_model.kernels import build, native
+from glm_model.kernels import build, choice, native
 from glm_model.kernels.packing import dequantize, quantize
 
 CHECK = Path(__file__).parent / "check_matmul.cpp"
@@ -20,7 +20,7 @@ SHAPES = [(1, 4096, 96), (2, 2, 1), (3, 90, 7), (5, 512, 35), (8, 1000, 33), (9,
 EXACT, FAST = False, True
 
 
-@pytest.fixture(scope="module", params=build.instruction_sets())
+@pytest.fixture(scope="module", params=choice.wanted_instructions(build.instruction_sets()))
 def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> native.Library:
     """Compiled here and now, into a cache of its own."""
     with pytest.MonkeyPatch.context() as patch:
@@ -194,28 +194,32 @@ def test_instruction_sets_agree(tmp_path_factory: pytest.TempPathFactory, librar
     )
 
 
-def run_check(compiler: str, options: list[str], emulator: list[str], program: Path) -> str:
+def run_check(compiler: list[str], options: list[str], emulator: list[str], program: Path) -> str:
     """Compile and run check_matmul.cpp; its line."""
-    command = [compiler, "-std=c++17", *options, f"-I{build.SOURCE}", str(CHECK), "-o", str(program)]
-    subprocess.run(command, check=True, timeout=120, capture_output=True)
+    command = [*compiler, "-std=c++17", *options, f"-I{build.SOURCE}", str(CHECK), "-o", str(program)]
+    subprocess.run(command, check=True, timeout=240, capture_output=True)
     done = subprocess.run([*emulator, str(program)], timeout=120, capture_output=True, text=True)
     assert not done.returncode, done.stdout + done.stderr
     return done.stdout
 
 
-def test_threads_work_together(tmp_path: Path) -> None:
-    program = tmp_path / "check"
+def run_thread_check(program: Path) -> None:
+    """Compile check_threads.cpp with the thread sanitizer and run it."""
     options = ["-std=c++17", "-O1", "-g", "-fsanitize=thread", "-pthread", f"-I{build.SOURCE}"]
     subprocess.run([*build.find_compiler(), *options, str(CHECK_THREADS), "-o", str(program)], check=True, timeout=120)
     done = subprocess.run([str(program)], timeout=120, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "every task once\n"), done.stdout + done.stderr
 
 
+def test_threads_work_together(tmp_path: Path) -> None:
+    run_thread_check(tmp_path / "check")
+
+
 def test_memory_is_respected(tmp_path: Path) -> None:
     """Under the address and undefined-behaviour sanitizers; reads past the end of the weights would be seen."""
     sanitizers = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover"]
     options = build.INSTRUCTION_SETS[build.instruction_sets()[0]][1]
-    assert "fast" in run_check(build.find_compiler()[0], [*sanitizers, *options], [], tmp_path / "check")
+    assert "fast" in run_check(build.find_compiler(), [*sanitizers, *options], [], tmp_path / "check")
 
 
 @pytest.mark.skipif(
@@ -224,5 +228,5 @@ def test_memory_is_respected(tmp_path: Path) -> None:
 )
 def test_neon_in_an_emulator(tmp_path: Path) -> None:
     options = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-static", *build.INSTRUCTION_SETS["neon"][1]]
-    line = run_check("aarch64-linux-gnu-g++", options, ["qemu-aarch64-static"], tmp_path / "check")
+    line = run_check(["aarch64-linux-gnu-g++"], options, ["qemu-aarch64-static"], tmp_path / "check")
     assert line.startswith("NEON")
