@@ -155,8 +155,8 @@ def own_names() -> frozenset[str]:
                     found.add(node.arg)
                 case ast.Attribute(value=ast.Name(id="self" | "cls"), ctx=ast.Store()):
                     found.add(node.attr)
-                case ast.alias(asname=str()):
-                    found.add(node.asname)
+                case ast.alias(asname=str(name)):
+                    found.add(name)
     return frozenset(found)
 
 

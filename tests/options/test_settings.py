@@ -95,7 +95,7 @@ def test_a_wrong_value_is_named(name: str, value: Any, told: str) -> None:
 
 def test_values_of_python_code() -> None:
     options = LoadOptions(
-        device=torch.device("cpu"),  # type: ignore[arg-type] - worked before there were options
+        device=torch.device("cpu"),  # type: ignore[arg-type] # worked before there were options
         device_map={"": "cpu"},
         max_memory={0: "20GiB"},
         offload_folder=Path("x"),
