@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from ..model.hooks import anybody_listens
+from ..model.hooks import has_active_hooks
 from .passes import register_step_maker
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def can_be_graphed(model: Any, cache: Cache) -> bool:
         and len({parameter.device for parameter in model.parameters()}) == 1
         and model.config._attn_implementation in ("sdpa", "eager")
         and type(cache) is DynamicCache
-        and not anybody_listens(map(vars, model.modules()))
+        and not has_active_hooks(map(vars, model.modules()))
     )
 
 

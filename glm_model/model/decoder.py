@@ -30,7 +30,7 @@ from ..quantization.rules import TIED_SCALE
 from .attention import GLMAttention, attention_kernels
 from .attention_mask import attention_mask_of_pass
 from .configuration import ChatGLMConfig, GLMConfig
-from .kv_cache import RoomyCache, new_cache
+from .kv_cache import GrowingCache, new_cache
 from .layers import GLMDecoderLayer
 from .norm import GLMLayerNorm
 from .positions import derive_position_ids, prompt_position_ids, require_position_per_token
@@ -182,7 +182,7 @@ class GLMModel(GLMPreTrainedModel):
             step = _fast_step(self.layers, self.config, hidden_states, position_embeddings, mask, cache)
             if step is not None:
                 return step
-        if isinstance(cache, RoomyCache) and cache.get_seq_length() == 0:
+        if isinstance(cache, GrowingCache) and cache.get_seq_length() == 0:
             cache.expect(sum(hasattr(layer, "self_attn") for layer in self.layers))
         is_packed_step = self.config.quantization_bit and hidden_states.shape[1] == 1
         products = dispatch.decoding(hidden_states) if is_packed_step else nullcontext()

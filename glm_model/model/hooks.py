@@ -1,4 +1,4 @@
-"""Whether forward hooks would notice that a model's modules are not called one by one."""
+"""Forward hooks of a model: code that computes several layers in one call must not pass them by."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,11 +7,14 @@ from torch.nn.modules.module import _has_any_global_hook
 from transformers.utils import output_capturing
 
 
-def anybody_listens(modules: Iterable[dict[str, Any]]) -> bool:
-    """Whether one of the modules, each given as its ``__dict__``, has a hook that may do something now.
+def has_active_hooks(modules: Iterable[dict[str, Any]]) -> bool:
+    """Return whether a forward hook of a module may do something in this call.
 
     The first call that asks for hidden states or attentions leaves hooks of transformers on every layer for good; they
     do nothing in a call that asks for none.
+
+    Args:
+        modules: the ``__dict__`` of each.
     """
     if _has_any_global_hook():
         return True

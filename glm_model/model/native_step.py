@@ -24,8 +24,8 @@ from ..kernels.packing import packed_columns
 from ..quantization.linear import QuantizedLinear
 from .configuration import GLMConfig
 from .decoder import register_fast_step
-from .hooks import anybody_listens
-from .kv_cache import RoomyCache
+from .hooks import has_active_hooks
+from .kv_cache import GrowingCache
 from .layers import GLMDecoderLayer
 from .norm import GLMLayerNorm
 
@@ -49,12 +49,12 @@ def decode(
         states: [batch, 1, hidden], the embeddings of the new tokens.
         position_embeddings: cosines and sines, each [batch, 1, 1, 1, rows, dim].
         mask: of the attention; only None or bool [batch, 1, 1, cached + 1], True where a token is seen.
-        cache: gets the new tokens' keys and values; only a :class:`.RoomyCache` of all sequences.
+        cache: gets the new tokens' keys and values; only a :class:`.GrowingCache` of all sequences.
 
     Raises:
         MemoryError: not enough for the step.
     """
-    if not _is_a_step(config, states) or not isinstance(cache, RoomyCache):
+    if not _is_a_step(config, states) or not isinstance(cache, GrowingCache):
         return None
     if not (mask is None or (isinstance(mask, Tensor) and mask.dtype == torch.bool)):
         return None
@@ -82,7 +82,7 @@ def decode_rows(
         config: of the decoder.
         states: [rows, 1, hidden].
         position_embeddings: cosines and sines, each [rows, 1, 1, 1, position rows, dim].
-        caches: of each row one, of batch 1, of any length but 0; only instances of :class:`.RoomyCache`, all of one
+        caches: of each row one, of batch 1, of any length but 0; only instances of :class:`.GrowingCache`, all of one
             dtype.
 
     Raises:
@@ -91,7 +91,7 @@ def decode_rows(
     assert len(caches) == len(states) == len(set(map(id, caches))), "each row needs a cache of its own"
     if not caches or not _is_a_step(config, states):
         return None
-    known = [cache for cache in caches if isinstance(cache, RoomyCache)]
+    known = [cache for cache in caches if isinstance(cache, GrowingCache)]
     decoder = _decoder_of(layers, config)
     if decoder is None or len(known) < len(caches) or not all(decoder.takes_cache(cache, 1) for cache in known):
         return None
@@ -161,10 +161,10 @@ class _NativeDecoder:
             self._decoder is not None
             and self._config._attn_implementation == "sdpa"
             and not any("forward" in d for d in self._dicts)
-            and not anybody_listens(self._dicts)
+            and not has_active_hooks(self._dicts)
         )
 
-    def takes_cache(self, cache: RoomyCache, batch: int) -> bool:
+    def takes_cache(self, cache: GrowingCache, batch: int) -> bool:
         """Return whether a cache holds tokens of so many sequences, and all its shapes are as they must be."""
         assert self._decoder is not None
         heads, cached = self._decoder.heads, cache.get_seq_length()
@@ -180,7 +180,7 @@ class _NativeDecoder:
         self,
         states: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
-        caches: Sequence[RoomyCache],
+        caches: Sequence[GrowingCache],
         visible: Tensor | None,
     ) -> Tensor:
         """See :func:`decode`.
@@ -210,7 +210,7 @@ class _NativeDecoder:
         return new
 
 
-def _extended(caches: Sequence[RoomyCache]) -> tuple["Array[c_int64]", torch.dtype]:
+def _extended(caches: Sequence[GrowingCache]) -> tuple["Array[c_int64]", torch.dtype]:
     """Make room for one more token in every layer of every cache.
 
     Returns:

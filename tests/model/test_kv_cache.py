@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from glm_model.model import kv_cache
-from glm_model.model.kv_cache import LEAST_ROOM, RoomyCache
+from glm_model.model.kv_cache import LEAST_SPARE, GrowingCache
 from tests.golden.data import assert_close
 from tests.golden.models import PLAIN_SETS
 
@@ -41,14 +41,14 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_it_is_a_dynamic_cache(change: Callable[[Any], Any]) -> None:
     """A prompt, tokens, the change, more tokens than there is room for at first."""
-    caches = RoomyCache(), DynamicCache()
+    caches = GrowingCache(), DynamicCache()
     results: list[list[Any]] = [[], []]
     for cache, seen in zip(caches, results, strict=True):
         for step, length in enumerate((5, 1, 3)):
             seen += map(Tensor.clone, cache.update(*states(length, seed=step), 0))
         change(cache)
         batch = len(cache.layers[0].keys) if cache.get_seq_length() else 2
-        for step in range(LEAST_ROOM + 10):
+        for step in range(LEAST_SPARE + 10):
             seen += map(Tensor.clone, cache.update(*states(1, batch, seed=10 + step), 0))
         seen.append(torch.tensor(cache.get_seq_length()))
     assert_same(*results)
@@ -56,16 +56,16 @@ def test_it_is_a_dynamic_cache(change: Callable[[Any], Any]) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    ("shared_bytes", "tensors"), [(1 << 20, 1), (2 * 2 * 2 * 2 * (5 + LEAST_ROOM) * 4 * 4, 2), (1, 3)]
+    ("shared_bytes", "tensors"), [(1 << 20, 1), (2 * 2 * 2 * 2 * (5 + LEAST_SPARE) * 4 * 4, 2), (1, 3)]
 )
 def test_layers_begin_in_shared_tensors(shared_bytes: int, tensors: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """And give what those do that begin in their own, when they have outgrown them too."""
     monkeypatch.setattr(kv_cache, "SHARED_BYTES", shared_bytes)
-    caches = RoomyCache(), DynamicCache()
+    caches = GrowingCache(), DynamicCache()
     caches[0].expect(3)
     results: list[list[Any]] = [[], []]
     for cache, seen in zip(caches, results, strict=True):
-        for step, length in enumerate((5, *(1 for _ in range(LEAST_ROOM + 10)))):
+        for step, length in enumerate((5, *(1 for _ in range(LEAST_SPARE + 10)))):
             for layer in range(3):
                 seen += map(Tensor.clone, cache.update(*states(length, seed=3 * step + layer), layer))
             if step == 1:
@@ -76,7 +76,7 @@ def test_layers_begin_in_shared_tensors(shared_bytes: int, tensors: int, monkeyp
 
 
 def test_a_layer_elsewhere_begins_on_its_own_device() -> None:
-    cache = RoomyCache()
+    cache = GrowingCache()
     cache.expect(2)
     cache.update(*states(5), 0)
     keys, values = (each.to("meta") for each in states(5))
@@ -87,10 +87,10 @@ def test_a_layer_elsewhere_begins_on_its_own_device() -> None:
 
 @torch.no_grad()
 def test_tokens_stay_where_they_are() -> None:
-    cache = RoomyCache()
+    cache = GrowingCache()
     cache.update(*states(5), 0)
     place = cache.layers[0].keys.data_ptr()
-    for step in range(LEAST_ROOM):
+    for step in range(LEAST_SPARE):
         keys, _ = cache.update(*states(1, seed=step), 0)
         cache.crop(-(step % 2))
     assert keys.data_ptr() == place
@@ -99,7 +99,7 @@ def test_tokens_stay_where_they_are() -> None:
 @pytest.mark.parametrize("first", [torch.inference_mode, torch.no_grad])
 @pytest.mark.parametrize("then", [torch.no_grad, torch.enable_grad])
 def test_it_is_overwritten_only_where_torch_allows(first: Any, then: Any) -> None:
-    caches = RoomyCache(), DynamicCache()
+    caches = GrowingCache(), DynamicCache()
     for cache in caches:
         with first():
             cache.update(*states(5), 0)
@@ -113,7 +113,7 @@ def test_it_is_overwritten_only_where_torch_allows(first: Any, then: Any) -> Non
 
 def test_gradients_go_through_it() -> None:
     gradients = []
-    for cache in (RoomyCache(), DynamicCache()):
+    for cache in (GrowingCache(), DynamicCache()):
         prompt, token = states(5)[0].requires_grad_(), states(1, seed=1)[0].requires_grad_()
         keys, _ = cache.update(prompt, prompt, 0)
         total = keys.square().sum()
@@ -124,7 +124,7 @@ def test_gradients_go_through_it() -> None:
 
 
 def test_a_copy_goes_its_own_way() -> None:
-    cache = RoomyCache()
+    cache = GrowingCache()
     cache.update(*states(5), 0)
     other = copy.deepcopy(cache)
     before = cache.update(*states(1, seed=1), 0)[0].clone()
@@ -141,7 +141,7 @@ def test_generate_is_the_same(options: dict[str, Any]) -> None:
         torch.manual_seed(0)
         out = model.generate(ids, past_key_values=cache, return_dict_in_generate=True, **settings)
         made.append(out.sequences)
-        assert isinstance(out.past_key_values, RoomyCache) == (cache is None)
+        assert isinstance(out.past_key_values, GrowingCache) == (cache is None)
         places = {layer.keys.untyped_storage().data_ptr() for layer in out.past_key_values.layers}
         assert (len(places) == 1) == (cache is None and "num_beams" not in options)
     assert torch.equal(*made)
@@ -154,7 +154,7 @@ def test_a_cache_in_half(dtype: torch.dtype) -> None:
     model, ids = SET.model(), SET.values["a.input_ids"]
     positions = model.derive_position_ids(ids, length=ids.shape[1] + 1)
     logits = []
-    for cache in (RoomyCache(), RoomyCache(dtype)):
+    for cache in (GrowingCache(), GrowingCache(dtype)):
         prompt = model(ids, past_key_values=cache, use_cache=True)
         token = model(ids[:, :1], position_ids=positions[..., -1:], past_key_values=cache)
         logits.append((prompt.logits, token.logits))

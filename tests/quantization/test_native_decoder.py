@@ -12,7 +12,7 @@ from glm_model import ChatGLMConfig, ChatGLMForCausalLM, GLM130BConfig, GLM130BF
 from glm_model.kernels import native
 from glm_model.kernels.dispatch import Precision
 from glm_model.model import native_step
-from glm_model.model.kv_cache import RoomyCache
+from glm_model.model.kv_cache import GrowingCache
 from glm_model.quantization.linear import QuantizedLinear
 from tests.golden.data import assert_close
 
@@ -60,7 +60,7 @@ def made(kind: str = "chatglm", bits: int = 4, precision: Precision = "exact") -
 def logits(model: Any, prompts: list[list[int]], cache: Any = None) -> Tensor:
     """Of a few tokens after each prompt, each in a step of its own, [batch, steps, vocab]."""
     ids, steps = torch.tensor(prompts), []
-    cache = RoomyCache() if cache is None else cache
+    cache = GrowingCache() if cache is None else cache
     with torch.no_grad():
         for step in range(STEPS):
             inputs = model.prepare_inputs_for_generation(
@@ -127,7 +127,7 @@ def test_a_norm_whose_weight_is_computed_is_left_to_it(steps: list[Any]) -> None
 
 
 def test_a_row_that_sees_nothing(steps: list[Any]) -> None:
-    model, cache = made(), RoomyCache()
+    model, cache = made(), GrowingCache()
     prompts = torch.tensor(PROMPTS[1:2] * 2)
     mask = torch.ones(2, 7, dtype=torch.long)
     mask[1] = 0
@@ -145,9 +145,9 @@ def test_a_row_that_sees_nothing(steps: list[Any]) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_a_cache_in_half(dtype: torch.dtype, steps: list[Any]) -> None:
     model = made()
-    found = logits(model, PROMPTS, RoomyCache(dtype))
+    found = logits(model, PROMPTS, GrowingCache(dtype))
     assert len(steps) == STEPS - 1
-    assert_close(found, by_modules(model, PROMPTS, RoomyCache(dtype)), 1e-4)
+    assert_close(found, by_modules(model, PROMPTS, GrowingCache(dtype)), 1e-4)
 
 
 def test_threads_change_nothing(steps: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,7 +265,7 @@ def test_it_is_left_to_the_modules(change: Callable[[Any], None], steps: list[An
 
 def test_hidden_states_can_be_had(steps: list[Any]) -> None:
     model = made()
-    cache = RoomyCache()
+    cache = GrowingCache()
     logits(model, PROMPTS, cache)
     taken = len(steps)
     positions = torch.zeros(3, 2, 1, dtype=torch.long)
@@ -277,7 +277,7 @@ def test_hidden_states_can_be_had(steps: list[Any]) -> None:
 
 def test_gradients_can_be_had(steps: list[Any]) -> None:
     model = made()
-    cache = RoomyCache()
+    cache = GrowingCache()
     logits(model, PROMPTS, cache)
     taken = len(steps)
     states = torch.randn(3, 1, 96, requires_grad=True)
@@ -292,7 +292,7 @@ def test_gradients_can_be_had(steps: list[Any]) -> None:
 def test_a_cache_of_another_batch(steps: list[Any]) -> None:
     """Is torch's error, not a write into foreign memory."""
     model = made()
-    cache = RoomyCache()
+    cache = GrowingCache()
     logits(model, PROMPTS, cache)
     taken = len(steps)
     with pytest.raises(RuntimeError, match="size"), torch.no_grad():

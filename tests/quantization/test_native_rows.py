@@ -12,7 +12,7 @@ from transformers.cache_utils import DynamicCache
 from glm_model.kernels import native
 from glm_model.kernels.dispatch import Precision
 from glm_model.model import native_step
-from glm_model.model.kv_cache import RoomyCache
+from glm_model.model.kv_cache import GrowingCache
 from tests.golden.data import assert_close
 from tests.quantization.test_native_decoder import MODELS, SPECIAL, logits, made
 
@@ -28,17 +28,17 @@ def _no_gradients() -> Iterator[None]:
         yield
 
 
-def filled(model: Any, length: int, dtype: torch.dtype | None = None, copies: int = 1) -> RoomyCache:
+def filled(model: Any, length: int, dtype: torch.dtype | None = None, copies: int = 1) -> GrowingCache:
     """A cache with a prompt of so many tokens; of several sequences, each with other tokens."""
     context = torch.randint(10, 40, (copies, length - 2), generator=torch.Generator().manual_seed(length))
     ends = torch.tensor([[SPECIAL["gmask_token_id"], SPECIAL["bos_token_id"]]]).expand(copies, 2)
-    cache = RoomyCache(dtype)
+    cache = GrowingCache(dtype)
     model(torch.cat([context, ends], dim=1), past_key_values=cache, use_cache=True)
     assert cache.get_seq_length() == length
     return cache
 
 
-def embedded(model: Any, caches: Sequence[RoomyCache], seed: int = 0) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+def embedded(model: Any, caches: Sequence[GrowingCache], seed: int = 0) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """A drawn token for each cache, and its rotary positions: each row has others."""
     generator = torch.Generator().manual_seed(seed)
     states = torch.randn(len(caches), 1, model.config.hidden_size, generator=generator)
@@ -57,12 +57,12 @@ def decode_rows(model: Any, inputs: tuple[Tensor, tuple[Tensor, Tensor]], caches
     return native_step.decode_rows(model.model.layers, model.config, *inputs, caches)
 
 
-def contents(cache: RoomyCache) -> list[Tensor]:
+def contents(cache: GrowingCache) -> list[Tensor]:
     """Keys and values of every layer."""
     return [stored for layer in cache.layers for stored in (layer.keys, layer.values)]
 
 
-def one_by_one(model: Any, inputs: tuple[Tensor, tuple[Tensor, Tensor]], caches: Sequence[RoomyCache]) -> Tensor:
+def one_by_one(model: Any, inputs: tuple[Tensor, tuple[Tensor, Tensor]], caches: Sequence[GrowingCache]) -> Tensor:
     """The same in steps of one row."""
     outputs = []
     for row, cache in enumerate(caches):
@@ -141,7 +141,7 @@ def test_no_row_is_padded_to_another() -> None:
     alone = torch.cat([logits(model, [prompt]) for prompt in prompts])
     padded = [[SPECIAL["pad_token_id"]] * (6 - len(prompt)) + prompt for prompt in prompts]
     assert_close(logits(model, padded), alone, 1e-5)
-    caches = [RoomyCache() for _ in prompts]
+    caches = [GrowingCache() for _ in prompts]
     for prompt, cache in zip(prompts, caches, strict=True):
         model(torch.tensor([prompt]), past_key_values=cache, use_cache=True)
     positions = torch.tensor([[prompt.index(53), 2] for prompt in prompts])[..., None]
@@ -172,7 +172,7 @@ def test_it_is_left_to_torch() -> None:
     assert decode_rows(model, embedded(model, more), more) is None
     dynamic = DynamicCache()
     model(torch.tensor([[11, 12, 53, 50]]), past_key_values=dynamic, use_cache=True)
-    for odd in (RoomyCache(), dynamic, filled(model, 4, torch.float16), filled(model, 4, copies=2)):
+    for odd in (GrowingCache(), dynamic, filled(model, 4, torch.float16), filled(model, 4, copies=2)):
         assert decode_rows(model, inputs, [caches[0], odd]) is None
     with torch.enable_grad():
         assert decode_rows(model, inputs, caches) is None
