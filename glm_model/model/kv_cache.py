@@ -128,8 +128,8 @@ class GrowingCache(DynamicCache):
         """On a CPU, put the first tokens of so many layers into few large tensors, made when the first ones come.
 
         The system takes large ones back when they are freed. Two small ones for each layer, made among the tensors that
-        come and go while a prompt is read, leave holes that the C library (glibc before 2.38) hardly fills again: 0.1 GB
-        for a prompt of 512 tokens, and as much for the next one.
+        come and go while a prompt is read, leave holes that the C library (glibc before 2.38) hardly fills again:
+        0.1 GB for a prompt of 512 tokens, and as much for the next one.
         """
         self._expected_layers = layers
 
