@@ -156,7 +156,9 @@ def test_what_cannot_be_written_is_not_the_fault_of_the_file(
     file = tmp_path / "texts.txt"
     file.write_text(TEXT, encoding="utf-8")
     monkeypatch.setattr(program, "print", write_nowhere(OSError(28, "No space left on device")), raising=False)
-    assert run("--file", str(file), *RUN) == (1, "", "fill: No space left on device\n")
+    status, out, errors = run("--file", str(file), *RUN)
+    assert (status, out) == (1, "")
+    assert errors.splitlines()[-1] == "fill: No space left on device"
 
 
 def test_a_reader_that_has_gone_is_no_word_worth(tmp_path: Path) -> None:
