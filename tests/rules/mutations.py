@@ -82,9 +82,7 @@ class Failures:
 def run_tests(folder: Path, answer: Connection) -> None:
     """Run the tests of a copy in this process and send the names of those that fail."""
     import pytest
-    import torch
 
-    torch.set_num_threads(1)  # threads that wait for each other take longer than tensors as small as these
     os.chdir(folder)
     sys.path[:] = [path for path in sys.path if path and Path(path).resolve() != ROOT]
     failures = Failures()

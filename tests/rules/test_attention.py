@@ -12,7 +12,6 @@ from tests.rules import tiny
 
 HEADS, HEAD_DIM, HIDDEN, LENGTH = 2, 8, 16, 4
 NOT_ROTATED = (torch.ones(1, LENGTH, 1, 1, 2, 4), torch.zeros(1, LENGTH, 1, 1, 2, 4))
-CLOSE: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-4}
 
 
 def attention(layer_idx: int = 0, implementation: str = "eager") -> GLMAttention:
@@ -44,7 +43,7 @@ def test_qkv_rows_are_interleaved_per_head(implementation: str) -> None:
     """Rows of the fused weight: q, k, v of head 0, then q, k, v of head 1."""
     module = attention(implementation=implementation)
     output, _ = module(states(), NOT_ROTATED, None)
-    torch.testing.assert_close(output[0].double(), by_hand(module, states()), **CLOSE)
+    tiny.assert_near(output[0].double(), by_hand(module, states()))
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
@@ -62,7 +61,7 @@ def test_scores_are_divided_by_the_root_of_the_head_dimension(implementation: st
     hidden[0, :, 0] = 1.0
     hidden[0, 0, 1:3] = torch.tensor([math.sqrt(HEAD_DIM) * math.log(3), 1.0])
     output, _ = module(hidden, NOT_ROTATED, None)  # 3 parts of the first token and 1 of each of the others
-    torch.testing.assert_close(output[0, :, 0], torch.full((LENGTH,), 3 / (3 + LENGTH - 1)), **CLOSE)
+    tiny.assert_near(output[0, :, 0], torch.full((LENGTH,), 3 / (3 + LENGTH - 1)))
 
 
 def test_query_and_key_are_rotated_value_is_not() -> None:
@@ -70,7 +69,7 @@ def test_query_and_key_are_rotated_value_is_not() -> None:
     quarter_turn = (torch.zeros(1, LENGTH, 1, 1, 2, 4), torch.ones(1, LENGTH, 1, 1, 2, 4))
     module = attention()
     output, _ = module(states(), quarter_turn, None)
-    torch.testing.assert_close(output[0].double(), by_hand(module, states()), **CLOSE)
+    tiny.assert_near(output[0].double(), by_hand(module, states()))
 
 
 def test_rotation_turns_query_and_key_by_the_place_of_their_token() -> None:
@@ -81,15 +80,15 @@ def test_rotation_turns_query_and_key_by_the_place_of_their_token() -> None:
     _, turned = module(states(), (cos, torch.zeros_like(cos)), None)
     _, plain = module(states(), NOT_ROTATED, None)
     odds_turned, odds_plain = (values[0, :, 0, 1:].log().diff(dim=-1) for values in (turned, plain))
-    torch.testing.assert_close(odds_turned, -odds_plain, **CLOSE)
+    tiny.assert_near(odds_turned, -odds_plain)
 
 
 @pytest.mark.parametrize("layer_idx", [1, 27])
 def test_layer_number_cancels_out_of_the_scores(layer_idx: int) -> None:
     output, probabilities = attention(layer_idx)(states(), NOT_ROTATED, None)
     expected_output, expected_probabilities = attention(0)(states(), NOT_ROTATED, None)
-    torch.testing.assert_close(probabilities, expected_probabilities, **CLOSE)
-    torch.testing.assert_close(output, expected_output, **CLOSE)
+    tiny.assert_near(probabilities, expected_probabilities)
+    tiny.assert_near(output, expected_output)
 
 
 def eager(
@@ -128,14 +127,14 @@ def test_fully_masked_row_averages_all_values_evenly(implementation: str) -> Non
     output, _ = module(states(), NOT_ROTATED, added)
     fused = states()[0] @ module.query_key_value.weight.T + module.query_key_value.bias
     value = fused.view(LENGTH, HEADS, 3, HEAD_DIM)[:, :, 2].flatten(1)
-    torch.testing.assert_close(output[0, 0], module.dense(value.mean(dim=0)), **CLOSE)
+    tiny.assert_near(output[0, 0], module.dense(value.mean(dim=0)))
 
 
 def test_padding_row_of_a_model_averages_evenly() -> None:
     row = [tiny.PAD, tiny.PAD, 7, tiny.GMASK, tiny.SOP]
     model = tiny.chatglm(num_layers=2, attn_implementation="eager")
     for probabilities in model(tiny.ids(row), output_attentions=True).attentions:
-        torch.testing.assert_close(probabilities[:, :, :2], torch.full((1, 2, 2, 5), 0.2))
+        tiny.assert_near(probabilities[:, :, :2], torch.full((1, 2, 2, 5), 0.2))
 
 
 def test_eager_mask_true_means_visible() -> None:
@@ -152,4 +151,4 @@ def test_cached_keys_are_seen_by_the_next_token() -> None:
         position_ids = model.derive_position_ids(tiny.ids(row))
         cached = model(tiny.ids(row[:5]), position_ids=position_ids[..., :5], use_cache=True).past_key_values
         step = model(tiny.ids(row[5:]), position_ids=position_ids[..., 5:], past_key_values=cached).logits
-        torch.testing.assert_close(step[:, -1], whole[:, -1], **CLOSE)
+        tiny.assert_near(step[:, -1], whole[:, -1])

@@ -11,12 +11,14 @@ from glm_model.model.positions import derive_position_ids, extend_position_ids
 from tests.rules.tiny import GMASK, MASK, PAD, SMASK, SOP, chatglm, chatglm_config, glm130b, glm130b_config, ids
 
 
-def block_positions(*row: int, **padding: Any) -> list[list[int]]:
-    return derive_position_ids(chatglm_config(), ids(row), **padding)[0].tolist()
+def block_positions(*row: int, attention_mask: Tensor | None = None) -> list[list[int]]:
+    rows: list[list[int]] = derive_position_ids(chatglm_config(), ids(row), attention_mask)[0].tolist()
+    return rows
 
 
 def positions(*row: int) -> list[int]:
-    return derive_position_ids(glm130b_config(), ids(row))[0].tolist()
+    row_0: list[int] = derive_position_ids(glm130b_config(), ids(row))[0].tolist()
+    return row_0
 
 
 # ---- ChatGLM-6B: two rows

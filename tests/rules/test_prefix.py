@@ -19,17 +19,17 @@ def test_prefix_holds_keys_and_values_of_each_layer_in_turn(projection: bool) ->
     """A row of the embedding is [layer 0 keys, layer 0 values, layer 1 keys, ...], each [heads, head_dim]."""
     config = tiny.chatglm_config(num_layers=LAYERS, prefix_projection=projection)
     encoder = tiny.drawn(PrefixEncoder(config, PREFIX))
-    flat = encoder.embedding.weight
+    flat: Tensor = encoder.embedding.weight
     if projection:
-        layers: Any = encoder.trans
-        first, last = layers[0], layers[2]
-        flat = (flat @ first.weight.T + first.bias).tanh() @ last.weight.T + last.bias
+        weights = dict(encoder.trans.named_parameters())
+        inner = (flat @ weights["0.weight"].T + weights["0.bias"]).tanh()
+        flat = inner @ weights["2.weight"].T + weights["2.bias"]
     encoded = encoder(torch.float32, 1)
     assert encoded.shape == (2 * LAYERS, 1, HEADS, PREFIX, HEAD_DIM)
     for number in range(2 * LAYERS):
         for head in range(HEADS):
             start = (number * HEADS + head) * HEAD_DIM
-            torch.testing.assert_close(encoded[number, 0, head], flat[:, start : start + HEAD_DIM])
+            tiny.assert_near(encoded[number, 0, head], flat[:, start : start + HEAD_DIM])
 
 
 def test_prefix_of_a_layer_stands_before_its_keys_and_values_unrotated() -> None:
@@ -51,7 +51,7 @@ def test_prefix_of_a_layer_stands_before_its_keys_and_values_unrotated() -> None
         scores = [float(query[head] @ key) / HEAD_DIM**0.5 for key in prefix[2, 0, head]]
         weights = torch.tensor([*scores, 0.0]).softmax(dim=-1)  # the token itself has key and value 0
         wanted = weights[:PREFIX] @ prefix[3, 0, head]
-        torch.testing.assert_close(output[0, 0, HEAD_DIM * head : HEAD_DIM * (head + 1)], wanted, atol=1e-5, rtol=1e-4)
+        tiny.assert_near(output[0, 0, HEAD_DIM * head : HEAD_DIM * (head + 1)], wanted)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -76,4 +76,4 @@ def test_prefix_is_encoded_once_and_kept_beside_the_cache() -> None:
     cached = model(row[:, :4], position_ids=positions[..., :4], use_cache=True).past_key_values
     assert cached.get_seq_length() == 4
     step = model(row[:, 4:], position_ids=positions[..., 4:], past_key_values=cached).logits
-    torch.testing.assert_close(step[:, -1], model(row).logits[:, -1], atol=1e-4, rtol=1e-4)
+    tiny.assert_near(step[:, -1], model(row).logits[:, -1], atol=1e-4, rtol=1e-4)

@@ -14,7 +14,6 @@ from glm_model.model.rotary import GLMRotaryEmbedding, rotate
 from tests.rules import tiny
 
 HEAD_DIM = 8
-EXACT: dict[str, Any] = {"atol": 1e-6, "rtol": 0}
 
 
 def half(value: float) -> float:
@@ -49,19 +48,19 @@ def head() -> Tensor:
 
 def test_the_first_half_is_rotated_by_positions_in_the_text(head: Tensor) -> None:
     wanted = torch.tensor(turned(head[:4].tolist(), position=5))
-    torch.testing.assert_close(turned_by_model(head, (5, 0))[:4], wanted, **EXACT)
-    torch.testing.assert_close(turned_by_model(head, (5, 9))[:4], wanted, **EXACT)
+    tiny.assert_near(turned_by_model(head, (5, 0))[:4], wanted, atol=1e-6, rtol=0)
+    tiny.assert_near(turned_by_model(head, (5, 9))[:4], wanted, atol=1e-6, rtol=0)
 
 
 def test_the_second_half_is_rotated_by_block_positions(head: Tensor) -> None:
     wanted = torch.tensor(turned(head[4:].tolist(), position=9))
-    torch.testing.assert_close(turned_by_model(head, (0, 9))[4:], wanted, **EXACT)
-    torch.testing.assert_close(turned_by_model(head, (5, 9))[4:], wanted, **EXACT)
+    tiny.assert_near(turned_by_model(head, (0, 9))[4:], wanted, atol=1e-6, rtol=0)
+    tiny.assert_near(turned_by_model(head, (5, 9))[4:], wanted, atol=1e-6, rtol=0)
 
 
 def test_the_whole_head_of_glm130b_is_rotated_by_one_position(head: Tensor) -> None:
     wanted = torch.tensor(turned(head.tolist(), position=5))
-    torch.testing.assert_close(turned_by_model(head, (5,)), wanted, **EXACT)
+    tiny.assert_near(turned_by_model(head, (5,)), wanted, atol=1e-6, rtol=0)
 
 
 def test_position_0_is_not_rotated(head: Tensor) -> None:
@@ -75,13 +74,13 @@ def test_rotary_sign_the_first_of_a_pair_turns_towards_the_second(part: int) -> 
     head = torch.zeros(HEAD_DIM).index_fill(0, torch.tensor(part), 1.0)
     wanted = torch.zeros(HEAD_DIM)
     wanted[part], wanted[part + 2] = math.cos(1), math.sin(1)
-    torch.testing.assert_close(turned_by_model(head, (1, 1)), wanted, **EXACT)
+    tiny.assert_near(turned_by_model(head, (1, 1)), wanted, atol=1e-6, rtol=0)
 
 
 def test_rotary_pairs_are_half_a_part_apart_not_interleaved(head: Tensor) -> None:
     """Each pair (i, i + dim/2) keeps its length, whatever the position."""
     new = turned_by_model(head, (3,))
-    torch.testing.assert_close(new[:4] ** 2 + new[4:] ** 2, head[:4] ** 2 + head[4:] ** 2, **EXACT)
+    tiny.assert_near(new[:4] ** 2 + new[4:] ** 2, head[:4] ** 2 + head[4:] ** 2, atol=1e-6, rtol=0)
     assert not torch.allclose(new[0::2] ** 2 + new[1::2] ** 2, head[0::2] ** 2 + head[1::2] ** 2, atol=1e-3)
 
 
@@ -91,7 +90,7 @@ def test_rotary_frequencies_are_rounded_to_half_in_every_precision(config: GLMCo
     wanted = torch.tensor([half(10000.0 ** (-2 * i / dim)) for i in range(dim // 2)])
     assert not torch.equal(wanted.double(), torch.tensor([10000.0 ** (-2 * i / dim) for i in range(dim // 2)]).double())
     for cast in (torch.nn.Module.float, torch.nn.Module.half, torch.nn.Module.double, torch.nn.Module.bfloat16):
-        torch.testing.assert_close(cast(GLMRotaryEmbedding(config)).inv_freq.float(), wanted, atol=0, rtol=0)
+        tiny.assert_near(cast(GLMRotaryEmbedding(config)).inv_freq.float(), wanted, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("position", [1000, 1999, 2047])
@@ -101,8 +100,8 @@ def test_rotary_angle_itself_is_rounded_in_half_precision(position: int) -> None
     cos, sin = GLMRotaryEmbedding(config)(torch.tensor([[[position], [0]]]), torch.float16)
     frequencies = [half(10000.0 ** (-2 * i / 32)) for i in range(16)] * 2
     angles = [half(half(position) * frequency) for frequency in frequencies]
-    torch.testing.assert_close(cos[0, 0, 0, 0, 0], torch.tensor(angles).cos().half(), atol=2**-11, rtol=0)
-    torch.testing.assert_close(sin[0, 0, 0, 0, 0], torch.tensor(angles).sin().half(), atol=2**-11, rtol=0)
+    tiny.assert_near(cos[0, 0, 0, 0, 0], torch.tensor(angles).cos().half(), atol=2**-11, rtol=0)
+    tiny.assert_near(sin[0, 0, 0, 0, 0], torch.tensor(angles).sin().half(), atol=2**-11, rtol=0)
 
 
 def test_rotary_angle_is_not_rounded_in_other_precisions() -> None:

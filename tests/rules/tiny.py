@@ -48,6 +48,11 @@ def drawn(module: M, seed: int = 0) -> M:
     return module.eval().requires_grad_(False)
 
 
+def assert_near(actual: Tensor, wanted: Tensor, atol: float = 1e-5, rtol: float = 1e-4) -> None:
+    """Two tensors of one dtype are the same but for the order of float32 sums."""
+    torch.testing.assert_close(actual, wanted, atol=atol, rtol=rtol)
+
+
 def ids(*rows: Sequence[int]) -> Tensor:
     """LongTensor [rows, length]."""
     return torch.tensor([list(row) for row in rows])
