@@ -371,7 +371,7 @@ TEXTS = [
         ),
         ("*token_ids_1, self.eos_token_id]", "*token_ids_1]", "pair_is_first_gmask_sop_second_eop"),
         ("[self.pad_token_id] * length + ids", "ids + [self.pad_token_id] * length", "padding_is_in_front"),
-        ("[(0, 0), (length, 0)])", "[(0, 0), (length, 0)], mode='edge')", "padding_has_position_0"),
+        ("[(0, 0), (length, 0)])", "[(0, 0), (length, 0)], constant_values=1)", "padding_has_position_0"),
         ("self.mask_token_id if self.mask_token_id in ids else", "", "positions_stay_at_mask_before_gmask"),
         ("np.arange(1, len(ids) - context + 1)", "np.arange(len(ids) - context)", "padding_has_position_0"),
         ("mask[:, : self._context_length(ids)]", "mask[:, : self._context_length(ids) + 1]", "sop_to_itself"),
@@ -400,7 +400,6 @@ GENERATION = [
     *rows(
         "generation/steps.py",
         "test_generation",
-        ("input_ids.shape[1] >= max_length:", "input_ids.shape[1] > max_length:", "max_length_no_longer_than"),
         ("input_ids.shape[1] >= limit", "input_ids.shape[1] > limit", "max_length_counts_prompt_and_answer"),
     ),
     *rows(

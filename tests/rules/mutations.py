@@ -1,7 +1,8 @@
 """Break one rule at a time, and see that the tests of that rule say so, and no others.
 
     python -m tests.rules.mutations            all of them
-    python -m tests.rules.mutations rotary 4   those whose rule or file holds one of the words, or by their numbers
+    python -m tests.rules.mutations rotary 4-9 those whose rule or file holds one of the words, or by their numbers
+    python -m tests.rules.mutations --quick    each with the test files alone that are named with it
 
 Each mutation of ``mutation_table.py`` replaces a piece of text in a copy of the package and runs ``tests/rules`` there.
 It is caught if a test whose name holds the rule's words fails, and all tests that fail are of the files named with it.
@@ -79,39 +80,36 @@ class Failures:
             self.names.add(f"{report.nodeid.rpartition('/')[2]} cannot be imported")
 
 
-def run_tests(folder: Path, answer: Connection) -> None:
-    """Run the tests of a copy in this process and send the names of those that fail."""
+def run_tests(folder: Path, tests: list[str], answer: Connection) -> None:
+    """Run test files of a copy in this process and send the names of the tests that fail."""
     import pytest
 
     os.chdir(folder)
     sys.path[:] = [path for path in sys.path if path and Path(path).resolve() != ROOT]
     failures = Failures()
-    arguments = ["tests/rules", "--ignore=tests/rules/test_mutations.py", "--import-mode=importlib", "-q"]
-    arguments += ["-p", "no:cacheprovider", "-p", "no:xdist"]
+    arguments = ["--ignore=tests/rules/test_mutations.py", "--import-mode=importlib", "-p", "no:cacheprovider"]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        pytest.main(arguments, plugins=[failures])
+        pytest.main([*tests, *arguments], plugins=[failures])
     package = Path(sys.modules["glm_model"].__file__ or "").resolve()
     assert package.is_relative_to(folder.resolve()), f"{package} was tested instead of the copy"
     answer.send(sorted(failures.names))
 
 
-def failing_tests(folder: Path) -> list[str]:
+def failing_tests(folder: Path, tests: list[str]) -> list[str]:
     """Return the names of the tests that fail in a copy; each run has a process of its own."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(LIBRARIES)
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=run_tests, args=(folder, sender))
+    process = context.Process(target=run_tests, args=(folder, tests, sender))
     process.start()
     sender.close()
     try:
-        if not receiver.poll(SECONDS):
-            return [f"no answer within {SECONDS} s"]
-        return receiver.recv()
+        names: list[str] = receiver.recv() if receiver.poll(SECONDS) else [f"no answer within {SECONDS} s"]
     except EOFError:
-        return ["the process ended without an answer"]
-    finally:
-        process.kill()
-        process.join()
+        names = ["the process ended without an answer"]
+    process.join(timeout=SECONDS / 10)
+    process.kill()
+    return names
 
 
 def complaint(mutation: Mutation, failing: list[str]) -> str | None:
@@ -125,32 +123,37 @@ def complaint(mutation: Mutation, failing: list[str]) -> str | None:
     return None
 
 
-def selected(words: list[str]) -> list[tuple[int, Mutation]]:
-    """Return mutations and their numbers: those that hold one of the words, all if there is none."""
-    numbered = list(enumerate(MUTATIONS, start=1))
-    return [
-        (number, mutation)
-        for number, mutation in numbered
-        if not words or any(word == str(number) or word in f"{mutation.rule} {mutation.file}" for word in words)
-    ]
+def is_chosen(number: int, mutation: Mutation, words: list[str]) -> bool:
+    """Return whether one of the words names a mutation: a piece of its rule or file, a number, or `first-last`."""
+    for word in words:
+        first, _, last = word.partition("-")
+        if first.isdecimal() and int(first) <= number <= int(last or first):
+            return True
+        if word in mutation.rule or word in mutation.file:
+            return True
+    return not words
 
 
 def main() -> int:
     os.environ["HF_HUB_OFFLINE"] = "1"
     # As in tests/conftest.py: half precision rounds otherwise with newer instructions.
     os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
-    chosen, missed, start = selected(sys.argv[1:]), 0, time.monotonic()
+    words = [word for word in sys.argv[1:] if word != "--quick"]
+    is_quick = "--quick" in sys.argv[1:]
+    chosen = [(number, one) for number, one in enumerate(MUTATIONS, start=1) if is_chosen(number, one, words)]
+    missed, start = 0, time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         copy_package(folder)
-        if broken := failing_tests(folder):
+        if broken := failing_tests(folder, ["tests/rules"]):
             print(f"without any mutation these fail: {', '.join(broken)}")
             return 1
         for number, mutation in chosen:
+            tests = [f"tests/rules/{file}.py" for file in mutation.test_files] if is_quick else ["tests/rules"]
             path = folder / "glm_model" / mutation.file
             whole = path.read_text(encoding="utf-8")
             write(path, mutated(mutation, folder), 2 * number)
-            failing = failing_tests(folder)
+            failing = failing_tests(folder, tests)
             write(path, whole, 2 * number + 1)
             problem = complaint(mutation, failing)
             missed += problem is not None

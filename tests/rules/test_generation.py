@@ -40,6 +40,9 @@ def streamed(model: Any, **settings: Any) -> list[list[int]]:
 
 def test_max_length_counts_prompt_and_answer() -> None:
     assert answer(saying(9, 10, 11, 12), max_length=len(PROMPT) + 2) == [9, 10]
+    assert streamed(saying(9, 10, 11, 12), max_length=len(PROMPT) + 2) == [[9]]
+    chunks = [*stream_text(saying(9, 10, 11), TOKENIZER, PROMPT, SamplingOptions(max_length=len(PROMPT) + 2))]
+    assert chunks[-1].token_count == 2
 
 
 def test_max_length_no_longer_than_the_prompt_gives_one_token() -> None:

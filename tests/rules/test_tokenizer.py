@@ -77,6 +77,7 @@ def test_pair_is_first_gmask_sop_second_eop() -> None:
 @pytest.mark.parametrize("token", ["[MASK]", "<sop>", "<eop>", "<pad>", "<unk>"])
 def test_special_tokens_in_text_are_recognised_and_lose_the_space_around_them(token: str) -> None:
     assert tokenizer().tokenize(f"a {token} b") == ["▁a", token, *tokenizer().tokenize("b")]
+    assert tokenizer().tokenize(f"a\n{token}\n\tb") == ["▁a", token, *tokenizer().tokenize("b")]
 
 
 @pytest.mark.parametrize("token", ["[gMASK]", "[sMASK]", "</s>", "<s>"])
@@ -152,6 +153,11 @@ def test_padded_positions_stay_at_mask_before_gmask_other_than_the_model() -> No
 def test_decoding_drops_padding_and_control_tokens() -> None:
     hello = tokenizer().encode_text("hello")
     assert tokenizer().decode([*ids_of("<pad>", "[gMASK]", "<sop>"), *hello, *ids_of("<eop>", "<pad>")]) == "hello"
+
+
+def test_decoding_drops_padding_even_inside_a_character() -> None:
+    first, second = (f"<0x{byte:02X}>" for byte in "é".encode())
+    assert tokenizer().decode(ids_of(first, "<pad>", second)) == "é"
 
 
 def test_decoding_cleans_up_spaces_before_punctuation() -> None:
