@@ -3,9 +3,10 @@
     python benchmarks/quantized_matmul.py                      # INT4, torch's number of threads
     python benchmarks/quantized_matmul.py --bits 8 --threads 2
     python benchmarks/quantized_matmul.py --paths native-fast onnxruntime --rows 1 8
+    python benchmarks/quantized_matmul.py --shapes dense --rows 1 --rounds 1 --pool 64   # whether it runs; no figures
 
 Few rows of activations: GB/s of packed weights, and that over the read bandwidth. Many: billions of additions and
-multiplications a second. The weights of a shape lie one after the other in 1 GiB of random bytes and are taken in turn,
+multiplications a second. The weights of a shape lie one after the other in 1 GiB (--pool) of random bytes and are taken in turn,
 so that no cache holds the next. Paths and bandwidth take turns too, and medians over the rounds are reported, so that
 other work on the machine slows all of them. Prints a table, then one JSON line.
 """
@@ -38,7 +39,6 @@ SHAPES = {
     "dense_4h_to_h": (4096, 16384),
     "lm_head": (130528, 4096),
 }
-POOL = 1 << 30  # bytes of weights
 DEFAULT_PATHS = ("native-fast", "native-exact", "onnxruntime")
 FEW = 8  # rows of activations up to which memory is the limit
 
@@ -55,10 +55,14 @@ def main() -> int:
     parser.add_argument("--paths", nargs="+", help=f"of {', '.join(known)}; default: {', '.join(DEFAULT_PATHS)}")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--pool", type=int, default=1024, help="MiB of weights; more than the caches hold")
     arguments = parser.parse_args()
+    largest = max(outputs * columns for outputs, columns in (SHAPES[name] for name in arguments.shapes))
+    if arguments.pool << 20 < largest * arguments.bits // 8:
+        parser.error(f"--pool {arguments.pool}: a weight of these shapes takes {largest * arguments.bits >> 23} MiB")
     torch.set_num_threads(arguments.threads)
     chosen = {name: known[name] for name in arguments.paths or DEFAULT_PATHS if name in known}
-    pool = torch.randint(-(2**62), 2**62, (POOL // 8,)).view(torch.int8)
+    pool = torch.randint(-(2**62), 2**62, (arguments.pool << 17,)).view(torch.int8)
     results = [
         measure(name, rows, arguments.bits, chosen, pool, arguments.rounds)
         for name in arguments.shapes
@@ -132,10 +136,8 @@ def measure(name: str, rows: int, bits: int, chosen: dict[str, Product], pool: T
     outputs, columns = SHAPES[name]
     row_bytes = columns * bits // 8
     # onnxruntime rearranges a weight when it first sees it: fewer of them, still more than a cache holds.
-    weights = {
-        path: weights_in_turn(pool, outputs, row_bytes, POOL // 4 if path.startswith("onnxruntime") else POOL)
-        for path in chosen
-    }
+    most = {path: pool.nbytes // (4 if path.startswith("onnxruntime") else 1) for path in chosen}
+    weights = {path: weights_in_turn(pool, outputs, row_bytes, most[path]) for path in chosen}
     x, scale = torch.randn(rows, columns), torch.rand(outputs).half()
     # With few rows long enough to be timed, and for the threads to be awake.
     calls = max(1, 256_000_000 // (outputs * row_bytes)) if rows <= FEW else 1

@@ -1,5 +1,5 @@
 // How fast this machine can read its memory: what a product with one row of activations is measured against.
-#include "../glm_model/quantization/kernels/csrc/threads.h"
+#include "../glm_model/kernels/csrc/threads.h"
 
 #include <stdint.h>
 

@@ -67,7 +67,7 @@ def test_streams_that_lack_a_character_or_were_never_opened(monkeypatch: pytest.
         return 0
 
     assert run("some", work) == 0
-    assert narrow.buffer.getvalue() == b"?\n"  # type: ignore[attr-defined]
+    assert narrow.buffer.getvalue() == b"?\n"
 
 
 def test_nothing_in_a_complaint_moves_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,10 +1,10 @@
 """Position ids: what row 0 and row 1 hold in the context, at the blank, in the answer, and beside padding."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from glm_model.model.masking import mask_position
 from glm_model.model.positions import derive_position_ids, extend_position_ids

@@ -3,7 +3,6 @@
 import cmath
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 import torch
