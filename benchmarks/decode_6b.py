@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from benchmarks.quantized_matmul import bandwidth_test, cpu_name
 from glm_model import ChatGLMConfig, ChatGLMForCausalLM
 from glm_model.kernels.dispatch import describe
+from glm_model.model.transformers_names import cache_of
 from glm_model.quantization.linear import QuantizedLinear
 
 SCALE = 0.02 / 4.6  # a weight of standard deviation 0.02, as a trained one has; integers from -8 to 7 have 4.6
@@ -115,9 +116,9 @@ def measure(model: Any, context: int, tokens: int, bandwidth: float) -> dict[str
 def step(model: Any, ids: Tensor, cache: Any) -> tuple[Tensor, Any]:
     """One forward pass over what the cache lacks; logits of the last token, and the cache."""
     new = ids.shape[1] if cache is None else 1
-    inputs = model.prepare_inputs_for_generation(ids, next_sequence_length=new, past_key_values=cache, use_cache=True)
+    inputs = model.prepare_inputs_for_generation(ids, next_sequence_length=new, cache=cache, use_cache=True)
     output = model(**{"logits_to_keep": 1, **inputs})
-    return output.logits, output.past_key_values
+    return output.logits, cache_of(output)
 
 
 def read_per_token(model: Any) -> int:

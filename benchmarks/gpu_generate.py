@@ -104,7 +104,7 @@ def stream(model: Any, ids: Tensor, tokens: int, graphs: bool = True) -> None:
 def generate(model: Any, ids: Tensor, cache: StaticCache, tokens: int) -> None:
     """transformers compiles a step of a cache that does not grow."""
     cache.reset()
-    model.generate(ids, do_sample=False, max_new_tokens=tokens, past_key_values=cache)
+    model.generate(ids, do_sample=False, max_new_tokens=tokens, cache=cache)
 
 
 def seconds(ids: Tensor, run: Callable[[], Any]) -> float:

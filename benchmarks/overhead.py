@@ -34,6 +34,7 @@ from app.serving.reply import Finished, Reply
 from glm_model import ChatGLMConfig, ChatGLMForCausalLM
 from glm_model.generation.stream import stream_text
 from glm_model.loading import DEMO_MODEL, load
+from glm_model.model.transformers_names import cache_of
 from glm_model.options import SamplingOptions
 from glm_model.text.tokenizer import ChatGLMTokenizer
 
@@ -135,7 +136,7 @@ def greedy(model: Any, prompt: list[int], tokens: int) -> int:
             outputs = model(
                 ids,
                 position_ids=positions[..., place : place + 1],
-                past_key_values=outputs.past_key_values,
+                cache=cache_of(outputs),
                 use_cache=True,
             )
     return len(made)

@@ -159,9 +159,9 @@ def step(model: Any, ids: Tensor, cache: Any) -> tuple[Tensor, Any]:
     """One forward pass over what the cache lacks; the last token's most likely successor, and the cache."""
     new = ids.shape[1] if cache is None else 1
     cache = DynamicCache() if cache is None else cache  # as on a GPU; a CPU has another one
-    inputs = model.prepare_inputs_for_generation(ids, next_sequence_length=new, past_key_values=cache, use_cache=True)
+    inputs = model.prepare_inputs_for_generation(ids, next_sequence_length=new, cache=cache, use_cache=True)
     output = model(**{**inputs, "logits_to_keep": 1})
-    return output.logits[:, -1:].argmax(-1), output.past_key_values
+    return output.logits[:, -1:].argmax(-1), cache
 
 
 def milliseconds_per_token(model: Any, ids: Tensor, cache: Any, tokens: int) -> float:

@@ -6,9 +6,9 @@
     python benchmarks/quantized_matmul.py --shapes dense --rows 1 --rounds 1 --pool 64   # whether it runs; no figures
 
 Few rows of activations: GB/s of packed weights, and that over the read bandwidth. Many: billions of additions and
-multiplications a second. The weights of a shape lie one after the other in 1 GiB (--pool) of random bytes and are taken in turn,
-so that no cache holds the next. Paths and bandwidth take turns too, and medians over the rounds are reported, so that
-other work on the machine slows all of them. Prints a table, then one JSON line.
+multiplications a second. The weights of a shape lie one after the other in 1 GiB (--pool) of random bytes and are taken
+in turn, so that no cache holds the next. Paths and bandwidth take turns too, and medians over the rounds are reported,
+so that other work on the machine slows all of them. Prints a table, then one JSON line.
 """
 
 from __future__ import annotations

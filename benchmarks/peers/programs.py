@@ -14,36 +14,36 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))  # this repository
 
 END = (130001, 130004)  # [gMASK] and <sop>: the last two ids of every prompt
+MOST_TOKENS = 1024  # of an answer
 READINGS = 25  # of half a gigabyte each: a turn of decoding is about as long; one by one they vary by a third
 
 
 class Glm:
-    """This repository, with an answer for each number of sequences at once."""
+    """This repository, started and decoding as its front-ends do, with an answer for each number of rows at once."""
 
     def __init__(self, path: str, threads: int) -> None:
-        self.torch: Any = importlib.import_module("torch")
-        glm_model: Any = importlib.import_module("glm_model")
-        self.torch.set_num_threads(threads)
-        precision = os.environ.get("GLM_PRECISION", "fast")
-        self.model, _ = glm_model.load(path, precision=precision, device="cpu")
-        self.new_cache = importlib.import_module("glm_model.model.kv_cache").new_cache
-        # Half precision as chatglm.cpp has it, and the original on a GPU.
-        self.cache_dtype = None if precision == "exact" else self.torch.float16
+        with importlib.import_module("app.startup").collector_paused():
+            self.torch: Any = importlib.import_module("torch")
+            glm_model: Any = importlib.import_module("glm_model")
+            self.torch.set_num_threads(threads)
+            precision = os.environ.get("GLM_PRECISION", "fast")
+            # Half precision as chatglm.cpp has it, and the original on a GPU.
+            cache_dtype = None if precision == "exact" else "float16"
+            self.model, _ = glm_model.load(path, precision=precision, cache_dtype=cache_dtype, device="cpu")
+        self.batch: Any = importlib.import_module("glm_model.generation.passes").DecodingBatch(self.model)
         self.answers: dict[int, Any] = {}
 
     def prompt(self, ids: list[int], rows: int = 1) -> None:
-        self.answers[rows] = self.torch.tensor([ids] * rows), self.new_cache(self.model.device, self.cache_dtype)
-        self.token(rows)
+        if rows in self.answers:
+            self.batch.remove(self.answers.pop(rows)[0])
+        prompts = self.torch.tensor([ids] * rows)
+        positions = self.model.derive_position_ids(prompts, length=len(ids) + MOST_TOKENS)
+        self.answers[rows] = self.batch.insert(prompts, positions)
 
     def token(self, rows: int = 1) -> None:
-        ids, cache = self.answers[rows]
-        inputs = self.model.prepare_inputs_for_generation(
-            ids, next_sequence_length=ids.shape[1] - cache.get_seq_length(), past_key_values=cache, use_cache=True
-        )
-        with self.torch.inference_mode():
-            output = self.model(**{**inputs, "logits_to_keep": 1})
-            ids = self.torch.cat([ids, output.logits[:, -1:].argmax(-1)], dim=1)
-        self.answers[rows] = ids, output.past_key_values
+        group, logits = self.answers[rows]
+        tokens = logits.argmax(-1)[:, None]
+        self.answers[rows] = group, self.batch.step({group: tokens})[group][:, -1]
 
 
 class ChatglmCpp:

@@ -1,6 +1,5 @@
 """P-Tuning: which rows of the prefix belong to which layer, that it is not rotated, and that everybody sees it."""
 
-
 import pytest
 import torch
 from torch import Tensor
