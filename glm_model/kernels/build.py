@@ -1,4 +1,4 @@
-"""The native kernel's way to the user: C++ source in this package, compiled on first use into the user's cache.
+"""Build the native kernel: C++ source in this package, compiled on first use into the user's cache.
 
 A wheel for every CPU and every system is more than this project can make and test, and a package build that needs a
 compiler breaks installs. So the source travels, and whoever has a compiler has the kernel three seconds after the
@@ -22,7 +22,6 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -53,17 +52,17 @@ INSTRUCTION_SETS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 class BuildError(Exception):
-    """The native kernel cannot be had; the message says why and what would help."""
+    """The native kernel cannot be built or used; the message says why and what would help."""
 
 
 def instruction_sets() -> list[str]:
-    """Those of :data:`INSTRUCTION_SETS` that this CPU has, best first."""
-    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    """Return the names in :data:`INSTRUCTION_SETS` that this CPU has, best first."""
+    capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return [name for name, (needed, _) in INSTRUCTION_SETS.items() if all(capabilities.get(flag) for flag in needed)]
 
 
 def cache_folders() -> list[Path]:
-    """Where compiled kernels may lie: $XDG_CACHE_HOME/glm_home or ~/.cache/glm_home, then a temporary folder.
+    """Return the folders for compiled kernels: $XDG_CACHE_HOME/glm_home or ~/.cache/glm_home, then a temporary one.
 
     The second one is for users of containers who have no home, or one that cannot be written.
     """
@@ -75,7 +74,7 @@ def cache_folders() -> list[Path]:
 
 
 def find_compiler() -> list[str]:
-    """The user's C++ compiler: $CXX, which may have arguments, the first of the usual names in PATH, or ziglang.
+    """Return the C++ compiler's command: $CXX with its arguments, the first of the usual names in PATH, or ziglang.
 
     Raises:
         BuildError: there is none.
@@ -92,7 +91,7 @@ def find_compiler() -> list[str]:
 
 
 def build(instructions: str, source: Path = SOURCE / "kernels.cpp") -> Path:
-    """The compiled library, made if it is not in the cache.
+    """Return the path of the compiled library; compile it if it is not in the cache.
 
     Args:
         instructions: a name of :data:`INSTRUCTION_SETS`.
@@ -128,7 +127,7 @@ def _cached(command: list[str], cache: Path, name: str) -> Path:
 
 
 def _private_folder(folder: Path) -> Path:
-    """Made if need be. What is loaded from it runs, so nobody else may write there."""
+    """Return the folder, made if missing; raise PermissionError if others may write there, for what it holds is run."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = folder.stat()
     if status.st_uid != os.getuid() or status.st_mode & 0o022:
@@ -174,7 +173,7 @@ def _run(command: list[str]) -> str:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Held by one process at a time; the system lets go of it if that one dies.
+    """Hold a lock that one process at a time has; the system releases it if the process dies.
 
     It saves work and no more, so a file system that has no locks is no reason to fail.
     """

@@ -8,7 +8,7 @@ NAMES = ("auto", "native", "onnxruntime", "triton", "cpm_kernels", "reference")
 
 @functools.cache
 def wanted() -> str:
-    """The value of GLM_KERNEL, one of :data:`NAMES`; read once, because every product asks.
+    """Return the value of GLM_KERNEL, one of :data:`NAMES`; read once, because every product asks.
 
     Raises:
         ValueError: another value.
@@ -20,12 +20,12 @@ def wanted() -> str:
 
 
 def allowed(name: str) -> bool:
-    """Whether the kernel of this name may be used."""
+    """Return whether the user lets the kernels of this name run."""
     return wanted() in ("auto", name)
 
 
 def wanted_instructions(available: list[str]) -> list[str]:
-    """Instruction sets that the native kernel may be built for: the value of GLM_INSTRUCTIONS, or all that are there.
+    """Return the instruction sets to build the native kernel for: that of GLM_INSTRUCTIONS, or all available ones.
 
     Raises:
         ValueError: one that this CPU does not have.

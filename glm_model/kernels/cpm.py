@@ -25,7 +25,10 @@ _BLOCK = 1 << 22  # integers in 32 bits that exist at once
 
 
 def supports(x: Tensor, weight: Tensor, scale: Tensor, bits: int) -> bool:
-    """Half, with scales in half, on a GPU that the package has code for; the first call on each GPU tries it."""
+    """Return whether it takes them: float16 with float16 scales, on a GPU that the package has code for.
+
+    The first call on each GPU tries the package.
+    """
     return (
         x.is_cuda
         and allowed("cpm_kernels")
@@ -38,7 +41,7 @@ def supports(x: Tensor, weight: Tensor, scale: Tensor, bits: int) -> bool:
 
 @functools.cache
 def problem(device: torch.device) -> str | None:
-    """Why the package does not multiply on this GPU, or None if it does. Found out once."""
+    """Return why the package does not multiply on this GPU, or None if it does; found out once."""
     major, minor = torch.cuda.get_device_capability(device)
     if not has_code_for(major, minor):
         return f"cpm-kernels has no code for compute capability {major}.{minor}"
@@ -50,18 +53,18 @@ def problem(device: torch.device) -> str | None:
 
 
 def has_code_for(major: int, minor: int) -> bool:
-    """Whether the package's code runs on GPUs of this compute capability."""
+    """Return whether the package's code runs on GPUs of this compute capability."""
     return major in _OLDEST_MINOR and minor >= _OLDEST_MINOR[major]
 
 
 def matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int, bias: Tensor | None = None) -> Tensor:
-    """``x @ (integers * scale).T + bias`` in half; see :func:`glm_model.kernels.dispatch.quantized_matmul`."""
+    """Return ``x @ (integers * scale).T + bias`` in float16; see :func:`.dispatch.quantized_matmul`."""
     with torch.cuda.device_of(x):
         return gpu.multiply_dequantized(x.detach(), weight, scale, bits, bias, dequantize)
 
 
 def dequantize(packed: Tensor, scale: Tensor, bits: int, dtype: torch.dtype = torch.float16) -> Tensor:
-    """As :func:`glm_model.kernels.packing.dequantize`, the same values; only half.
+    """Return what :func:`glm_model.kernels.packing.dequantize` returns; float16 only.
 
     Args:
         packed: int8 [rows, columns * bits / 8].

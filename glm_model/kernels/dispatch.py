@@ -1,4 +1,4 @@
-"""The product with a packed weight: the one function that the layers call, and the register of kernels it chooses from.
+"""The product with a packed weight: the function that the layers call, and the register of kernels it chooses from.
 
 A backend (a module that brings kernels) registers itself when it is imported, see :func:`register`; this module imports
 none but the reference, which takes everything. So a backend whose file is missing costs its kernels and nothing else.
@@ -148,9 +148,10 @@ def choose(x: Tensor, weight: Tensor, scale: Tensor, bits: int, precision: Preci
 def quantized_matmul(
     x: Tensor, weight: Tensor, scale: Tensor, bits: int, precision: Precision = "exact", bias: Tensor | None = None
 ) -> Tensor:
-    """``x @ (integers * scale).T + bias``, [..., out]; see the module for the arguments.
+    """Return ``x @ (integers * scale).T + bias``, [..., out]; see the module for the arguments.
 
-    The gradients with respect to ``x`` and ``bias`` are there, and keep no dequantized weight. The weight has none.
+    It can be differentiated with respect to ``x`` and ``bias``, and then keeps no dequantized weight. The weight gets
+    no gradient.
 
     Raises:
         ValueError: an unknown precision, or arguments that do not belong together.
@@ -213,7 +214,10 @@ def _shape_of_product(
 
 
 class _WithInputGradient(torch.autograd.Function):
-    """P-Tuning trains a prefix through frozen integers; autograd alone would keep every weight in float."""
+    """The product with its gradient of ``x``: P-Tuning trains a prefix through frozen integers.
+
+    Autograd alone would keep every dequantized weight until the backward pass.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, bits: int, precision: Precision) -> Tensor:

@@ -22,7 +22,7 @@ Dequantize = Callable[[Tensor, Tensor, int, torch.dtype], Tensor]
 def multiply_dequantized(
     x: Tensor, weight: Tensor, scale: Tensor, bits: int, bias: Tensor | None, dequantize: Dequantize
 ) -> Tensor:
-    """``x @ dequantized.T + bias`` in the dtype of ``x``, [..., out], by the GPU's library."""
+    """Return ``x @ dequantized.T + bias`` in the dtype of ``x``, [..., out], multiplied by the GPU's library."""
     bias = None if bias is None else bias.to(x.dtype)
     parts = [
         F.linear(x, part, None if bias is None else bias[rows])
@@ -34,7 +34,7 @@ def multiply_dequantized(
 def float_blocks(
     weight: Tensor, scale: Tensor, bits: int, dtype: torch.dtype, dequantize: Dequantize
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Slices of rows that cover a weight, each with those rows dequantized."""
+    """Yield slices of rows that together cover a weight, each with those rows dequantized."""
     for rows in row_blocks(len(weight), weight.shape[1] * 8 // bits, _BLOCK):
         yield rows, dequantize(weight[rows], scale[rows], bits, dtype)
 
@@ -53,7 +53,7 @@ _OUTPUTS = 70
 
 
 def failure(name: str, matmul: Matmul, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why a kernel is not to be used on this GPU with activations of this dtype, or None; a reason is logged.
+    """Return why a kernel is not to be used on this GPU with activations of this dtype, or None; log the reason.
 
     Args:
         name: of what brings the kernel, for people.

@@ -89,7 +89,7 @@ def _require_same_layout(handle: ctypes.CDLL, path: Path) -> None:
 
 
 def openmp_of_torch() -> int | None:
-    """The address of the function that starts a parallel region in the OpenMP runtime that torch uses, or None.
+    """Return the address of the function that starts a parallel region in torch's OpenMP runtime, or None.
 
     A symbol looked up in a library is searched in those that it is linked with, too.
     """
@@ -102,7 +102,7 @@ def openmp_of_torch() -> int | None:
 
 
 def _computes_as_it_should(library: Library) -> bool:
-    """Small products in both widths; a few hundred microseconds well spent before a model runs on it."""
+    """Return whether small products in both widths agree with the reference; takes some hundred microseconds."""
     for bits, rows in itertools.product((4, 8), (1, 3)):  # one row is multiplied in other ways
         operands = trial.operands(rows, 320, 5, bits)
         expected = reference.matmul(*operands)
@@ -115,7 +115,7 @@ def _computes_as_it_should(library: Library) -> bool:
 
 @functools.cache
 def find() -> Library | BuildError:
-    """The library for this CPU, built if need be, or why there is none. Decided once in a process, and logged."""
+    """Return the library for this CPU, built if need be, or why there is none; decided and logged once in a process."""
     try:
         return load(build(_best_instructions()))
     except BuildError as error:
@@ -131,12 +131,12 @@ def _best_instructions() -> str:
 
 
 def supports(x: Tensor, weight: Tensor, scale: Tensor, bits: int) -> bool:
-    """Contiguous weights on the CPU, whole rows; the first call builds the library."""
+    """Return whether it takes them: on the CPU, with contiguous weights; the first call builds the library."""
     return x.device.type == "cpu" and x.dtype in TYPES and takes_weight(weight, scale) and is_usable()
 
 
 def takes_weight(weight: Tensor, scale: Tensor) -> bool:
-    """Whether they lie in memory as they must."""
+    """Return whether a weight and its scales are on the CPU, contiguous and of dtypes that the kernel reads."""
     return (
         weight.device.type == "cpu"
         and scale.device.type == "cpu"
@@ -148,22 +148,22 @@ def takes_weight(weight: Tensor, scale: Tensor) -> bool:
 
 
 def is_usable() -> bool:
-    """Whether there is a library for this CPU, and the user lets it run; the first call builds it."""
+    """Return whether there is a library for this CPU, and the user lets it run; the first call builds it."""
     return allowed("native") and isinstance(find(), Library)
 
 
 def fast_matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int, bias: Tensor | None = None) -> Tensor:
-    """See :func:`product`."""
+    """Return the :func:`product` of activations rounded to 8 bits."""
     return product(found(), x, weight, scale, bits, bias, True)
 
 
 def exact_matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int, bias: Tensor | None = None) -> Tensor:
-    """See :func:`product`."""
+    """Return the :func:`product` of activations as they are."""
     return product(found(), x, weight, scale, bits, bias, False)
 
 
 def found() -> Library:
-    """The library of a process that :func:`is_usable` has said yes to."""
+    """Return the library; only after :func:`is_usable` has returned True."""
     library = find()
     assert isinstance(library, Library), "called without asking `is_usable`"
     return library
@@ -172,7 +172,7 @@ def found() -> Library:
 def product(
     library: Library, x: Tensor, weight: Tensor, scale: Tensor, bits: int, bias: Tensor | None, quantize: bool
 ) -> Tensor:
-    """``x @ (integers * scale).T + bias``, [..., out], in the dtype of ``x``.
+    """Return ``x @ (integers * scale).T + bias``, [..., out], in the dtype of ``x``.
 
     Args:
         library: from :func:`load`.

@@ -16,9 +16,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.weak import WeakIdKeyDictionary
@@ -26,6 +29,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 from . import dispatch, trial
 from .choice import allowed
 from .packing import dequantize
+
+# `InferenceSession.run`: of all outputs (None), given the inputs by name.
+_Run = Callable[[None, dict[str, NDArray[np.float32]]], list[NDArray[np.float32]]]
 
 
 class _Way(NamedTuple):
@@ -61,8 +67,8 @@ _decoding = threading.local()  # threads: of this thread's products while torch 
 
 
 @functools.cache
-def _onnxruntime() -> Any:
-    """The module, or None if it is not installed."""
+def _onnxruntime() -> ModuleType | None:
+    """Return the module, or None if it is not installed."""
     try:
         import onnxruntime
     except ImportError:
@@ -71,18 +77,18 @@ def _onnxruntime() -> Any:
 
 
 def is_usable() -> bool:
-    """Whether there is an onnxruntime, and the user lets it run."""
+    """Return whether onnxruntime is installed, and the user lets it run."""
     return allowed("onnxruntime") and _onnxruntime() is not None
 
 
 def supports(x: Tensor, weight: Tensor, scale: Tensor, bits: int) -> bool:
-    """Activations on the CPU, of no more precision than it has, if onnxruntime is installed."""
+    """Return whether it takes them: activations on the CPU in float32, float16 or bfloat16."""
     return x.device.type == "cpu" and x.dtype in _FLOATS and weight.numel() > 0 and is_usable()
 
 
 @contextmanager
 def one_thread_for_torch() -> Iterator[None]:
-    """While the block runs, a decoding step, the cores are the products' own.
+    """Leave torch one thread while the block, a decoding step, runs: the cores are for the products.
 
     After an operation of torch its threads spin for milliseconds in case there is another one, and so the next product
     would wait for a core.
@@ -97,12 +103,12 @@ def one_thread_for_torch() -> Iterator[None]:
 
 
 def fast_matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int, bias: Tensor | None = None) -> Tensor:
-    """``x @ (integers * scale).T + bias``; see :func:`glm_model.kernels.dispatch.quantized_matmul`."""
+    """Return ``x @ (integers * scale).T + bias``; see :func:`glm_model.kernels.dispatch.quantized_matmul`."""
     return _matmul(x, weight, scale, bits, bias, _FAST if _rounds_in_blocks(bits) else _FAST_UNSPLIT)
 
 
 def exact_matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int, bias: Tensor | None = None) -> Tensor:
-    """As :func:`fast_matmul`."""
+    """Return the same as :func:`fast_matmul`, of activations that are as precise as float32."""
     return _matmul(x, weight, scale, bits, bias, _EXACT if _rounds_in_blocks(bits) else _EXACT_UNSPLIT)
 
 
@@ -114,8 +120,8 @@ def _matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int, bias: Tensor | 
     return product if bias is None else product + bias.to(x.dtype)
 
 
-def _product(run: Callable[..., Any], rows: Tensor, way: _Way) -> Tensor:
-    """Of float32 activations [rows, in]; float32 [rows, out]."""
+def _product(run: _Run, rows: Tensor, way: _Way) -> Tensor:
+    """Return the product of float32 activations [rows, in], float32 [rows, out]."""
     parts = _split(rows, way)
     # Of what is 1 at most, so that no square is too large or too small.
     peak = rows.abs().amax(-1, keepdim=True).clamp_min_(_TINY)
@@ -129,7 +135,7 @@ def _product(run: Callable[..., Any], rows: Tensor, way: _Way) -> Tensor:
 
 
 def _split(rows: Tensor, way: _Way) -> Tensor:
-    """Float32 [parts, rows, in] that add up to ``rows``, [rows, in].
+    """Return float32 [parts, rows, in] that add up to ``rows``, [rows, in].
 
     A part is what rounding to 8 bits makes of the sum of it and all that follow, so that rounding it again changes
     nothing; the last one is what is left. Each is at most 1/254 of the part before, and so is its rounding error.
@@ -146,7 +152,7 @@ def _split(rows: Tensor, way: _Way) -> Tensor:
 
 @functools.cache
 def _rounds_in_blocks(bits: int) -> bool:
-    """Whether onnxruntime rounds the activations of a weight's block with a scale of their own, as _split assumes.
+    """Return whether onnxruntime rounds activations with a scale for each block, as :func:`_split` assumes.
 
     Those of its kernels for ARM that Arm has written have one scale for a whole row. So it is tried, with one row and
     with several, because these may be different kernels, and with a column that is much larger than all others.
@@ -171,12 +177,12 @@ class _Session(NamedTuple):
 
     made_for: tuple[int, ...]
     scale: Tensor
-    run: Callable[..., Any]
+    run: _Run
     memory: list[mmap.mmap]
 
 
 def _session(weight: Tensor, scale: Tensor, bits: int, way: _Way) -> _Session:
-    """The session that holds this weight, made anew if it is another since, or another way is wanted.
+    """Return the session of this weight, made anew if the weight has changed or another way is wanted.
 
     What is written into tensors of inference mode, which count no versions, is not seen.
     """
@@ -194,9 +200,10 @@ def _identity(tensor: Tensor) -> tuple[int, int]:
     return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
 
 
-def _start(weight: Tensor, scale: Tensor, bits: int, way: _Way) -> tuple[Callable[..., Any], list[mmap.mmap]]:
-    """What a :class:`_Session` runs, and its memory."""
+def _start(weight: Tensor, scale: Tensor, bits: int, way: _Way) -> tuple[_Run, list[mmap.mmap]]:
+    """Return the ``run`` and the ``memory`` of a new :class:`_Session`."""
     onnxruntime = _onnxruntime()
+    assert onnxruntime is not None, "called without asking `is_usable`"
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = getattr(_decoding, "threads", torch.get_num_threads())
     # Threads of hundreds of sessions that spin while they wait would take the cores from torch.
@@ -218,14 +225,14 @@ def _start(weight: Tensor, scale: Tensor, bits: int, way: _Way) -> tuple[Callabl
 
 
 def _pages(size: int) -> mmap.mmap:
-    """Memory of its own, which can be given back while its addresses stay valid."""
+    """Return new memory, which can be given back to the system while its addresses stay valid."""
     if sys.platform == "linux":
         return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return mmap.mmap(-1, size)
 
 
 def _can_do_without_memory(session: _Session, columns: int) -> bool:
-    """Give its memory back; false if the session had not rearranged it for itself and now computes with zeros."""
+    """Give its memory back; return False if the session had no copy of its own and now computes with zeros."""
     x = trial.operands(3, columns, 1, 8).x.numpy()
     (before,) = session.run(None, {"x": x})
     for pages in session.memory:
@@ -235,7 +242,7 @@ def _can_do_without_memory(session: _Session, columns: int) -> bool:
 
 
 def product_model(outputs: int, columns: int, bits: int, way: _Way) -> bytes:
-    """An ONNX model of one node: input ``x`` float32 [rows, in], output ``y`` float32 [rows, out].
+    """Return an ONNX model of one node: input ``x`` float32 [rows, in], output ``y`` float32 [rows, out].
 
     Its constants are handed over apart: a weight ``w``, uint8 [out, blocks, bytes], and scales ``s``, float32
     [out * blocks].
@@ -264,7 +271,7 @@ def product_model(outputs: int, columns: int, bits: int, way: _Way) -> bytes:
 
 
 def _unsigned(packed: Tensor, bits: int) -> Tensor:
-    """As the operator wants them: the integer plus half the range; with 4 bits the even column in the low nibble."""
+    """Return integers in the operator's form: plus half the range; with 4 bits the even column in the low nibble."""
     if bits == 8:
         return packed.view(torch.uint8) ^ 0x80
     unsigned = packed.view(torch.uint8) ^ 0x88
@@ -326,7 +333,7 @@ def _text(field: int, text: str) -> bytes:
 
 
 def _constant(name: str, element: int, shape: list[int]) -> bytes:
-    """A tensor whose values are elsewhere; the place is a name that nobody reads."""
+    """Return a tensor whose values are elsewhere; the location is a name that nobody reads."""
     elsewhere = _part(13, _text(1, "location"), _text(2, "memory")), _number(14, 1)
     return _part(5, *(_number(1, size) for size in shape), _number(2, element), _text(8, name), *elsewhere)
 

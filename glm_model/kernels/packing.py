@@ -16,7 +16,7 @@ _BLOCK = 1 << 20
 
 
 def packed_columns(columns: int, bits: int) -> int:
-    """Bytes in a packed row of ``columns`` integers.
+    """Return the bytes in a packed row of ``columns`` integers.
 
     Raises:
         ValueError: ``bits`` is not 4 or 8, or the row does not fill whole bytes.
@@ -29,14 +29,14 @@ def packed_columns(columns: int, bits: int) -> int:
 
 
 def row_blocks(rows: int, columns: int, elements: int | None = None) -> Iterator[slice]:
-    """Slices that cover all rows, each of so many elements or fewer, by default a million, but one row at least."""
+    """Return slices that cover all rows, each of at most ``elements`` (None: a million), but of one row at least."""
     step = max(1, (elements or _BLOCK) // max(1, columns))
     return (slice(start, start + step) for start in range(0, rows, step))
 
 
 @torch.no_grad()
 def quantize(weight: Tensor, bits: int, peak: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Packed integers and scales of a float weight, bit for bit the original's.
+    """Return packed integers and scales of a float weight, bit for bit the original's.
 
     Division and rounding happen in the weight's own dtype as in the original, so a half weight and the same values in
     float32 can give different integers. The divisor is a tensor, because a GPU would multiply by the reciprocal of a
@@ -72,7 +72,7 @@ def quantize(weight: Tensor, bits: int, peak: Tensor | None = None) -> tuple[Ten
 
 @torch.no_grad()
 def row_peaks(weight: Tensor) -> Tensor:
-    """The largest magnitude in each row of a float weight, from which its scale follows; NaN where the row holds it."""
+    """Return the largest magnitude in each row of a float weight, which sets its scale; NaN where the row has one."""
     return torch.cat([_peaks(weight[block]) for block in row_blocks(*weight.shape)])
 
 
@@ -89,7 +89,7 @@ def _quantize_rows(weight: Tensor, peak: Tensor, limit: int) -> tuple[Tensor, Te
 
 
 def pack(integers: Tensor, bits: int) -> Tensor:
-    """int8 [..., columns] to its stored form, int8 [..., columns * bits / 8]. Raises as :func:`packed_columns`."""
+    """Return int8 [..., columns] as it is stored, int8 [..., columns * bits / 8]; raise as :func:`packed_columns`."""
     packed_columns(integers.shape[-1], bits)
     if bits == 8:
         return integers
@@ -97,7 +97,7 @@ def pack(integers: Tensor, bits: int) -> Tensor:
 
 
 def unpack(packed: Tensor, bits: int) -> Tensor:
-    """The inverse of :func:`pack`; with 8 bits the tensor itself."""
+    """Return the integers that :func:`pack` was given; with 8 bits the tensor itself."""
     if bits == 8:
         return packed
     # Shifts of signed bytes: the one to the right carries the sign.
@@ -105,7 +105,7 @@ def unpack(packed: Tensor, bits: int) -> Tensor:
 
 
 def dequantize(packed: Tensor, scale: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
-    """The weight that packed integers stand for, ``integers * scale``.
+    """Return the weight that packed integers stand for, ``integers * scale``.
 
     Exact in float32; rounded once in half and bfloat16. In half it is what the original's CUDA kernel computes.
 

@@ -7,12 +7,12 @@ from .packing import dequantize, row_blocks
 
 
 def supports(x: Tensor, weight: Tensor, scale: Tensor, bits: int) -> bool:
-    """Everything: any device and any floating dtype."""
+    """Return True: it takes any device and any floating dtype."""
     return True
 
 
 def matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int, bias: Tensor | None = None) -> Tensor:
-    """``x @ dequantized.T + bias`` in the dtype of ``x``; see :func:`.quantized_matmul`."""
+    """Return ``x @ dequantized.T + bias`` in the dtype of ``x``; see :func:`.quantized_matmul`."""
     blocks = row_blocks(len(weight), weight.shape[1] * 8 // bits)
     parts = [x @ dequantize(weight[rows], scale[rows], bits, x.dtype).mT for rows in blocks]
     product = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
@@ -20,7 +20,7 @@ def matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int, bias: Tensor | N
 
 
 def input_gradient(gradient: Tensor, weight: Tensor, scale: Tensor, bits: int) -> Tensor:
-    """``gradient @ dequantized``: the gradient [..., in] of a product's input from that of its output [..., out].
+    """Return ``gradient @ dequantized``: the gradient [..., in] of a product's input from its output's [..., out].
 
     Sums over blocks of rows in float32 at least.
     """

@@ -1,4 +1,4 @@
-"""What a kernel is tried on before a model runs on it: the same numbers each time, whatever torch's defaults are."""
+"""Operands of the products on which a kernel is tried before a model runs on it: the same numbers each time."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Operands(NamedTuple):
-    """Of a product, on the CPU.
+    """The operands of a product, on the CPU.
 
     Attributes:
         x: float32 [rows, in].
@@ -23,7 +23,7 @@ class Operands(NamedTuple):
 
 
 def operands(rows: int, columns: int, outputs: int, bits: int) -> Operands:
-    """Random ones. Dtype and device are named, because a user may have set others for all of torch."""
+    """Return random operands. Dtypes and devices are named, because a user may have changed torch's defaults."""
     cpu = torch.device("cpu")
     generator = torch.Generator(cpu).manual_seed(1)
     x = torch.randn(rows, columns, generator=generator, dtype=torch.float32, device=cpu)

@@ -1,4 +1,4 @@
-"""Products on a GPU by Triton: when there is one to be had, and which of its kernels takes which product.
+"""Products on a GPU by Triton: whether it can be used, and which of its kernels takes which product.
 
 Nothing of Triton is imported before a product on a GPU, and then it is tried: it may be missing, not know the GPU, or
 find no C compiler, which it needs for what starts its kernels. Whatever goes wrong, others multiply.
@@ -17,7 +17,7 @@ _FLOATS = (torch.float16, torch.bfloat16)
 
 
 def supports(x: Tensor, weight: Tensor, scale: Tensor, bits: int) -> bool:
-    """Half and bfloat16 on a GPU that Triton can use; the first call on each GPU tries that."""
+    """Return whether it takes them: float16 or bfloat16 on a GPU; the first call on each GPU tries Triton there."""
     return (
         x.is_cuda
         and allowed("triton")
@@ -31,7 +31,7 @@ def supports(x: Tensor, weight: Tensor, scale: Tensor, bits: int) -> bool:
 
 @functools.cache
 def problem(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why Triton does not multiply on this GPU, or None if it does. Found out once."""
+    """Return why Triton does not multiply on this GPU, or None if it does; found out once."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
     return gpu.failure("Triton", functools.partial(matmul, tuned=False), device, dtype)
@@ -40,7 +40,7 @@ def problem(device: torch.device, dtype: torch.dtype) -> str | None:
 def matmul(
     x: Tensor, weight: Tensor, scale: Tensor, bits: int, bias: Tensor | None = None, *, tuned: bool = True
 ) -> Tensor:
-    """``x @ (integers * scale).T + bias``; see :func:`glm_model.kernels.dispatch.quantized_matmul`.
+    """Return ``x @ (integers * scale).T + bias``; see :func:`glm_model.kernels.dispatch.quantized_matmul`.
 
     Few rows are multiplied by what is unpacked on the way. For many the weight is dequantized first, and the GPU's own
     library, which nothing written here would outdo, multiplies.
@@ -61,7 +61,7 @@ def matmul(
 
 
 def input_gradient(gradient: Tensor, weight: Tensor, scale: Tensor, bits: int) -> Tensor:
-    """As :func:`glm_model.kernels.reference.input_gradient`, by larger blocks."""
+    """Return what :func:`glm_model.kernels.reference.input_gradient` returns, by larger blocks."""
     from .triton_dequantize import dequantize
 
     with torch.cuda.device_of(gradient):

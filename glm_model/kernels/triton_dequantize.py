@@ -1,4 +1,4 @@
-"""A packed weight to a float one on a GPU, for products with many rows, which the GPU's library does. Needs Triton."""
+"""Dequantize a weight on a GPU, for products with many rows, which the GPU's library computes. Needs Triton."""
 
 import torch
 import triton
@@ -10,7 +10,7 @@ _TILE_BYTES, _WARPS = 1024, 4
 
 
 def dequantize(packed: Tensor, scale: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
-    """As :func:`glm_model.kernels.packing.dequantize`, the same values; packed and scale contiguous."""
+    """Return what :func:`glm_model.kernels.packing.dequantize` returns; packed and scale contiguous."""
     rows, width = packed.shape
     out = packed.new_empty(rows, width * 8 // bits, dtype=dtype)
     grid = (rows, triton.cdiv(width, _TILE_BYTES))

@@ -21,7 +21,7 @@ from torch import Tensor
 from .triton_tuning import fastest
 
 MOST_ROWS = 64
-"""Up to it the weight is unpacked once for all rows, in registers; for more it is worth a pass through memory."""
+"""For as many rows the weight is unpacked in registers; for more it is dequantized into memory first."""
 
 
 class Tile(NamedTuple):
@@ -51,19 +51,19 @@ _SEVERAL_ROWS = (Tile(64, 16, 4, 1), Tile(64, 16, 4, 4), Tile(64, 16, 4, 4, 4), 
 
 
 def tiles(rows: int) -> tuple[Tile, ...]:
-    """The tiles among which the fastest is sought."""
+    """Return the tiles among which the fastest is sought."""
     return _ONE_ROW if rows == 1 else _SEVERAL_ROWS
 
 
 def takes(weight: Tensor) -> bool:
-    """Whether every row of a weight is whole, aligned 32-bit words: in_features in multiples of 8 (INT4) or 4."""
+    """Return whether each row of a weight is whole, aligned 32-bit words: in_features in multiples of 8 (INT4) or 4."""
     return weight.shape[1] % 4 == 0 and weight.data_ptr() % 4 == 0
 
 
 def multiply(
     x: Tensor, weight: Tensor, scale: Tensor, bits: int, bias: Tensor | None, tile: Tile | None = None
 ) -> Tensor:
-    """``x @ (integers * scale).T + bias`` with float32 sums, rounded once: [rows, out] in the dtype of ``x``.
+    """Return ``x @ (integers * scale).T + bias`` with float32 sums, rounded once: [rows, out] in the dtype of ``x``.
 
     Args:
         x: float16 or bfloat16 [rows, in], 1 to ``MOST_ROWS`` rows.
@@ -88,7 +88,7 @@ def multiply(
 
 
 def _tile_rows(rows: int) -> int:
-    """1, or what the tensor cores are given: 16 at least."""
+    """Return the rows in a tile of activations: 1, or for the tensor cores a power of two, 16 at least."""
     return 1 if rows == 1 else max(16, triton.next_power_of_2(rows))
 
 
@@ -159,7 +159,7 @@ def _one_row(
 
 @triton.jit
 def _float_pair(words, pair: tl.constexpr, first_bits, second_bits, bits: tl.constexpr):
-    """Of each word the integers of two columns, float32, larger by 24 and 264 (4 bits; 8 bits: by 384)."""
+    """Return of each word the integers of two columns, float32, larger by 24 and 264 (4 bits; 8 bits: by 384)."""
     if bits == 4:
         byte = _byte_at_15(words, pair)
         first, second = byte & 0x00780000, byte & 0x00078000
@@ -170,7 +170,7 @@ def _float_pair(words, pair: tl.constexpr, first_bits, second_bits, bits: tl.con
 
 @triton.jit
 def _byte_at_15(words, byte: tl.constexpr):
-    """Words moved so that one of their bytes, counted from the lowest, is at bits 15 to 22."""
+    """Return words moved so that one of their bytes, counted from the lowest, is at bits 15 to 22."""
     return words << (15 - 8 * byte) if byte < 2 else words >> (8 * byte - 15)
 
 
@@ -247,7 +247,7 @@ def _add_up(
 
 @triton.jit
 def _to_half(words, first_bits, second_bits, bits: tl.constexpr):
-    """The integers of all columns, float16 [outputs, columns], from [outputs, words].
+    """Return the integers of all columns, float16 [outputs, columns], from [outputs, words].
 
     Of 4 bits the even column is the high nibble of its byte; the halves of a word are four columns apart.
     """
@@ -267,7 +267,7 @@ def _to_half(words, first_bits, second_bits, bits: tl.constexpr):
 
 @triton.jit
 def _to_bfloat16(words, first_bits, second_bits, bits: tl.constexpr):
-    """The same as bfloat16, whose mantissa is too short for two at once."""
+    """Return the same in bfloat16, whose mantissa is too short for two integers at once."""
     column_0, column_1 = _float_pair(words, 0, first_bits, second_bits, bits)
     column_2, column_3 = _float_pair(words, 1, first_bits, second_bits, bits)
     if bits == 4:
@@ -282,7 +282,7 @@ def _to_bfloat16(words, first_bits, second_bits, bits: tl.constexpr):
 
 @triton.jit
 def _in_order(even, odd, words, bits: tl.constexpr):
-    """[outputs, columns] from the even and the odd ones of each word: [outputs, words, 2 (of the higher half), ...]."""
+    """Return [outputs, columns] from each word's even and odd ones, [outputs, words, 2 (of the higher half), ...]."""
     return tl.reshape(tl.join(even, odd), (words.shape[0], words.shape[1] * (32 // bits)))
 
 
@@ -291,19 +291,19 @@ def _in_order(even, odd, words, bits: tl.constexpr):
 
 @triton.jit
 def _tile_of(row_ptr, word, is_output, words):
-    """[outputs, words], 0 where there are none."""
+    """Return words [outputs, words], 0 beyond the end."""
     return tl.load(row_ptr[:, None] + word[None, :], mask=is_output[:, None] & (word < words)[None, :], other=0)
 
 
 @triton.jit
 def _halves(pairs, dtype: tl.constexpr):
-    """The two 16-bit floats of each 32-bit word; that of the lower address first."""
+    """Return the two 16-bit floats of each 32-bit word; that of the lower address first."""
     return pairs.to(tl.int16).to(dtype, bitcast=True), (pairs >> 16).to(tl.int16).to(dtype, bitcast=True)
 
 
 @triton.jit
 def _scaled(total, scale_ptr, bias_ptr, output, outputs):
-    """Sums of integers times activations to what the outputs are, float32."""
+    """Return outputs, float32, from the sums of integers times activations."""
     product = total * tl.load(scale_ptr + output, mask=output < outputs, other=0).to(tl.float32)
     if bias_ptr is not None:
         product += tl.load(bias_ptr + output, mask=output < outputs, other=0).to(tl.float32)

@@ -1,4 +1,4 @@
-"""Which way of cutting up a product is the fastest on this GPU: tried once in a process for a shape. Needs Triton.
+"""Find the fastest tile of a product on this GPU, once in a process for each shape. Needs Triton.
 
 Our own few lines in the place of ``triton.autotune``, which measures also where it must not: in the capture of a CUDA
 graph, and on a card that the model nearly fills, where the memory that it overwrites to empty the caches would not fit.
@@ -22,7 +22,7 @@ _found: dict[Hashable, object] = {}
 
 
 def fastest(shape: Hashable, tiles: Sequence[Tile], run: Callable[[Tile], object], device: torch.device) -> Tile:
-    """One of ``tiles``, by the median time of ``run(tile)`` on ``device``; the first where nothing can be measured.
+    """Return the best of ``tiles`` by the median time of ``run(tile)``; the first where nothing can be measured.
 
     Args:
         shape: all that the answer depends on, the device included; what was found for it is remembered.
@@ -41,7 +41,7 @@ def fastest(shape: Hashable, tiles: Sequence[Tile], run: Callable[[Tile], object
 
 
 def _time(run: Callable[[], object]) -> float:
-    """Milliseconds; no tile that needs more shared memory than this GPU has is the fastest."""
+    """Return milliseconds; infinity if the tile needs more shared memory than this GPU has."""
     try:
         return do_bench(run, _WARM_UP, _MEASURED, return_mode="median")
     except OutOfResources:

@@ -13,7 +13,7 @@ lengths, each with a cache of its own, without padding or mask.
 
 from collections.abc import Sequence
 from ctypes import POINTER, Array, byref, c_int64, cast
-from typing import Any
+from typing import TypeGuard
 from weakref import WeakKeyDictionary
 
 import torch
@@ -30,7 +30,7 @@ from .layers import GLMDecoderLayer
 from .norm import GLMLayerNorm
 
 MOST_SEQUENCES = 16
-"""With more, the products weigh so much more than what stands between them that torch may do that."""
+"""With more, torch takes the step: beside so many rows' products, the operations between them cost little."""
 
 
 def decode(
@@ -75,7 +75,7 @@ def decode_rows(
     position_embeddings: tuple[Tensor, Tensor],
     caches: Sequence[object],
 ) -> Tensor | None:
-    """As :func:`decode`, with a cache for each sequence: each new token sees all tokens of its own cache and itself.
+    """Return the same as :func:`decode` with a cache for each sequence: a new token sees its own cache and itself.
 
     Args:
         layers: of the decoder, on the CPU.
@@ -139,11 +139,9 @@ class _NativeDecoder:
         ]
         self._parameters = list(layers.parameters())
         self._state = self._current_state()
-        plain = (
-            all(_is_plain(layer, index) for index, layer in enumerate(layers))
-            and len({linear.precision for linear in self._linears}) == 1
-        )
-        self._decoder = _describe(list(layers)) if plain else None
+        plain = [layer for index, layer in enumerate(layers) if _is_plain(layer, index)]
+        one_precision = len({linear.precision for linear in self._linears}) == 1
+        self._decoder = _describe(plain) if len(plain) == len(layers) and one_precision else None
 
     def _current_state(self) -> list[object]:
         addresses = [parameter.data_ptr() for parameter in self._parameters]
@@ -183,7 +181,7 @@ class _NativeDecoder:
         caches: Sequence[GrowingCache],
         visible: Tensor | None,
     ) -> Tensor:
-        """See :func:`decode`.
+        """Run the step in the library; return what the last layer returns, [batch, 1, hidden].
 
         Args:
             states: [batch, 1, hidden].
@@ -233,9 +231,9 @@ def _extended(caches: Sequence[GrowingCache]) -> tuple["Array[c_int64]", torch.d
 _decoders: "WeakKeyDictionary[nn.ModuleList, _NativeDecoder]" = WeakKeyDictionary()
 
 
-def _is_plain(layer: Any, index: int) -> bool:
-    """Whether a layer is what ``csrc/decoder.h`` describes, all on the CPU."""
-    if not hasattr(layer, "self_attn") or layer.self_attn.cache_idx != index:  # a stage of a pipeline
+def _is_plain(layer: nn.Module, index: int) -> TypeGuard[GLMDecoderLayer]:
+    """Return whether a layer is what ``csrc/decoder.h`` describes, all on the CPU."""
+    if not isinstance(layer, GLMDecoderLayer) or layer.self_attn.cache_idx != index:  # a stage of a pipeline
         return False
     attention, mlp = layer.self_attn, layer.mlp
     linears = (attention.query_key_value, attention.dense, mlp.dense_h_to_4h, mlp.dense_4h_to_h)
@@ -258,7 +256,7 @@ def _is_float32(parameter: Tensor | None) -> bool:
     return parameter is not None and parameter.dtype == torch.float32 and parameter.is_contiguous()
 
 
-def _describe(layers: list[Any]) -> structures.Decoder:
+def _describe(layers: Sequence[GLMDecoderLayer]) -> structures.Decoder:
     first = layers[0]
     attention, norm = first.self_attn, first.input_layernorm
     described = (structures.Layer * len(layers))(*map(_layer, layers))

@@ -177,13 +177,15 @@ def test_in_a_step_the_cores_are_the_products_own(monkeypatch: pytest.MonkeyPatc
     """Torch has one thread, the products as many as ever, and afterwards all is as before."""
     threads = torch.get_num_threads()
     started: list[Any] = []
-    options = onnx._onnxruntime().SessionOptions
+    module = onnx._onnxruntime()
+    assert module is not None
+    options = module.SessionOptions
 
     def made() -> Any:
         started.append(options())
         return started[-1]
 
-    monkeypatch.setattr(onnx._onnxruntime(), "SessionOptions", made)
+    monkeypatch.setattr(module, "SessionOptions", made)
     with onnx.one_thread_for_torch():
         assert torch.get_num_threads() == 1
         onnx.fast_matmul(torch.ones(1, 64), *quantize(torch.ones(4, 64), 4), 4)
