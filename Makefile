@@ -5,9 +5,9 @@
 #   make test                          linter, types and tests (ARGS go to pytest)
 #   make test SYSTEM_PACKAGES=no       the same without asking apt for Chromium and a Chinese font
 #   make lint                          linter, format and types alone
-#   make test-matrix                   golden, loading, quantization, generation and filling tests on the oldest and the
-#                                      newest transformers and the oldest torch that pyproject.toml allows, each in an
-#                                      environment of its own (.venv-transformers-5.17.0 ...). ARGS go to pytest;
+#   make test-matrix                   rules, golden, loading, quantization, generation and filling tests on the oldest and
+#                                      the newest transformers and the oldest torch that pyproject.toml allows, each in
+#                                      an environment of its own (.venv-transformers-5.17.0 ...). ARGS go to pytest;
 #                                      MATRIX="transformers-5.20.0 torch-2.12.1" names other releases; `make -k` goes
 #                                      on after one that failed
 #   make test-sanitize                 the native kernel's tests under GCC's address and undefined-behaviour sanitizers
@@ -15,7 +15,8 @@
 #   make clean                         remove the environments
 #
 # PYTHON=python3.12 names another interpreter, VENV=dir another place for the environment. On Linux, PyPI's torch is the
-# CUDA build, several GB more; PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu before `make` gets the CPU's.
+# CUDA build, several GB more (an environment of the matrix with torch 2.11.0: 5.0 GB);
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu before `make` gets the CPU's.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -32,7 +33,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check
 
 # Releases that the pins are exchanged for, one at a time.
 MATRIX ?= transformers-5.17.0 transformers-newest torch-2.11.0
-MATRIX_TESTS := tests/golden tests/loading tests/quantization tests/model tests/blank_filling
+MATRIX_TESTS := tests/rules tests/golden tests/loading tests/quantization tests/model tests/blank_filling
 # What these tests do not need, and what transformers and torch choose for themselves.
 NOT_IN_MATRIX := gradio|starlette|playwright|ruff|mypy|huggingface_hub|setuptools
 

@@ -106,6 +106,13 @@ def test_the_matrix_begins_with_the_oldest_releases_that_are_allowed() -> None:
         assert all(version in allowed for version in versions if version != "newest")
 
 
+def test_the_workflow_runs_every_release_of_the_matrix() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    workflow = (ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8")
+    (listed,) = re.findall(r"release: \[(.*)\]", workflow)
+    assert listed.split(", ") == re.findall(r"^MATRIX \?= (.*)", makefile, re.MULTILINE)[0].split()
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from a copy: setuptools would put what an earlier tree left in `build` into it."""
