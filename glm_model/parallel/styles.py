@@ -27,13 +27,13 @@ from ..quantization.dtensor import local
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """The sum of what the ranks of a group have computed; each gets the whole gradient of it."""
+    """Adds up, in place, what the ranks of a group have computed; each rank gets the whole gradient of the sum."""
 
     @staticmethod
     def forward(context: Any, part: Tensor, group: dist.ProcessGroup) -> Tensor:
-        total = part.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total, dist.ReduceOp.SUM, group)
-        return total
+        context.mark_dirty(part)
+        dist.all_reduce(part, dist.ReduceOp.SUM, group)
+        return part
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
@@ -41,7 +41,8 @@ class _SumOverRanks(torch.autograd.Function):
 
 
 def _sum_over_ranks(part: Tensor, mesh: DeviceMesh) -> Tensor:
-    total: Tensor = _SumOverRanks.apply(part, mesh.get_group())
+    """Return the sum of a tensor over the ranks; the tensor, which nobody else may need, is overwritten."""
+    total: Tensor = _SumOverRanks.apply(part.contiguous(), mesh.get_group())
     return total
 
 
