@@ -27,9 +27,10 @@ ENV_PREFIX = "GLM_"
 # Narrower than what the model package takes: what the controls of the page can show, and what is no slip of the hand.
 _LIMITS: dict[str, package.Allowed] = {
     "max_length": package.Whole(32, 1_000_000),
-    "temperature": package.Real(0, 10, zero="greedy"),
+    "temperature": package.Real(0, 10),
     "seed": package.Whole(0, MOST_SEED),
-    "prompt_lookup": package.Whole(0, 1000, zero="off"),
+    "prompt_lookup": package.Whole(0, 1000),
+    "message": package.Text(),
 }
 
 
@@ -135,7 +136,7 @@ class Options(package.LoadOptions, package.SamplingOptions):
     message: str | None = package.setting(
         None,
         "print the answer to this one message and leave",
-        package.Text(),
+        package.Instance(str, "a text"),
         group="interface",
         metavar="TEXT",
         used_by=["terminal"],

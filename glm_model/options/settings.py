@@ -45,7 +45,7 @@ class Whole:
         """See :class:`Allowed`."""
         words = _range_words(self.least, self.most, self.zero)
         if not isinstance(value, Integral):
-            return f"a whole number, {words}"
+            return _of_kind("a whole number", words)
         is_inside = int(value) >= self.least and (self.most is None or int(value) <= self.most)
         return None if is_inside else words
 
@@ -77,10 +77,17 @@ class Real:
         if self.open_below:
             words = f"above {self.least:g} and at most {self.most:g}"
         if not isinstance(value, RealNumber):
-            return f"a number, {words}"
+            return _of_kind("a number", words)
         number = float(value)
         is_inside = self.least <= number <= self.most and not math.isinf(number)
         return None if is_inside and not (self.open_below and number == self.least) else words
+
+
+def _of_kind(kind: str, words: str) -> str:
+    """Return a range with what it is a range of, such as "a whole number of at least 1"."""
+    if words.startswith("at least"):
+        return f"{kind} of {words}"
+    return f"{kind} {words}" if words.startswith(("from", "above")) else f"{kind}, {words}"
 
 
 def _range_words(least: float, most: float | None, zero: str) -> str:
@@ -255,5 +262,5 @@ def read_setting(allowed: Allowed, text: str) -> Any:
     value = allowed.parse(text)
     expected = allowed.expected(value)
     if expected is not None:
-        raise ValueError(expected)
+        raise ValueError(allowed.expected(text) or expected)  # of a text also what it should have spelled
     return value

@@ -69,6 +69,7 @@ WRONG = {
     "root_path": ["glm"],
     "auth": ["alone", ":p", "u:", "a:b,"],
     "queue_size": ["0"],
+    "message": [" "],
 }
 
 

@@ -256,8 +256,8 @@ def test_set_alone_shows_all() -> None:
         ("/set temperature hot", "temperature: hot is not a number from 0 to 10"),
         ("/set top_p 0", "top_p: 0 is not a number above 0"),
         ("/set temperature none", "temperature: none is not"),
-        ("/set port 1", "one of max_length, top_p"),
-        ("/set temperature", "one of max_length, top_p"),
+        ("/set port 1", "one of max_length, temperature"),
+        ("/set temperature", "one of max_length, temperature"),
     ],
 )
 def test_set_refuses_nonsense(line: str, says: str) -> None:

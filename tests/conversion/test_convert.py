@@ -342,7 +342,14 @@ def test_packed_columns_that_do_not_divide(tmp_path: Path, capsys: pytest.Captur
 
 @pytest.mark.parametrize("ranks", [0, -2])
 def test_ranks_that_cannot_be(ranks: int, archive: Path, tmp_path: Path, capsys: Any) -> None:
-    wrong_line(capsys, archive, tmp_path / "made", "--tensor-parallel", ranks, told=f"'{ranks}' is not at least 1")
+    wrong_line(
+        capsys,
+        archive,
+        tmp_path / "made",
+        "--tensor-parallel",
+        ranks,
+        told=f"'{ranks}' is not a whole number of at least 1",
+    )
     with pytest.raises(ValueError, match=f"tensor-parallel must be 1 or more, not {ranks}"):
         to_sat(archive, tmp_path / "made", ranks)
 

@@ -54,14 +54,14 @@ def test_a_text_is_read(allowed: Any, text: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("allowed", "text", "told"),
     [
-        (Whole(1), "0", "at least 1"),
-        (Whole(1, 5), "6", "from 1 to 5"),
-        (Whole(0, zero="off"), "-1", "0 (off) or more"),
-        (Whole(1), "1.0", "a whole number, at least 1"),
-        (Real(0), "inf", "at least 0"),
-        (Real(0), "nan", "at least 0"),
-        (Real(0, 1, open_below=True), "0", "above 0 and at most 1"),
-        (Real(-1, 1), "x", "a number, from -1 to 1"),
+        (Whole(1), "0", "a whole number of at least 1"),
+        (Whole(1, 5), "6", "a whole number from 1 to 5"),
+        (Whole(0, zero="off"), "-1", "a whole number, 0 (off) or more"),
+        (Whole(1), "1.0", "a whole number of at least 1"),
+        (Real(0), "inf", "a number of at least 0"),
+        (Real(0), "nan", "a number of at least 0"),
+        (Real(0, 1, open_below=True), "0", "a number above 0 and at most 1"),
+        (Real(-1, 1), "x", "a number from -1 to 1"),
         (Switch(), "maybe", "one of 1, true, yes, on, 0, false, no, off"),
         (Text(), " ", "a text with something in it"),
         (PathName(), "", "a path"),
@@ -84,7 +84,7 @@ def test_a_text_that_spells_nothing_allowed_is_told_what_is(allowed: Any, text: 
         ("offload_folder", 3, "offload_folder must be a path, or None; not 3"),
         ("device_map", "best", "sequential, a dictionary, or None; not 'best'"),
         ("tensor_parallel", 0, "tensor_parallel must be at least 1, not 0"),
-        ("pipeline_parallel", 1.5, "pipeline_parallel must be a whole number, at least 1; not 1.5"),
+        ("pipeline_parallel", 1.5, "pipeline_parallel must be a whole number of at least 1, not 1.5"),
     ],
 )
 def test_a_wrong_value_is_named(name: str, value: Any, told: str) -> None:
