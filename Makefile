@@ -33,7 +33,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check
 
 # Releases that the pins are exchanged for, one at a time.
 MATRIX ?= transformers-5.17.0 transformers-newest torch-2.11.0
-MATRIX_TESTS := tests/rules tests/golden tests/loading tests/quantization tests/model tests/blank_filling
+MATRIX_TESTS := tests/golden tests/rules tests/loading tests/quantization tests/model tests/generation tests/blank_filling
 # What these tests do not need, and what transformers and torch choose for themselves.
 NOT_IN_MATRIX := gradio|starlette|playwright|ruff|mypy|huggingface_hub|setuptools
 
