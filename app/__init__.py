@@ -1,4 +1,5 @@
-"""The front-ends: a worker that owns the model, and the browser and terminal programs around it.
+"""Provide the two front-ends, the browser chat and the terminal chat, and the engine that both use.
 
-Nothing here is imported by `glm_model`; importing this package loads neither torch nor gradio.
+`serving` owns the model and runs it, `web` is the browser page, `terminal` the terminal program. `glm_model` imports
+nothing from here. Importing this package alone loads neither torch nor gradio.
 """

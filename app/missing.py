@@ -1,6 +1,7 @@
-"""What a front-end says where a library is not installed, as in a fresh clone outside its environment.
+"""End a program with an explanation when a library that it needs is not installed.
 
-Imports nothing heavy: it stands around the first import that is.
+This happens for example in a fresh clone that is run outside its virtual environment. The module imports only the
+standard library, since it is used around the first import of a third-party library.
 """
 
 from __future__ import annotations
@@ -14,10 +15,15 @@ from .names import INSTALLED, PACKAGE
 
 @contextmanager
 def missing_library_explained(requirement: str) -> Iterator[None]:
-    """End the program with a sentence, where Python would with a traceback.
+    """Turn a ModuleNotFoundError of the block into SystemExit with a sentence that names the library and the remedy.
 
     Args:
-        requirement: what pip has to be asked for where a wheel was installed without the library: `glm-home[web]`.
+        requirement: the requirement to install with pip if the program was installed from a wheel, such as
+            `glm-home[web]`.
+
+    Raises:
+        SystemExit: a third-party library is missing.
+        ModuleNotFoundError: a module of this project is missing, which is a fault of the code.
     """
     try:
         yield

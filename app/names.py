@@ -1,4 +1,4 @@
-"""What this package and its programs are called: `app` in a checkout, `glm_app` where a wheel has installed it."""
+"""Define the names of this package and its programs: `app` in a checkout, `glm_app` when installed from a wheel."""
 
 PACKAGE = __name__.partition(".")[0]
 INSTALLED = PACKAGE == "glm_app"

@@ -1,8 +1,9 @@
-"""Every setting of the front-ends, once: its flag, environment variable, default, allowed values and help.
+"""Define every setting of the front-ends: its flag, environment variable, default, allowed values and help.
 
-The fields of `Options` are that table: how a model is loaded and answers are written is in the model package's own
-(`glm_model/options`), the rest stands here. A flag wins over the environment variable (`GLM_` and the field's name in
-capitals), which wins over the default. Nothing heavy is imported, so that `--help` comes at once.
+Each field of `Options` is one setting. The settings that load a model or control generation are inherited from the
+model package (`glm_model/options`); the others are defined here. A flag overrides the environment variable (`GLM_` and
+the field's name in capitals), which overrides the default. No slow library is imported, so that `--help` answers at
+once.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ FrontEnd = Literal["web", "terminal"]
 BOTH: tuple[FrontEnd, ...] = ("web", "terminal")
 MOST_SEED = 2**63 - 1
 ENV_PREFIX = "GLM_"
-"""An environment variable is this and the field's name in capitals."""
+"""The prefix of every environment variable; the field's name in capitals follows it."""
 
-# Narrower than what the model package takes: what the controls of the page can show, and what is no slip of the hand.
+# Narrower limits than the model package has: the range of the page's controls, and bounds that catch typing errors.
 _LIMITS: dict[str, package.Allowed] = {
     "max_length": package.Whole(32, 1_000_000),
     "temperature": package.Real(0, 10),
@@ -35,7 +36,7 @@ _LIMITS: dict[str, package.Allowed] = {
 
 
 class _RootPath:
-    """Paths of a URL; the one of a page at the root is empty."""
+    """The allowed values of a URL path: empty for the root, else a path that starts with `/`."""
 
     def parse(self, text: str) -> object:
         return text.rstrip("/") if text.startswith("/") else text
@@ -46,7 +47,7 @@ class _RootPath:
 
 
 class _Accounts:
-    """Pairs of a user and a password."""
+    """The allowed values of accounts: pairs of a user name and a password, both not empty."""
 
     def parse(self, text: str) -> object:
         accounts = [part.partition(":") for part in text.split(",")]
@@ -59,7 +60,7 @@ class _Accounts:
 
 @dataclass(frozen=True, kw_only=True)
 class Options(package.LoadOptions, package.SamplingOptions):
-    """The settings of a front-end; the defaults are what it does when told nothing.
+    """The settings of a front-end.
 
     Raises:
         ValueError: a value that is not allowed, or two that exclude each other.
@@ -143,13 +144,13 @@ class Options(package.LoadOptions, package.SamplingOptions):
     )
 
     def loading(self) -> LoadOptions:
-        """Return how to load the model, as the model package takes it."""
+        """Return the settings that load the model, as the model package's `LoadOptions`."""
         from glm_model.options import LoadOptions
 
         return LoadOptions(**{each.name: getattr(self, each.name) for each in fields(LoadOptions)})
 
     def sampling(self) -> SamplingOptions:
-        """Return how to write an answer, as the model package takes it."""
+        """Return the settings of the generation, as the model package's `SamplingOptions`."""
         from glm_model.options import SamplingOptions
 
         return SamplingOptions(**{each.name: getattr(self, each.name) for each in fields(SamplingOptions)})
@@ -170,32 +171,36 @@ flag = package.flag
 
 
 def variable(name: str) -> str:
-    """Return the environment variable of a field, `GLM_MAX_LENGTH` for `max_length`."""
+    """Return the name of a field's environment variable, such as `GLM_MAX_LENGTH` for `max_length`."""
     return ENV_PREFIX + name.upper()
 
 
 def answer_settings() -> list[str]:
-    """Return the names of what an answer is written with, the fields of `SamplingOptions`."""
+    """Return the names of the generation settings, which are the fields of `SamplingOptions`."""
     return list(package.settings_of(package.SamplingOptions))
 
 
 def read_value(name: str, text: str) -> Any:
-    """Return the value that `text` gives to the field `name`. Raises ValueError with the allowed values."""
+    """Return the value of the field `name` that `text` stands for.
+
+    Raises:
+        ValueError: the value is not allowed; the message names what is.
+    """
     return package.read_setting(_LIMITS.get(name, SETTINGS[name].allowed), text)
 
 
 SETTINGS: dict[str, package.Setting] = {
     name: each for name, each in package.settings_of(Options).items() if each.in_programs
 }
-"""What a command line or the environment can say, by its name."""
+"""The settings that the command line and the environment can change, by field name."""
 _FIELDS: dict[str, Field[Any]] = {each.name: each for each in fields(Options)}
 
 
 def group_of(name: str) -> str:
-    """Return which of `GROUPS` a setting belongs to."""
+    """Return the key of `GROUPS` to which a setting belongs."""
     if name in answer_settings():
         return "answers"
-    return str(_FIELDS[name].metadata.get("group", "model"))  # what has none is of the model package: how to load
+    return str(_FIELDS[name].metadata.get("group", "model"))  # fields without a group come from LoadOptions
 
 
 def users_of(name: str) -> Sequence[FrontEnd]:
@@ -205,12 +210,12 @@ def users_of(name: str) -> Sequence[FrontEnd]:
 
 
 def parse_web(argv: Sequence[str] | None = None) -> Options:
-    """Return the settings of the browser front-end; prints and exits (0 for --help, 2 for a wrong value)."""
+    """Return the settings of the web front-end, or print and exit: status 0 for --help, 2 for a wrong value."""
     return _parse("web", "Chat with a GLM in the browser.", argv)
 
 
 def parse_terminal(argv: Sequence[str] | None = None) -> Options:
-    """Return the settings of the terminal front-end; prints and exits (0 for --help, 2 for a wrong value)."""
+    """Return the settings of the terminal front-end, or print and exit: status 0 for --help, 2 for a wrong value."""
     return _parse("terminal", "Chat with a GLM in the terminal, or answer what comes through a pipe.", argv)
 
 
@@ -233,14 +238,14 @@ def _parse(front_end: FrontEnd, description: str, argv: Sequence[str] | None) ->
 def _add_arguments(parser: argparse.ArgumentParser, own: Sequence[package.Setting]) -> None:
     for group, title in GROUPS.items():
         members = [each for each in own if group_of(each.name) == group]
-        members.sort(key=lambda each: each.name != "model")  # first of all
+        members.sort(key=lambda each: each.name != "model")  # --model is listed first
         shown = parser.add_argument_group(title) if members else parser
         for each in members:
             shown.add_argument(flag(each.name), **_argument(each))
 
 
 def _argument(each: package.Setting) -> dict[str, Any]:
-    """Return argparse's description of a field. Values stay texts here; `_from_flags` reads them."""
+    """Return the arguments of `add_argument` for a field. argparse keeps texts; `_from_flags` converts them."""
     described = {"dest": each.name, "default": None, "help": package.help_text(each.help, each.default)}
     if isinstance(each.allowed, package.Switch):
         return {**described, "action": argparse.BooleanOptionalAction}
@@ -249,6 +254,7 @@ def _argument(each: package.Setting) -> dict[str, Any]:
 
 
 def _from_flags(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values from the command line, converted from text."""
     values: dict[str, Any] = {}
     for name, value in given.items():
         if isinstance(value, bool):
@@ -261,14 +267,15 @@ def _from_flags(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _from_environment(names: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
-    """What the environment says; an empty variable says nothing, as compose files leave them."""
+    """Return the values from the environment. Empty variables are ignored: compose files set unused ones empty."""
     texts = {name: environment.get(variable(name), "") for name in names}
     return {name: _read(name, text, variable(name)) for name, text in texts.items() if text}
 
 
 def _read(name: str, text: str, source: str) -> Any:
+    """Return the value of the field `name`. Raise ValueError with the flag or variable that `source` names."""
     try:
         return read_value(name, text)
     except ValueError as error:
-        shown = "the value" if SETTINGS[name].is_secret else repr(text)  # never print a password
+        shown = "the value" if SETTINGS[name].is_secret else repr(text)  # a password must not be printed
         raise ValueError(f"{source}: {shown} is not {error}") from None

@@ -1,9 +1,10 @@
-"""The settings of the model package, without the rest of it.
+"""Import ``glm_model/options`` without the rest of the model package.
 
-Importing anything of ``glm_model`` imports all of it, torch and transformers included, which takes seconds. The folder
-``glm_model/options`` needs none of that, so its files are run here as a package of another name, and ``--help`` comes
-at once. Its classes are therefore not those of ``glm_model.options``, though they have the same fields: what is handed
-to the model package is made of ``glm_model.options`` itself (``Options.loading``, ``Options.sampling``).
+``import glm_model.options`` runs ``glm_model/__init__.py``, which imports torch and transformers and takes seconds. The
+files of ``glm_model/options`` need neither, so this module runs them as a package of another name; ``--help`` then
+answers without delay. The classes of `package_settings` are therefore different objects from those of
+``glm_model.options``, though they have the same fields. Values for the model package are made from
+``glm_model.options`` itself (see ``Options.loading`` and ``Options.sampling``).
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 
 def _run_alone() -> ModuleType:
-    package = importlib.util.find_spec("glm_model")  # finds it and does not import it
+    """Return ``glm_model/options``, imported under another name and without ``glm_model/__init__.py``."""
+    package = importlib.util.find_spec("glm_model")  # locates the package without importing it
     assert package is not None
     assert package.submodule_search_locations
     folder = Path(package.submodule_search_locations[0]) / "options"
@@ -32,7 +34,7 @@ def _run_alone() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where the files of the folder look for each other
+    sys.modules[name] = module  # the relative imports inside the folder need this entry
     spec.loader.exec_module(module)
     return module
 

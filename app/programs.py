@@ -1,6 +1,6 @@
-"""The programs: `glm-web` and `glm-chat` of the wheel, web_demo.py and cli_demo.py of a checkout.
+"""Run the two programs: `glm-web` and `glm-chat` of the wheel, web_demo.py and cli_demo.py of a checkout.
 
-Nothing heavy is imported before the options are read, so that --help and a wrong option are answered at once.
+Slow libraries are imported only after the options are read, so that --help and a wrong option are answered at once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .startup import collector_paused
 
 
 def web() -> int:
-    """Read the options, load the model and serve the page in the browser; returns the exit code."""
+    """Read the options, load the model, serve the web page, and return the exit code."""
     leave_the_terminal_to_rank_0()
     options = parse_web()
     with missing_library_explained("glm-home[web]"), no_proxy(), collector_paused():
@@ -22,7 +22,7 @@ def web() -> int:
 
 
 def terminal() -> int:
-    """Read the options, load the model and chat in the terminal, or answer once; returns the exit code."""
+    """Read the options, load the model, chat in the terminal or answer one message, and return the exit code."""
     leave_the_terminal_to_rank_0()
     options = parse_terminal()
     with missing_library_explained("glm-home"):

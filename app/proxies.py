@@ -1,4 +1,4 @@
-"""Doing without the proxy that the environment names, where only this machine is talked to."""
+"""Hide the proxy settings of the environment while a program connects to its own machine only."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def no_proxy() -> Iterator[None]:
-    """While the block runs, the environment names no proxy.
+    """Remove all `*_proxy` environment variables while the block runs, and restore them afterwards.
 
-    Gradio makes an HTTP client when it is imported, which fails where a SOCKS proxy is set and the package for it is
-    missing; and asks its own server whether it is up, which no proxy of another machine could reach.
+    Gradio needs this twice. At import it creates an HTTP client, which fails if a SOCKS proxy is set and the package
+    for SOCKS is missing. After its start it requests a page from its own server, which a proxy on another machine
+    cannot reach.
     """
     kept = {name: os.environ.pop(name) for name in list(os.environ) if name.lower().endswith("_proxy")}
     try:

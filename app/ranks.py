@@ -1,15 +1,17 @@
-"""Under torchrun every process runs the same program; those that serve nobody keep away from keyboard and screen.
+"""Detach the processes of other ranks from the terminal when a program runs under torchrun.
 
-Imports nothing heavy: it runs before anything else does.
+torchrun starts the same program in every process, but only rank 0 serves users. The module imports only the standard
+library, since it runs before everything else.
 """
 
 import os
 
 
 def leave_the_terminal_to_rank_0() -> None:
-    """In a process of another rank, read nothing and print nothing but errors.
+    """Redirect standard input and output to the null device in every process but rank 0; standard error stays.
 
-    Kubernetes and job schedulers set a RANK too, for programs that run alone; torchrun also says of how many.
+    A RANK alone is no sign of torchrun: Kubernetes and job schedulers set it for single processes too. torchrun also
+    sets WORLD_SIZE, so both are checked.
     """
     if _number("WORLD_SIZE") <= 1 or _number("RANK") == 0:
         return
@@ -19,7 +21,7 @@ def leave_the_terminal_to_rank_0() -> None:
 
 
 def _number(name: str) -> int:
-    """A number of the environment, 0 if it is not set or is none."""
+    """Return the environment variable `name` as a number, 0 if it is not set or not a number."""
     try:
         return int(os.environ.get(name, "0"))
     except ValueError:

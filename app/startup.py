@@ -1,6 +1,6 @@
-"""The start of a front-end: much is imported and made that stays until the program ends.
+"""Make the start of a front-end faster by pausing Python's garbage collector.
 
-Imports nothing heavy: it stands around the imports that are.
+The module imports only the standard library, since it is used around the slow imports.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from contextlib import contextmanager
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Keep Python's garbage collector away from a block whose objects all stay, and from these objects afterwards.
+    """Pause garbage collection while the block runs, and exclude the block's objects from it afterwards.
 
-    Python would look through hundreds of thousands of them again and again as they become more: with torch,
-    transformers and a model that is a fifth of the time until the program can answer. Only a program of ours may do
-    this to its process, not the library.
+    The block is one that imports libraries and loads a model, whose objects all stay until the program ends. The
+    collector would scan these hundreds of thousands of objects again and again as their number grows. With torch,
+    transformers and a model that takes a fifth of the time until the program can answer. The setting concerns the
+    whole process, so only the programs use it, not the library.
 
-    Collection goes on as it was after the block, however it ends.
+    Whether the block ends normally or with an exception, the collector is then enabled again if it was before.
     """
     was_enabled = gc.isenabled()
     gc.disable()

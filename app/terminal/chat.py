@@ -1,4 +1,4 @@
-"""A conversation in the terminal: reads messages, shows answers, keeps what was said."""
+"""Hold a conversation in the terminal: read messages, show answers, keep the history."""
 
 from __future__ import annotations
 
@@ -25,23 +25,29 @@ from .wrap import Wrapped
 
 @dataclass
 class Answer:
-    """What came of a question: the text, and how it ended."""
+    """The answer to a question.
+
+    Attributes:
+        pieces: the texts in the order of their arrival.
+        dropped_rounds: the number of oldest rounds that did not fit into the prompt.
+        end: the last event, None if the user left before it.
+    """
 
     pieces: list[str] = field(default_factory=list)
     dropped_rounds: int = 0
-    end: Finished | Failed | None = None  # None: left before the end
+    end: Finished | Failed | None = None
 
     @property
     def text(self) -> str:
-        """All that the model said, exactly."""
+        """The whole text of the answer, unchanged."""
         return "".join(self.pieces)
 
 
 def receive(engine: Engine, messages: list[Message], sampling: SamplingOptions, view: View) -> Answer:
-    """Ask the model and show its answer in `view` as it comes; Ctrl-C stops it and keeps what was said.
+    """Return the model's answer, shown in `view` while it is generated; Ctrl-C stops it and keeps its text.
 
     Raises:
-        GLMError, ConversationError: the engine does not take the question.
+        GLMError, ConversationError: the engine refuses the conversation.
     """
     answer = Answer()
     with engine.submit(messages, sampling) as reply, interruptible(reply.cancel):
@@ -63,11 +69,12 @@ def receive(engine: Engine, messages: list[Message], sampling: SamplingOptions, 
 
 
 def remarks(answer: Answer, max_length: int, context_length: int, raised_by: str, words: Words) -> list[str]:
-    """What must be said about an answer besides the answer.
+    """Return the remarks that are printed after an answer, such as that it was cut or has failed.
 
     Args:
-        max_length: tokens that the user allowed; no more than `context_length`, what the model takes, are used.
-        raised_by: what to type to allow more.
+        max_length: the maximum length in tokens that the user has set; at most `context_length` is used.
+        context_length: the number of tokens that the model was trained for.
+        raised_by: the option or command that raises the maximum length.
     """
     more = words.raised_by.format(how=raised_by) if max_length < context_length else ""
     said = []
@@ -94,7 +101,7 @@ def remarks(answer: Answer, max_length: int, context_length: int, raised_by: str
 class Chat:
     """The interactive session.
 
-    `messages` holds finished rounds; a question whose answer failed or stayed empty is kept apart, for /retry.
+    `messages` holds the finished rounds. A question whose answer failed or stayed empty is stored separately for /retry.
     """
 
     def __init__(
@@ -107,7 +114,7 @@ class Chat:
         self._leaving = False
 
     def run(self) -> None:
-        """Talk until somebody leaves."""
+        """Read and answer messages until the user leaves."""
         self._banner()
         with quiet_keyboard():
             while not self._leaving:
@@ -129,7 +136,7 @@ class Chat:
             execute(self, *command)
 
     def ask(self, question: str) -> None:
-        """Put a question to the model, show the answer, keep both."""
+        """Send a question to the model, show the answer, and add both to the history."""
         self._unanswered = question
         asked = Message(role="user", content=question)
         self.say(self.words.glm, style="bold green")
@@ -162,14 +169,14 @@ class Chat:
         self.say(self.words.keys, "dim")
         self._console.print()
 
-    # What commands do.
+    # Actions of the commands (commands.Chat).
 
     def say(self, text: str, style: str = "") -> None:
-        """Print a line of the program's own, with nothing in it interpreted."""
+        """Print a text of the program. Markup and control characters in it have no effect."""
         self._console.print(Wrapped(Line(harmless(text), style=style)))
 
     def say_rows(self, rows: list[tuple[str, str]]) -> None:
-        """Print names and what belongs to each, in two columns."""
+        """Print pairs of a name and its text in two columns."""
         table = Table.grid(padding=(0, 2))
         table.add_column(no_wrap=True)
         for name, text in rows:
@@ -177,11 +184,11 @@ class Chat:
         self._console.print(table)
 
     def notice(self, text: str) -> None:
-        """Print a remark that must not be taken for the model's words."""
+        """Print a remark in a colour that distinguishes it from the model's answer."""
         self.say(text, "yellow")
 
     def confirm(self, question: str) -> bool:
-        """Ask the user for yes or no."""
+        """Return the user's answer to a yes-or-no question."""
         return self._keyboard.confirm(question)
 
     def leave(self) -> None:
@@ -189,12 +196,12 @@ class Chat:
         self._leaving = True
 
     def forget(self) -> None:
-        """Start anew, on a clear screen as the original did."""
+        """Start a new conversation and clear the screen, as the published cli_demo.py does."""
         self.messages, self._unanswered = [], None
         self._console.clear()
 
     def resume(self, messages: list[Message]) -> None:
-        """Go on with a saved conversation and show its end; a question without an answer waits for /retry."""
+        """Continue a saved conversation and show its end; a last question without an answer is kept for /retry."""
         open_question = messages[-1]["content"] if messages and messages[-1]["role"] == "user" else None
         self._unanswered = open_question
         self.messages = messages if open_question is None else messages[:-1]
@@ -212,7 +219,7 @@ class Chat:
             self._console.print()
 
     def retry(self) -> bool:
-        """Ask the last question again, instead of the answer that it got; False if there was none."""
+        """Ask the last question again and replace its answer. Return False if there is no question."""
         question = self._unanswered
         if question is None:
             asked = [index for index, message in enumerate(self.messages) if message["role"] == "user"]
@@ -225,7 +232,7 @@ class Chat:
 
 
 def count_in_words(number: int) -> str:
-    """A number of parameters as people say it: 950, 3.1M, 6.17B."""
+    """Return a number of parameters in short form: 950, 3.1M, 6.17B."""
     for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
         if number >= size:
             return f"{number / size:.3g}{letter}"

@@ -1,6 +1,7 @@
-"""Commands that can be typed instead of a message.
+"""Parse and run the commands that can be typed instead of a message.
 
-They are /help, /clear, /retry, /set, /save, /load, /stop, and the original's bare words `clear` and `stop`.
+They are /help, /clear, /retry, /set, /save, /load and /stop, and as in the published cli_demo.py the bare words `clear`
+and `stop`.
 """
 
 from __future__ import annotations
@@ -41,7 +42,14 @@ class Chat(Protocol):
 
 @dataclass(frozen=True)
 class Command:
-    """A command: what to type, what the help says of it, what it does with the chat and the argument."""
+    """A command of the chat.
+
+    Attributes:
+        name: the command with its slash.
+        argument: the argument as the help shows it, empty if there is none.
+        explain: returns the help text in the given language.
+        run: runs the command on the chat with the argument that was typed.
+    """
 
     name: str
     argument: str
@@ -50,10 +58,10 @@ class Command:
 
 
 def parse(line: str) -> tuple[str, str] | None:
-    """The command and its argument if `line` is one, None if it is a message for the model.
+    """Return the command and its argument if `line` is a command, None if it is a message for the model.
 
-    `clear` and `stop` alone are commands, as in the original. A command begins with a slash at the very start;
-    a space before it, or a second line, makes it a message.
+    A command has a slash as its first character; a space before it, or a second line, makes it a message. The single
+    words `clear` and `stop` are commands too, as in the published cli_demo.py.
     """
     if line.strip() in ("clear", "stop"):
         return "/" + line.strip(), ""
@@ -64,7 +72,7 @@ def parse(line: str) -> tuple[str, str] | None:
 
 
 def execute(chat: Chat, name: str, argument: str) -> None:
-    """Run a command that `parse` found, or say that there is none of that name."""
+    """Run a command that `parse` returned, or print that there is no command of that name."""
     command = COMMANDS.get(name)
     if command is None:
         chat.notice(chat.words.unknown.format(command=name))
@@ -149,7 +157,7 @@ def _load(chat: Chat, argument: str) -> None:
     path = _path(argument)
     try:
         messages = read(path)
-    except (OSError, ValueError) as error:  # a ConversationError; a name that no file can have
+    except (OSError, ValueError) as error:  # ValueError: a ConversationError, or an impossible file name
         chat.notice(chat.words.cannot_read.format(file=path, reason=_reason(error)))
     else:
         chat.notice(chat.words.loaded.format(count=len(messages), file=path))
@@ -161,7 +169,7 @@ def _reason(error: OSError | ValueError) -> str:
 
 
 def _path(argument: str) -> Path:
-    """The file that was typed: with or without quotes, with `~` for the home folder."""
+    """Return the path that was typed, without quotes around it and with `~` expanded to the home folder."""
     if len(argument) > 1 and argument[0] == argument[-1] and argument[0] in "\"'":
         argument = argument[1:-1]
     with contextlib.suppress(RuntimeError):

@@ -1,4 +1,4 @@
-"""The files of the terminal: where the history and the log lie, saved conversations."""
+"""Read and write the terminal's files: saved conversations, and the paths of the history and the log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..serving.conversation import MAX_IMPORT_BYTES, ConversationError, Message,
 
 
 def state_folder(environment: Mapping[str, str] = os.environ) -> Path | None:
-    """Where the history and the log are kept (XDG base directories); None if there is no home."""
+    """Return the folder of the history and the log (XDG base directories), None if there is no home folder."""
     base = environment.get("XDG_STATE_HOME") or environment.get("LOCALAPPDATA")
     if base and Path(base).is_absolute():
         return Path(base) / "glm-home"
@@ -24,15 +24,16 @@ def state_folder(environment: Mapping[str, str] = os.environ) -> Path | None:
 
 
 def log_file() -> Path | None:
-    """Where tracebacks go."""
+    """Return the path of the log of tracebacks, None if there is no home folder."""
     folder = state_folder()
     return folder / "terminal.log" if folder else None
 
 
 def write(path: Path, messages: list[Message]) -> None:
-    """Save a conversation, as Markdown if the name ends in .md; a crash leaves the old file whole.
+    """Write a conversation to a file, as Markdown if the name ends in .md, else as JSON.
 
-    A link stays one, and a file keeps its mode.
+    The text is written to a temporary file that then replaces the old one, so a crash leaves the old file complete. A
+    symbolic link stays a link, and an existing file keeps its mode.
     """
     text = to_markdown(messages) if path.suffix.lower() == ".md" else to_json(messages)
     target = Path(os.path.realpath(path))  # Path.resolve raises RuntimeError for links in a circle
@@ -42,7 +43,7 @@ def write(path: Path, messages: list[Message]) -> None:
         with _new_file(temporary, 0o666 if mode is None else mode) as file:
             file.write(text.encode("utf-8"))
         if mode is not None:
-            temporary.chmod(mode)  # with what the umask has taken
+            temporary.chmod(mode)  # sets the bits that the umask has removed
         temporary.replace(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -50,12 +51,17 @@ def write(path: Path, messages: list[Message]) -> None:
 
 
 def _new_file(path: Path, mode: int) -> BinaryIO:
-    """From its first byte on for nobody that `mode` and the umask keep out."""
+    """Open a new file for writing, created with `mode` less the umask, so that others can never read its text."""
     return open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode))
 
 
 def read(path: Path) -> list[Message]:
-    """Load a conversation from JSON or Markdown, whatever its name. Raises ConversationError, OSError."""
+    """Read a conversation from a JSON or Markdown file; the content decides the format, not the name.
+
+    Raises:
+        ConversationError: the file is too large, not UTF-8, or not a conversation.
+        OSError: the file cannot be read.
+    """
     with path.open("rb") as file:
         data = file.read(MAX_IMPORT_BYTES + 1)
     if len(data) > MAX_IMPORT_BYTES:

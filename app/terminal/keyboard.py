@@ -1,6 +1,6 @@
-"""The keyboard: a line editor for messages.
+"""Read messages from the keyboard, with a line editor.
 
-prompt_toolkit does the editing: wide characters, history, completion, pasting of several lines.
+prompt_toolkit provides the editing: wide characters, history, completion, pasting of several lines.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ MENU_ROWS = 5  # kept free below the message for completions
 
 
 class CommandCompleter(Completer):
-    """Completes commands, the settings of `/set`, and file names.
+    """A completer for commands, the settings of `/set`, and file names.
 
     Args:
-        commands: name with its slash -> one line that explains it.
-        settings: names that `/set` takes.
-        files: commands that take a file name.
+        commands: maps each command, with its slash, to one line of help.
+        settings: the names that `/set` accepts.
+        files: the commands with a file name as argument.
     """
 
     def __init__(self, commands: Mapping[str, str], settings: Sequence[str], files: Sequence[str]) -> None:
@@ -36,7 +36,7 @@ class CommandCompleter(Completer):
         self._paths = PathCompleter(expanduser=True)
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
-        """prompt_toolkit asks this at every key; anything but a command gets nothing."""
+        """Yield the completions of a command; prompt_toolkit calls this at every key. Messages have none."""
         text = document.text_before_cursor
         if not text.startswith("/") or "\n" in text:
             return
@@ -56,7 +56,7 @@ def _starting_with(begun: str, names: Mapping[str, str]) -> Iterator[Completion]
 
 
 class Keyboard:
-    """Reads messages, with several lines, history and completion."""
+    """A reader of messages of one or more lines, with history and completion."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Keyboard:
             history=_history(history_file),
             completer=completer,
             complete_while_typing=True,
-            enable_suspend=True,  # else Ctrl-Z would be a character of the message
+            enable_suspend=True,  # else Ctrl-Z would insert a character
             reserve_space_for_menu=MENU_ROWS if completer else 0,
             style=STYLE,
             input=input,
@@ -83,11 +83,16 @@ class Keyboard:
         )
 
     def read(self) -> str:
-        """The next message. Raises KeyboardInterrupt (Ctrl-C on nothing) and EOFError (Ctrl-D on nothing)."""
+        """Return the next message.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C was pressed on an empty line.
+            EOFError: Ctrl-D was pressed on an empty line.
+        """
         return self._session.prompt()
 
     def confirm(self, question: str) -> bool:
-        """Ask for yes or no; no is also Ctrl-C, Ctrl-D and anything else."""
+        """Return True if the user answers yes, False for every other input, Ctrl-C and Ctrl-D."""
         app = self._session.app
         asking: PromptSession[str] = PromptSession(question, input=app.input, output=app.output)
         with suppress(KeyboardInterrupt, EOFError):
@@ -131,7 +136,7 @@ def _bindings() -> KeyBindings:
 
 
 class _PrivateHistory(FileHistory):
-    """Messages of earlier sessions, readable by their author alone; a full disk must not end a chat."""
+    """The messages of earlier sessions, in a file that only its owner can read. I/O errors are ignored."""
 
     def load_history_strings(self) -> Iterable[str]:
         with suppress(OSError):

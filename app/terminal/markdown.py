@@ -1,9 +1,11 @@
-"""Markdown for the terminal: an answer cut into its blocks, and a block as lines of text with colours.
+"""Render Markdown for the terminal: split an answer into blocks, and turn a block into lines with colour codes.
 
-Rich does the drawing. What differs here from its defaults: single line breaks stay (models write verse and
-lists that way), HTML and LaTeX are shown as they were written instead of vanishing, links and images are
-spelled out and never become terminal hyperlinks, and colours are the terminal's own, so that they suit light
-and dark ones alike.
+Rich does the rendering. Differences from its defaults:
+
+- single line breaks stay, since models write verse and lists that way;
+- HTML and LaTeX are shown as they were written instead of disappearing;
+- links and images are written out and never become terminal hyperlinks;
+- colours come from the terminal's palette, so that they suit light and dark terminals alike.
 """
 
 from __future__ import annotations
@@ -37,12 +39,12 @@ THEME = Theme(
     }
 )
 _LATEX = "()[]{}\\,;!|"
-# A formula as the web page takes one. A dollar beside a space, or before a digit, is money.
+# A formula as on the web page. A dollar next to a space or before a digit is an amount of money.
 _FORMULA = re.compile(r"\$\$.+?\$\$|\$(?!\s)[^$\n]*?(?<!\s)\$(?!\d)|\\\(.+?\\\)|\\\[.+?\\\]", re.DOTALL)
 
 
 def _formula(state: StateInline, silent: bool) -> bool:
-    """A rule of the parser: in a formula `*` and `_` are LaTeX's, not Markdown's."""
+    """Parse a formula as plain text (a markdown-it rule): `*` and `_` in it belong to LaTeX, not to Markdown."""
     if state.src[state.pos] not in "$\\" or not (found := _FORMULA.match(state.src, state.pos, state.posMax)):
         return False
     if not silent:
@@ -52,7 +54,7 @@ def _formula(state: StateInline, silent: bool) -> bool:
 
 
 def _escape_but_latex(state: StateInline, silent: bool) -> bool:
-    r"""Markdown's backslash rule, except before what LaTeX writes a backslash for: \( \[ \\ \{ ..."""
+    r"""Parse a backslash escape (a markdown-it rule), but leave the sequences that LaTeX uses: \( \[ \\ \{ ..."""
     if state.src[state.pos + 1 : state.pos + 2] in list(_LATEX):
         return False
     return escape(state, silent)
@@ -60,7 +62,7 @@ def _escape_but_latex(state: StateInline, silent: bool) -> bool:
 
 def _make_parser() -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
-    parser.disable("reference")  # "[1]: https://..." is text to see, not a definition to swallow
+    parser.disable("reference")  # "[1]: https://..." is shown as text, not hidden as a link definition
     parser.inline.ruler.at("escape", _escape_but_latex)
     parser.inline.ruler.before("escape", "formula", _formula)
     return parser
@@ -70,7 +72,7 @@ _PARSER = _make_parser()
 
 
 def split(text: str) -> tuple[list[str], str]:
-    """Cut a growing answer into the blocks that are finished and the last one, which may still change.
+    """Split a growing answer into its finished blocks and the last one, which may still change.
 
     A block (paragraph, list, table, code ...) is finished once another one has begun after it.
     """
@@ -83,10 +85,10 @@ def split(text: str) -> tuple[list[str], str]:
 
 
 def render(block: str, console: Console) -> list[str]:
-    """The lines of a block as wide as the console, with the codes of its colours and nothing else."""
+    """Return the lines of a block, wrapped to the console's width, with colour codes but no other control codes."""
     try:
         lines = _lines(console, _Markdown(block))
-    except Exception:  # whatever a model's Markdown does to the renderer, its text is shown
+    except Exception:  # if the renderer fails on the model's Markdown, the plain text is shown
         lines = []
     is_empty = not block.strip() or block.lstrip().startswith(("```", "~~~"))
     return lines if lines or is_empty else _lines(console, Wrapped(Text(block)))
@@ -100,7 +102,7 @@ def _lines(console: Console, renderable: Markdown | Wrapped) -> list[str]:
     return lines[seen[0] : seen[-1] + 1] if seen else []
 
 
-# Rich pads lines with spaces; they would wrap when the window is made narrower and be copied with the text.
+# Rich pads lines with spaces. They would wrap in a narrower window, and would be copied with the text.
 _PADDING = re.compile(r"(?: |\x1b\[[\d;]*m)+$")
 
 
@@ -119,7 +121,7 @@ class _WrappedParagraph(Paragraph):
 
 
 class _NumberedItem(ListItem):
-    """A list's item numbered as it was written, "1.", where rich drops the dot."""
+    """A list item with its number written as "1."; rich omits the dot."""
 
     def render_number(self, console: Console, options: ConsoleOptions, number: int, last_number: int) -> RenderResult:
         width = len(f" {last_number - 1}. ")
@@ -132,7 +134,7 @@ class _NumberedItem(ListItem):
 
 
 class _CopiableCode(CodeBlock):
-    """Code from the first column on, so that it can be copied out of the terminal and run."""
+    """A code block without indentation, so that it can be copied from the terminal and run."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield Syntax(str(self.text).rstrip(), self.lexer_name, theme=self.theme, word_wrap=True)
@@ -155,15 +157,15 @@ class _Markdown(Markdown):
 
 
 def _adapted(token: Token) -> Token:
-    """The token with line breaks kept, images as words and entities harmless, in its children too."""
+    """Change a token and its children in place: line breaks stay, images become text, control characters harmless."""
     if token.type == "softbreak":
         token.type = "hardbreak"
     elif token.type == "image":
         token.content = f"[{token.content}]({token.attrGet('src')})"
         token.type, token.tag, token.children = "text", "", None
-    elif token.markup == "autolink":  # the two ends of <https://...>, whose address stands between them already
+    elif token.markup == "autolink":  # the ends of <https://...>; the address between them is a token of its own
         token.type, token.tag, token.nesting = "text", "", 0
-    token.content = harmless(token.content)  # again: "&#8238;" has become a character only now
+    token.content = harmless(token.content)  # again, since the parser has now decoded entities such as "&#8238;"
     for child in token.children or []:
         _adapted(child)
     return token

@@ -1,4 +1,4 @@
-"""What the keys do while the program is busy: Ctrl-C stops the answer, the others wait for the next prompt."""
+"""Handle the keyboard while an answer is generated: Ctrl-C stops it, other keys wait for the next prompt."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 @contextmanager
 def interruptible(stop: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C calls `stop`; pressed again it raises KeyboardInterrupt, for a model that is deep in a step."""
+    """Call `stop` at the first Ctrl-C within the block, and raise KeyboardInterrupt at the next one."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -35,10 +35,10 @@ def interruptible(stop: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def quiet_keyboard() -> Iterator[None]:
-    """Keys typed between prompts are not echoed into an answer; the next prompt gets them. Ctrl-C still works."""
+    """Switch off the terminal's echo while the block runs. Typed keys go to the next prompt; Ctrl-C still works."""
     try:
         import termios
-    except ImportError:  # Windows echoes nothing unless somebody reads
+    except ImportError:  # Windows has no termios, and echoes only while a program reads
         yield
         return
     if not sys.stdin.isatty():
@@ -47,7 +47,7 @@ def quiet_keyboard() -> Iterator[None]:
     descriptor = sys.stdin.fileno()
     before: list[Any] = termios.tcgetattr(descriptor)
     quiet = list(before)
-    quiet[0] &= ~termios.ICRNL  # Enter must arrive at the prompt as Enter
+    quiet[0] &= ~termios.ICRNL  # keeps Enter as a carriage return, as prompt_toolkit expects it
     quiet[3] &= ~(termios.ECHO | termios.ICANON)
     termios.tcsetattr(descriptor, termios.TCSANOW, quiet)
     try:

@@ -1,8 +1,8 @@
-"""Shows an answer while it comes: `MarkdownView` in a terminal, `PlainView` in a pipe.
+"""Show an answer while it is generated: `MarkdownView` in a terminal, `PlainView` in a pipe.
 
-Finished blocks are printed once and scroll away like any output. Only the last, unfinished block is drawn again
-when it grows, from the first line that changed and in one write, so that nothing flickers and the screen is
-never cleared. Of a block taller than the window its end is shown until it is finished.
+Finished Markdown blocks are printed once and scroll away like any output. Only the last, unfinished block is redrawn
+when it grows. Redrawing starts at the first changed line and takes one write, so that nothing flickers and the screen
+is never cleared. If the unfinished block is taller than the window, only its end is shown until it is finished.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from glm_model.text.sanitize import harmless
 from .markdown import render, split
 
 SECONDS_PER_DRAWING = 0.04
-"""Text that arrives within this time after a drawing is drawn together with what follows it."""
+"""The pause after each drawing. Text that arrives during it is drawn together with the next text."""
 
 _CODES = re.compile(r"\x1b\[[\d;]*m")
 _MARKER = re.compile(r" {0,3}[-=*+#`~>|]{1,3} ?")
 
 
 class View(Protocol):
-    """Where an answer is shown."""
+    """A place where an answer is shown."""
 
     def feed(self, text: str) -> None:
         """Show new text of the answer."""
 
     def close(self) -> None:
-        """The answer has ended, or was stopped: leave it complete on the screen."""
+        """Finish the display after the answer has ended or was stopped; its whole text stays on the screen."""
 
 
 class PlainView:
-    """The answer as it is, and nothing else."""
+    """A view that writes the answer's text to a file without colours or Markdown."""
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
@@ -57,12 +57,12 @@ class PlainView:
 
 
 class MarkdownView:
-    """The answer as Markdown with colours.
+    """A view that renders the answer as Markdown with colours.
 
     Args:
         console: a terminal that understands cursor movements.
         placeholder: shown until the first text comes.
-        pause: how to wait after a drawing; a test may not want to.
+        pause: waits the given number of seconds after a drawing; tests replace it.
     """
 
     def __init__(self, console: Console, *, placeholder: str = "", pause: Callable[[float], None] = time.sleep) -> None:
@@ -86,7 +86,7 @@ class MarkdownView:
         self._rest = ""
 
     def _finished_lines(self) -> list[str]:
-        """Takes the finished blocks out of the rest. Only whole lines count: "#" may still become "#1"."""
+        """Remove the finished blocks from the rest and return their lines. A last line without an end stays."""
         whole, line_end, partial = self._rest.rpartition("\n")
         blocks, last = split(whole + line_end)
         self._rest = last + partial
@@ -95,7 +95,7 @@ class MarkdownView:
         return lines
 
     def _lines(self, blocks: list[str]) -> list[str]:
-        """The blocks with an empty line between them, and before them if others stand above."""
+        """Return the lines of the blocks, an empty line between them, and one before if blocks stand above."""
         drawn = [lines for block in blocks if (lines := render(block, self._console))]
         apart = [line for lines in drawn for line in ("", *lines)]
         return apart if self._blocks_above else apart[1:]
@@ -104,7 +104,7 @@ class MarkdownView:
         return max(1, self._console.height - 1)
 
     def _draw(self, finished: list[str], unfinished: list[str]) -> None:
-        """Replace what was unfinished. The cursor rests at the end of the last unfinished line."""
+        """Replace the unfinished lines. The cursor stays at the end of the last unfinished line."""
         lines = [*finished, *(unfinished or [""])]
         same = sum(
             1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self._drawn[:-1], lines[:-1], strict=False))
@@ -114,9 +114,9 @@ class MarkdownView:
         self._drawn = unfinished or [""]
 
     def _back_to(self, first: int) -> str:
-        """The codes that erase the drawn lines from `first` on, in rows of the window as it is now.
+        """Return the codes that erase the drawn lines from `first` on, for the window's present width.
 
-        Row by row: some terminals take the erasing of all from the first row on for a new screen.
+        They erase row by row, since some terminals treat "erase all below the first row" as a new screen.
         """
         width = max(2, self._console.width)
         lines = [_CODES.sub("", line) for line in self._drawn[first:]]
@@ -124,7 +124,7 @@ class MarkdownView:
         return "\r\x1b[2K" + "\x1b[A\x1b[2K" * (min(rows, self._console.height) - 1)
 
     def _write(self, text: str) -> None:
-        # Past rich's own buffer: the text is drawn already, and one write is what keeps it from flickering.
+        # Bypasses rich's buffer: the text is rendered already, and a single write prevents flickering.
         self._console.file.write(text)
         self._console.file.flush()
 
@@ -135,9 +135,9 @@ def _blocks(text: str) -> list[str]:
 
 
 def _without_marker(text: str) -> str:
-    """`text` without a last line that is only the beginning of some mark, such as a list's dash.
+    """Return `text` without a last line that is only the start of a Markdown mark, such as a list's dash.
 
-    Drawn at once, the dash would for a moment make a heading of the line above.
+    If it were drawn, the dash would turn the line above into a heading until more text arrives.
     """
     whole, line_end, partial = text.rpartition("\n")
     return whole + line_end if _MARKER.fullmatch(partial) else text

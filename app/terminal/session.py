@@ -1,7 +1,7 @@
-"""The terminal front-end: talks in a terminal; in a pipe, or with --message, prints one answer and leaves.
+"""Run the terminal front-end: chat in a terminal; in a pipe, or with --message, print one answer and exit.
 
-In a pipe all of standard input is one message. The answer alone goes to standard output, as it comes; all that
-is not the answer goes to standard error. Exit code: 0, 1 if there was no answer, 130 after Ctrl-C.
+In a pipe the whole standard input is one message. Only the answer goes to standard output, while it is generated;
+everything else goes to standard error. Exit code: 0, 1 if there was no answer, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from .wording import Words, speak
 if TYPE_CHECKING:
     from ..serving.engine import Engine
 
-INTERRUPTED = 130  # as shells report Ctrl-C
+INTERRUPTED = 130  # the exit code that shells use for Ctrl-C
 
 
 def start(options: Options) -> int:
-    """Load the model and run; returns the exit code. The heavy imports happen in here, behind a spinner."""
+    """Load the model, run, and return the exit code. The slow imports happen here, while a spinner is shown."""
     prepare()
     words = speak(options.language, os.environ)
     try:
@@ -37,7 +37,7 @@ def start(options: Options) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except ModuleNotFoundError:
-        raise  # of the installation, not of the model
+        raise  # a fault of the installation, which `programs` explains
     except Exception as error:
         logging.getLogger(__name__).exception("the model cannot be loaded")
         _complain(words.cannot_load.format(reason=_reason(error)))
@@ -47,7 +47,7 @@ def start(options: Options) -> int:
 
 
 def run(engine: Engine, options: Options) -> int:
-    """Run on a loaded engine; returns the exit code."""
+    """Run on a loaded engine and return the exit code."""
     words = speak(options.language, os.environ)
     try:
         if _is_interactive(options):
@@ -60,7 +60,7 @@ def run(engine: Engine, options: Options) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except OSError as error:
-        # Whoever read the answer has gone, or its disk is full. Nothing may be flushed there at exit.
+        # The reader of the pipe has closed it, or the disk is full. Python's flush at exit must not fail there again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
             _complain(words.cannot_print.format(reason=error.strerror))
@@ -79,8 +79,8 @@ def _load(options: Options, words: Words) -> Engine:
         spinner: contextlib.AbstractContextManager[object] = console.status(words.loading)
     else:
         spinner = contextlib.nullcontext()
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers draws its own while it loads
-    # Only a chat may touch the keyboard: one message may well be asked for in the background.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers shows its own progress bar
+    # Only a chat may change the terminal's settings: the program with one message may run in the background.
     with quiet_keyboard() if _is_interactive(options) else contextlib.nullcontext(), collector_paused():
         with spinner:
             from ..serving.engine import Engine
@@ -127,21 +127,21 @@ def _answer_once(engine: Engine, options: Options, text: str, words: Words) -> i
 
 
 def _complain(text: str) -> None:
-    from glm_model.text.sanitize import harmless  # by now the package is loaded, or could not be
+    from glm_model.text.sanitize import harmless  # a late import: the package is loaded by now, or failed to load
 
     print(harmless(text), file=sys.stderr, flush=True)
 
 
 def _reason(error: Exception) -> str:
-    """An error in words; those of other libraries get their name, which is often all that they say."""
+    """Return an error's message, with its class name unless it is a ValueError or OSError with a text."""
     known = isinstance(error, ValueError | OSError)
     return str(error) if known and str(error) else f"{type(error).__name__}: {error}".rstrip(": ")
 
 
 def prepare() -> None:
-    """Set up the streams and the log of this process."""
+    """Set up the standard streams and the log of this process."""
     _open_what_is_closed()
-    # A terminal or pipe that cannot show a character shows a question mark, and the program goes on.
+    # A character that the stream's encoding lacks is written as a question mark instead of raising an error.
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -149,14 +149,14 @@ def prepare() -> None:
 
 
 def _open_what_is_closed() -> None:
-    """Who starts the program without one of the three streams gets one with nothing in it; Python has None there."""
+    """Open the null device for each standard stream that the process lacks, where Python has None."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - to the end
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - stays open to the end
 
 
 def _log_to_file() -> None:
-    """Tracebacks go to a file beside the history: on the screen they would land in the middle of an answer."""
+    """Write tracebacks to a file next to the history; on the screen they would appear within an answer."""
     handler: logging.Handler = logging.NullHandler()
     file = log_file()
     if file is not None:

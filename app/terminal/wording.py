@@ -1,4 +1,4 @@
-"""What the terminal says, in English and Chinese, and which of the two it speaks."""
+"""Hold all texts of the terminal front-end in English and Chinese, and select the language."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..names import TERMINAL_COMMAND
 
 @dataclass(frozen=True)
 class Words:
-    """Every sentence of the terminal; the names in braces are filled in with `str.format`."""
+    """All texts of the terminal in one language; names in braces are filled in with `str.format`."""
 
     loading: str
     cannot_load: str
@@ -165,7 +165,7 @@ CHINESE = Words(
 
 
 def speak(language: str, environment: Mapping[str, str]) -> Words:
-    """The words for `--language`; "auto" follows the locale as POSIX ranks its variables."""
+    """Return the texts for `--language`; "auto" follows the locale variables in the order that POSIX defines."""
     if language == "auto":
         ranked = (environment.get(name) for name in ("LC_ALL", "LC_MESSAGES", "LANG"))
         language = next((name for name in ranked if name), "")

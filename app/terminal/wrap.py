@@ -1,6 +1,6 @@
 """Break lines of mixed Chinese and English text.
 
-Rich alone breaks at spaces only, which leaves a line half empty whenever a run of Chinese follows a word.
+Rich breaks lines only at spaces, which leaves a line half empty when a run of Chinese characters follows a word.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _CLOSING = "，。、；：？！）］｝」』】〕》〉”’…—"
 _WIDE = (
     "\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6\U00020000-\U0003fffd"
 )
-# What is never broken: a wide character or a word, with the punctuation that must not stand apart from it.
+# A unit that is never broken: a wide character or a word, with the punctuation that must stay next to it.
 _UNIT = re.compile(rf"[{_OPENING}]*(?:[{_WIDE}]|[^\s{_WIDE}{_OPENING}]+)?[{_CLOSING}]*\s*")
 
 
 def breaks(line: str, width: int) -> list[int]:
-    """Where to break `line` so that no part is wider than `width` cells; spaces at an end do not count."""
+    """Return the indices at which to break `line` so that no part is wider than `width` cells, less final spaces."""
     found, used = [], 0
     for unit in filter(re.Match[str].group, _UNIT.finditer(line)):
         cells = cell_len(unit.group().rstrip())
@@ -38,7 +38,7 @@ def breaks(line: str, width: int) -> list[int]:
 
 
 def _pieces(word: str, width: int) -> tuple[list[int], int]:
-    """Where to cut a word wider than a line, and the cells of its last piece."""
+    """Return the indices at which to cut a word that is wider than a line, and the width of its last piece in cells."""
     found, used = [], 0
     for index, character in enumerate(word):
         cells = get_character_cell_size(character)
@@ -50,7 +50,7 @@ def _pieces(word: str, width: int) -> tuple[list[int], int]:
 
 
 class Wrapped:
-    """A rich text that is broken by `breaks`."""
+    """A rich renderable of a text whose lines are broken by `breaks`."""
 
     def __init__(self, text: Text) -> None:
         self._text = text
