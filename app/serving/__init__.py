@@ -1,1 +1,5 @@
-"""Serve one model to many: conversations, their trimming, a queue, and answers as they come. Knows no front-end."""
+"""Serve one model to many users, independently of any front-end.
+
+`engine` owns the model and queues the requests, `reply` passes the events of an answer to its consumer, `conversation`
+checks, trims, reads and writes conversations.
+"""

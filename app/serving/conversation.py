@@ -1,7 +1,7 @@
-"""Conversations as plain data: messages, trimming to a token budget, and files to keep them in.
+"""Check conversations, trim them to a token budget, and convert them to and from JSON and Markdown.
 
-Knows nothing of models, tokenizers or front-ends, and imports no torch. Tokens are counted by a function
-that the caller passes in.
+Conversations are plain data here: the module uses no model, tokenizer or front-end and does not import torch. The
+caller passes in the function that counts tokens.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ Role = Literal["user", "assistant"]
 
 FORMAT = "glm-conversation"
 VERSION = 1
-# Far beyond any chat by hand; keeps a wrong file from filling the memory.
+# Far more than a person types; the limit keeps a wrong file from filling the memory.
 MAX_IMPORT_CHARS = 4_000_000
 MAX_IMPORT_BYTES = 4 * MAX_IMPORT_CHARS
 
 
 class Message(TypedDict):
-    """One turn: who speaks, and what."""
+    """One message of a conversation: its author and its text."""
 
     role: Role
     content: str
 
 
 class ConversationError(ValueError):
-    """A conversation that cannot be read or used; the message says where and why, for the user.
+    """An error in a conversation that cannot be read or used; its message tells the user where and why.
 
-    `kind` and `values` let a front-end say it in another language: what is wrong, and what the sentence names.
+    With `kind`, the type of the fault, and `values`, the values in the message, a front-end can give the message in
+    another language.
     """
 
     def __init__(self, message: str, kind: str = "", **values: object) -> None:
@@ -40,10 +41,11 @@ class ConversationError(ValueError):
 
 
 def check_messages(messages: object) -> list[Message]:
-    """Return `messages` as a fresh list with nothing but role and content in it.
+    """Return a new list of the messages, with only role and content in each.
 
     Raises:
-        ConversationError: naming the first message that is not a user's or assistant's text.
+        ConversationError: `messages` is no list, or a message is not a text of the user or the assistant; its number is
+            named.
     """
     if not isinstance(messages, list | tuple):
         raise ConversationError("the messages must be a list", "list")
@@ -69,9 +71,9 @@ def _check_message(number: int, message: object) -> Message:
 
 
 def whole_characters(text: str) -> str:
-    r"""`text` with U+FFFD for each half character ("\ud83d" in JSON, a wrong byte from a terminal).
+    r"""Return `text` with U+FFFD in place of each lone surrogate.
 
-    No tokenizer or file takes half a character.
+    Surrogates come from "\ud83d" in JSON or from a wrong byte typed in a terminal. Tokenizers and files reject them.
     """
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
@@ -84,9 +86,9 @@ def trim(
 ) -> tuple[list[Message], int]:
     """Drop as few of the oldest rounds as needed for the rest to fit into `budget` tokens.
 
-    A round is a user's message with what follows it up to the next one. The last round always stays, even if
-    it does not fit alone: what to do then is the caller's decision. `count_tokens` is called once if all
-    fits, else about log2(rounds) times, so that a long conversation does not cost its square.
+    A round is a user's message and all messages up to the next one of the user. The last round always stays, even if it
+    alone exceeds the budget; the caller decides what to do then. `count_tokens` is called once if everything fits, else
+    about log2(rounds) times, so that the cost stays far below quadratic in the conversation's length.
 
     Returns:
         The messages kept and the number of rounds dropped.
@@ -104,7 +106,7 @@ def trim(
 
 
 def _round_starts(messages: list[Message]) -> list[int]:
-    """Where each round begins; what stands before the first user's message belongs to the first round."""
+    """Return the index at which each round begins. The first round includes messages before the user's first."""
     starts = [index for index, message in enumerate(messages) if message["role"] == "user"]
     return [0, *starts[1:]]
 
@@ -113,7 +115,7 @@ def _round_starts(messages: list[Message]) -> list[int]:
 
 
 def from_file(text: str) -> list[Message]:
-    """Read a saved conversation in either form, told by the text itself: files are renamed.
+    """Return the conversation in a saved file. The text decides between JSON and Markdown, since files get renamed.
 
     Raises:
         ConversationError: a sentence that says what is wrong with the file.
@@ -126,13 +128,13 @@ def from_file(text: str) -> list[Message]:
 
 
 def to_json(messages: Sequence[Message]) -> str:
-    """The conversation as a JSON document with a format name and a version; `from_json` reads it back."""
+    """Return the conversation as a JSON document with a format name and a version; `from_json` reads it."""
     document = {"format": FORMAT, "version": VERSION, "messages": list(messages)}
     return json.dumps(document, ensure_ascii=False, indent=2) + "\n"
 
 
 def from_json(text: str) -> list[Message]:
-    """Read `to_json`'s document, or a bare list of messages as OpenAI-style tools write it.
+    """Return the conversation in a document of `to_json`, or in a bare list of messages as OpenAI-style tools write.
 
     Raises:
         ConversationError: a sentence that says what is wrong with the file.
@@ -140,7 +142,7 @@ def from_json(text: str) -> list[Message]:
     _check_size(text)
     try:
         document: Any = json.loads(text)
-    except (ValueError, RecursionError) as error:  # also for a number with thousands of digits
+    except (ValueError, RecursionError) as error:  # ValueError also for a number with thousands of digits
         line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
         raise ConversationError(f"this is not valid JSON (line {line})", "json", line=line) from error
     if isinstance(document, list):
@@ -170,14 +172,14 @@ def _check_size(text: str) -> None:
 _HEADINGS: dict[Role, str] = {"user": "## User", "assistant": "## Assistant"}
 _HEADING = r"## (User|Assistant)[ \t\r]*$"
 _SECTION = re.compile("^" + _HEADING + r"\n?", re.MULTILINE)
-# A line of a message that would read as a heading (or as one already escaped) gets one more backslash in
-# front; Markdown shows "\#" as "#", so that the text looks the same to a reader.
+# A line of a message that looks like a heading of ours, escaped or not, gets one more backslash in front. Markdown
+# shows "\#" as "#", so the rendered text looks the same.
 _LOOKS_LIKE_HEADING = re.compile(r"^(?=\\*" + _HEADING + ")", re.MULTILINE)
 _ESCAPED_HEADING = re.compile(r"^\\(?=\\*" + _HEADING + ")", re.MULTILINE)
 
 
 def to_markdown(messages: Sequence[Message]) -> str:
-    """The conversation as Markdown, a heading per message; `from_markdown` gives the same messages back."""
+    """Return the conversation as Markdown, a heading for each message; `from_markdown` restores the messages."""
     return "".join(f"{_HEADINGS[message['role']]}\n\n{_escaped(message['content'])}\n\n" for message in messages)
 
 
@@ -186,15 +188,15 @@ def _escaped(content: str) -> str:
 
 
 def from_markdown(text: str) -> list[Message]:
-    """Read `to_markdown`'s text back exactly, whatever the messages held: headings, code fences, blank lines.
+    """Return exactly the messages that `to_markdown` wrote, including headings, code fences and blank lines in them.
 
-    A file that an editor saved with the line ends of Windows or without its last blank lines is read too.
+    A file that an editor has saved with Windows line ends or without its last blank lines can be read too.
 
     Raises:
         ConversationError: text before the first heading, or no heading at all.
     """
     _check_size(text)
-    if re.match(r"\s*## \w+[ \t]*\r\n", text):  # our own frame has \n, so an editor has changed every line end
+    if re.match(r"\s*## \w+[ \t]*\r\n", text):  # `to_markdown` writes \n, so an editor has changed all line ends
         text = text.replace("\r\n", "\n")
     before, *sections = _SECTION.split(text)
     if before.strip() or not sections:
@@ -212,6 +214,6 @@ def _role(name: str) -> Role:
 
 
 def _without_frame(body: str) -> str:
-    """A section without the blank line before its text and the end of line and blank line after it."""
+    """Return a section without the blank line before its text, and without the line end and blank line after it."""
     body = body.removeprefix("\n")
     return body.removesuffix("\n\n") if body.endswith("\n\n") else body.removesuffix("\n")

@@ -1,13 +1,13 @@
-"""The engine: owns the model and the one thread that runs it; answers conversations and fills texts, one at a time.
+"""Run the model in one worker thread, which answers conversations and fills blanks, one request at a time.
 
-Front-ends submit a conversation, or a text with blanks, and read events (reply.py). The only thing that visitors
-share is the queue. Tokens are counted and conversations trimmed here, on the worker, the same way for every front-end:
+Front-ends submit a conversation or a text with blanks and read the events of the reply (reply.py). Users share only
+the queue. The worker counts tokens and trims conversations by the same rules for every front-end:
 
-- at most `max_length` tokens hold the prompt and the answer together, and never more than the model was trained
-  for (`ModelInfo.context_length`), beyond which it would babble;
-- the oldest rounds are dropped until the prompt leaves room for `answer_room(max_length)` tokens;
-- a last message that does not fit so even alone may use that room up to the last `LEAST_ANSWER` tokens; one
-  longer than that is refused with its count, the limit and the remedy.
+- The prompt and the answer together have at most `max_length` tokens, and never more than the model was trained for
+  (`ModelInfo.context_length`), since its output degrades beyond that.
+- The oldest rounds are dropped until `answer_room(max_length)` tokens are free for the answer.
+- If the last message alone does not fit then, it may use that room too, except for `LEAST_ANSWER` tokens. A still
+  longer message is refused, with its length, the limit and the remedy.
 """
 
 from __future__ import annotations
@@ -53,25 +53,25 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-LEAST_ANSWER = 16  # tokens that even the longest message must leave for the answer
+LEAST_ANSWER = 16  # tokens that must remain for the answer even after the longest message
 
 Stream = Callable[..., "Iterator[TextChunk]"]
-"""(model, tokenizer, prompt_ids, options, should_stop) -> chunks, as glm_model.generation.stream.stream_text."""
+"""Takes (model, tokenizer, prompt_ids, options, should_stop); see glm_model.generation.stream.stream_text."""
 
 FillStream = Callable[..., "Iterator[FillStep]"]
-"""(model, tokenizer, text, options, should_stop=...) -> steps, as glm_model.blank_filling.stream_blanks."""
+"""Takes (model, tokenizer, text, options, should_stop=...); see glm_model.blank_filling.stream_blanks."""
 
 
-class QueueFull(GLMError):  # noqa: N818 - reads as what it says, like queue.Full
-    """Too many answers are waiting already."""
+class QueueFull(GLMError):  # noqa: N818 - named like queue.Full
+    """The error of `submit` and `fill` when too many requests are waiting already."""
 
 
 class EngineClosed(GLMError):  # noqa: N818
-    """The engine has been closed and takes no more conversations."""
+    """The error of `submit` and `fill` after the engine has been closed."""
 
 
 class _Refused(Exception):  # noqa: N818
-    """What was submitted cannot be worked on, and why."""
+    """The internal signal that a request is refused; it carries the `Failed` event with the reason."""
 
     def __init__(self, failed: Failed) -> None:
         super().__init__(failed.message)
@@ -80,9 +80,16 @@ class _Refused(Exception):  # noqa: N818
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a front-end tells about the model.
+    """The properties of the model that a front-end shows.
 
-    `context_length`: tokens that the model was trained for. `kernel`: what computes with packed weights, a line.
+    Attributes:
+        name: the name of the model's folder.
+        is_demo: the model is the demo model of this project.
+        device: the device of its weights, such as "cpu" or "cuda:0".
+        parameters: the number of parameters.
+        quantization: "int4" or "int8", None if the weights are not quantized.
+        context_length: the number of tokens that the model was trained for.
+        kernel: one line on the kernel that multiplies with packed weights, None if the weights are not quantized.
     """
 
     name: str
@@ -99,6 +106,8 @@ _LimitedOptions = TypeVar("_LimitedOptions", "SamplingOptions", "FillOptions")
 
 @dataclass(eq=False)
 class _Job:
+    """A request in the queue or in the worker."""
+
     reply: Reply
     run: Callable[[_Job], Finished]  # on the worker
     cancelled: bool = field(default=False)
@@ -108,19 +117,22 @@ class _Job:
 
 
 def answer_room(max_length: int) -> int:
-    """Tokens kept free for the answer when old rounds are dropped: a quarter of the length, at most 512."""
+    """Return the number of tokens that trimming keeps free for the answer: a quarter of the length, at most 512."""
     return min(512, max_length // 4)
 
 
 class Engine:
-    """Runs one model for any number of visitors.
+    """The owner of one model, which answers any number of users one after the other.
 
     Args:
-        model, tokenizer: as `glm_model.loading.load` gives them; used by the worker thread alone from now on, except
-            that whoever reads `Filling` decodes with the tokenizer.
-        queue_size: answers that may wait behind the running one.
-        stream: how text is generated; by default `glm_model.generation.stream.stream_text`.
-        fill_stream: how blanks are filled; by default `glm_model.blank_filling.stream_blanks`.
+        model, tokenizer: as returned by `glm_model.loading.load`. From now on only the worker thread uses them, except
+            that consumers of `Filling` events decode with the tokenizer.
+        queue_size: the number of requests that may wait behind the running one.
+        stream: generates text; by default `glm_model.generation.stream.stream_text`.
+        fill_stream: fills blanks; by default `glm_model.blank_filling.stream_blanks`.
+
+    Raises:
+        ValueError: `queue_size` is less than 1.
     """
 
     def __init__(
@@ -149,7 +161,12 @@ class Engine:
 
     @classmethod
     def from_options(cls, options: Options) -> Engine:
-        """Load the model that `options` name. Raises GLMError or OSError with a sentence for the user."""
+        """Return an engine with the model that `options` name.
+
+        Raises:
+            GLMError, OSError: the model cannot be loaded; the message is for the user.
+            SystemExit: on the other ranks of a parallel run, after rank 0 has ended.
+        """
         import torch
 
         from glm_model.loading import DEMO_MODEL, lead_or_follow, load
@@ -162,24 +179,24 @@ class Engine:
             raise SystemExit  # rank 0 has served its users
         return cls(model, tokenizer, queue_size=options.queue_size)
 
-    # Any thread.
+    # Methods for any thread.
 
     def submit(self, messages: Sequence[Message], sampling: SamplingOptions) -> Reply:
-        """Ask for the answer to a conversation whose last message is the user's.
+        """Queue a conversation whose last message is the user's, and return the reply.
 
         Raises:
-            QueueFull: `queue_size` answers are waiting already.
-            EngineClosed: after `close`.
-            ConversationError: no message, a last one that is not the user's, or one that is malformed.
+            QueueFull: `queue_size` requests are waiting already.
+            EngineClosed: the engine has been closed.
+            ConversationError: there is no message, the last one is not the user's, or one is malformed.
         """
         run = partial(self._generate, messages=_check_prompt(messages), sampling=self._within_context(sampling))
         return self._enqueue(run)
 
     def fill(self, text: str, options: FillOptions) -> Reply:
-        """Ask for the blanks of a text to be filled: `Filling` events, then `Filled` and `Finished`.
+        """Queue a text with blanks to fill, and return the reply: `Filling` events, then `Filled` and `Finished`.
 
         Raises:
-            QueueFull, EngineClosed: as `submit`.
+            QueueFull, EngineClosed: as for `submit`.
         """
         return self._enqueue(partial(self._fill, text=text, options=self._within_context(options)))
 
@@ -201,7 +218,7 @@ class Engine:
         return options if options.max_length <= most else replace(options, max_length=most)
 
     def close(self) -> None:
-        """Stop the running answer within a token, end the waiting ones, and wait for the worker to leave."""
+        """Stop the running answer within one token, end the waiting requests, and wait until the worker has ended."""
         with self._changed:
             self._closed = True
             if self._running is not None:
@@ -232,7 +249,7 @@ class Engine:
                 self._announce()
 
     def _announce(self, start: int = 0) -> None:
-        """Tell the waiting ones from index `start` on how many come before them (with the lock held)."""
+        """Send its position to each waiting request from index `start` on. The caller holds the lock."""
         ahead = 0 if self._running is None else 1
         for index in range(start, len(self._waiting)):
             if index + ahead > 0:
@@ -242,7 +259,7 @@ class Engine:
         self._jobs.pop(job.reply, None)
         job.reply.send(event)
 
-    # The worker.
+    # Methods of the worker thread.
 
     def _work(self) -> None:
         while (job := self._next()) is not None:
@@ -252,7 +269,7 @@ class Engine:
                 self._end(job, event)
 
     def _next(self) -> _Job | None:
-        """The next job, None when the engine is closed."""
+        """Wait for the next job and return it, None if the engine is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._waiting)
             if self._closed:
@@ -262,7 +279,7 @@ class Engine:
             return self._running
 
     def _answer(self, job: _Job) -> Finished | Failed:
-        """Run a job to its end; whatever goes wrong becomes a sentence, and the worker lives on."""
+        """Run a job and return its last event. Every exception becomes a `Failed` event, so that the worker goes on."""
         try:
             return job.run(job)
         except _Refused as error:
@@ -311,8 +328,8 @@ class Engine:
         raise AssertionError("the last step has the result")
 
     def _prompt(self, job: _Job, messages: list[Message], max_length: int) -> list[int]:
-        """The ids of the conversation, trimmed as the module docstring says; tells the reader of a trim."""
-        encoded: dict[int, list[int]] = {}  # by number of messages; the last count is usually the prompt
+        """Return the ids of the conversation, trimmed by the rules above, and send `Trimmed` if rounds were dropped."""
+        encoded: dict[int, list[int]] = {}  # by number of messages; one of the counted texts is usually the prompt
 
         def count_tokens(messages: list[Message]) -> int:
             encoded[len(messages)] = self._encode(messages)
@@ -353,7 +370,7 @@ def _too_long(tokens: int, limit: int, may_grow: bool) -> Failed:
 
 
 def _finished(result: FillResult) -> Finished:
-    """How a text was filled: cancelled or cut if one of its blanks was."""
+    """Return the last event of a filled text: cancelled or cut if one of its blanks was."""
     best = [blank.answers[0] for blank in result.blanks]
     was_stopped = any(answer.finish_reason == "cancelled" for answer in result.blanks[-1].answers)
     was_cut = any(answer.finish_reason == "length" for answer in best)
@@ -369,7 +386,7 @@ def _check_prompt(messages: Sequence[Message]) -> list[Message]:
 
 
 def _failure(error: Exception) -> Failed:
-    """A sentence for an exception that nobody foresaw; its text may hold paths and is kept for the log."""
+    """Return the event for an unexpected exception. Its text may contain paths, so only the log has it."""
     if _is_out_of_memory(error):
         return Failed(
             "The machine ran out of memory for this answer. Start a new conversation, shorten the message "
@@ -391,7 +408,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def describe(model: Any) -> ModelInfo:
-    """What is known of a loaded model, from its config and parameters."""
+    """Return the properties of a loaded model, from its configuration and parameters."""
     config = model.config
     bits = getattr(config, "quantization_bit", 0)
     return ModelInfo(

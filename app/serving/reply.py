@@ -1,10 +1,10 @@
-"""What a front-end gets for what it submitted, a conversation or a text with blanks: events, and the means to stop it.
+"""Pass the events of an answer from the engine to its consumer, and let the consumer cancel it.
 
-Events pass from the engine's worker to one consumer through a `SimpleQueue`: handing one over costs the
-worker well under a microsecond, takes no lock that a signal handler could meet, and text that came while the
-consumer was away is joined into one event. A fast model must not wake its consumer at every token, which
-would cost it a tenth of its speed, so texts are given out at most every SECONDS_BETWEEN_TEXTS, the
-last one at once. No torch here.
+Events go from the engine's worker to one consumer through a `SimpleQueue`. Adding an event costs the worker well under
+a microsecond and takes no lock that a signal handler could wait for. Texts that arrive while the consumer is busy are
+joined into one event. If a fast model woke its consumer at every token, it would lose a tenth of its speed; therefore
+texts are delivered at most every SECONDS_BETWEEN_TEXTS, except that the last one is delivered at once. The module does
+not import torch.
 """
 
 from __future__ import annotations
@@ -29,42 +29,42 @@ FinishReason = Literal["stop", "length", "cancelled"]
 
 @dataclass(frozen=True)
 class Queued:
-    """Waiting for the model; `position` answers come before (1 = next). Sent again whenever it changes."""
+    """The place of a waiting request in the queue (`position` 1 = next). Sent again at every change."""
 
     position: int
 
 
 @dataclass(frozen=True)
 class Trimmed:
-    """The oldest `rounds` of the conversation were left out so that the rest fits."""
+    """The number of oldest rounds of the conversation that were dropped so that the rest fits."""
 
     rounds: int
 
 
 @dataclass(frozen=True)
 class Text:
-    """New text of the answer. The first one may be empty: it says that the waiting is over."""
+    """New text of the answer. The first text may be empty: it marks the end of the waiting."""
 
     delta: str
 
 
 @dataclass(frozen=True)
 class Filling:
-    """Where the filling of a text stands; only the newest is kept for a consumer that was away."""
+    """The present state of a text whose blanks are being filled. A consumer gets only the newest state."""
 
     step: FillStep
 
 
 @dataclass(frozen=True)
 class Filled:
-    """What became of a text with blanks; `Finished` follows."""
+    """The result of filling a text with blanks; `Finished` follows."""
 
     result: FillResult
 
 
 @dataclass(frozen=True)
 class Finished:
-    """The last event. `length`: the maximum length cut the answer; `cancelled`: somebody stopped it."""
+    """The last event. Reason `length`: the maximum length cut the answer; `cancelled`: a user stopped it."""
 
     reason: FinishReason
     prompt_tokens: int
@@ -73,12 +73,15 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """The last event instead of `Finished`: a sentence for the user.
+    """The last event if there is no answer; it takes the place of `Finished`.
 
-    `kind` lets a front-end say it in another language: "too_long" (the last message alone does not fit),
-    "memory" (out of memory), "closed" (the engine is shutting down) or "error" (anything else); of a text with blanks
-    also "no_text", "too_many_blanks" and "unknown_mask". For those that are too much, `tokens` is what there is and
-    `limit` what there may be, of tokens or of blanks.
+    Attributes:
+        message: a sentence for the user, in English.
+        kind: the type of the failure, with which a front-end can give the message in another language: "too_long" (the
+            last message alone does not fit), "memory" (out of memory), "closed" (the engine is shutting down) or
+            "error" (anything else); for a text with blanks also "no_text", "too_many_blanks" and "unknown_mask".
+        tokens: for "too_long" the number of tokens, for "too_many_blanks" the number of blanks, else 0.
+        limit: the largest allowed number of tokens or blanks, else 0.
     """
 
     message: str
@@ -91,10 +94,10 @@ Event = Queued | Trimmed | Text | Filling | Filled | Finished | Failed
 
 
 class Reply:
-    """The answer to one conversation: iterate it (`for` or `async for`, one consumer) for its events.
+    """The events of one answer, for one consumer that iterates with `for` or `async for`.
 
-    As a context manager it cancels the answer when the block is left early, so that nothing is computed for
-    a consumer that is gone.
+    As a context manager it cancels the answer if the block ends before the last event, so that the model does not
+    compute for a consumer that has ended.
     """
 
     def __init__(self, on_cancel: Callable[[Reply], None]) -> None:
@@ -102,14 +105,14 @@ class Reply:
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._read_ahead: deque[Event] = deque()
         self._ended = False
-        self._next_text = 0.0  # when, by the monotonic clock, the consumer may be woken again
+        self._next_text = 0.0  # time of the monotonic clock before which no further text is delivered
         self._wake: Callable[[], None] | None = None
         self._all_sent = False
-        self._over: SimpleQueue[None] = SimpleQueue()  # for a consumer that lets text gather: no more will come
+        self._over: SimpleQueue[None] = SimpleQueue()  # ends a wait for more text once all events are sent
         self._wake_at_end: Callable[[], None] | None = None
 
     def cancel(self) -> None:
-        """Stop the answer: at once if it waits, within one token if it runs; harmless if it has ended."""
+        """Stop the answer: at once if it waits, within one token if it runs. Do nothing if it has ended."""
         self._on_cancel(self)
 
     def __enter__(self) -> Reply:
@@ -121,10 +124,10 @@ class Reply:
         if not self._ended:
             self.cancel()
 
-    # The engine's side.
+    # Methods for the engine.
 
     def send(self, event: Event) -> None:
-        """Hand over an event; for the engine, from its worker or from whoever submits or cancels."""
+        """Add an event. The engine calls this on its worker, or on the thread that submits or cancels."""
         self._events.put(event)
         wake, self._wake = self._wake, None
         if wake is not None:
@@ -135,7 +138,7 @@ class Reply:
             if self._wake_at_end is not None:
                 self._wake_at_end()
 
-    # The consumer's side.
+    # Methods for the consumer.
 
     def __iter__(self) -> Iterator[Event]:
         return self
@@ -159,7 +162,7 @@ class Reply:
             if not self._all_sent:
                 await asyncio.wait([over], timeout=early)
         while not self._read_ahead:
-            # Made before looking, so that no event slips between.
+            # The future is created before the queue is checked, so that no event is missed between the two.
             arrived, self._wake = _future_and_waker()
             try:
                 self._read_ahead.append(self._events.get_nowait())
@@ -168,7 +171,7 @@ class Reply:
         return self._joined(self._read_ahead.popleft())
 
     def _joined(self, event: Event) -> Event:
-        """`event` with what has arrived since: texts joined, an outdated position or filling skipped."""
+        """Return `event` combined with later ones: texts are joined, outdated positions and states are skipped."""
         pieces = [event.delta] if isinstance(event, Text) else []
         while isinstance(event, Text | Filling | Queued):
             try:
@@ -189,7 +192,7 @@ class Reply:
 
 
 def _future_and_waker() -> tuple[asyncio.Future[None], Callable[[], None]]:
-    """A future of the running loop, and what completes it from any thread."""
+    """Return a future of the running event loop, and a function that completes it from any thread."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[None] = loop.create_future()
 

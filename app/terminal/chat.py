@@ -44,7 +44,7 @@ class Answer:
 
 
 def receive(engine: Engine, messages: list[Message], sampling: SamplingOptions, view: View) -> Answer:
-    """Return the model's answer, shown in `view` while it is generated; Ctrl-C stops it and keeps its text.
+    """Return the model's answer and show it in `view` meanwhile; Ctrl-C stops it and keeps its text.
 
     Raises:
         GLMError, ConversationError: the engine refuses the conversation.
@@ -101,7 +101,7 @@ def remarks(answer: Answer, max_length: int, context_length: int, raised_by: str
 class Chat:
     """The interactive session.
 
-    `messages` holds the finished rounds. A question whose answer failed or stayed empty is stored separately for /retry.
+    `messages` holds the finished rounds. A question whose answer failed or stayed empty is kept apart for /retry.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""What happens when a visitor sends, stops, repeats, edits or opens something: the events of the web page.
+"""Handle the events of the chat tab: a visitor sends, stops, repeats, edits or opens something.
 
-The server keeps no conversation. The page sends the whole of it as one JSON text with each question; here it is
-read as a file from a stranger would be, and what the model makes of it goes back as text that is inert.
+The server stores no conversation. With each question the page sends the whole conversation as one JSON text, which is
+checked like any untrusted file. The answer of the model is sent back as inert text (see security.py).
 """
 
 from __future__ import annotations
@@ -25,28 +25,31 @@ from . import wording
 from .security import inert, plain
 from .wording import Words
 
-CHAT = "chat"  # the room of a visitor's answers in the conversation
-PAUSE = 0.04  # seconds between two updates of the page: quick to the eye, and the model's thread can breathe
-LONGEST_QUESTION = 200_000  # characters: more than any model of this family takes, and not worth encoding
+CHAT = "chat"  # the tab of an answer, as `Visitors` counts them
+PAUSE = 0.04  # seconds between two updates of the page: fast to the eye, and cheap for the model's thread
+LONGEST_QUESTION = 200_000  # characters, more than any model of this family accepts; longer texts are not encoded
 
 Update = tuple[Any, Any, Any]
 """New values of the conversation, the message box and the line below the conversation."""
 Settings = tuple[Any, ...]
-"""Maximum length, top-p, temperature and seed as the page sends them: not to be trusted."""
+"""Maximum length, top-p, temperature and seed as the page sends them, unchecked."""
 
 
 class Visitors:
-    """Who is being answered, by the session that Gradio gives to each opened page.
+    """The running answers, by session and tab. Gradio gives each opened page a session.
 
-    Used on the server's event loop alone.
+    All methods run on the server's event loop.
     """
 
     def __init__(self) -> None:
-        self._answers: dict[tuple[str, str], tuple[Reply, asyncio.Event]] = {}  # by session and room
+        self._answers: dict[tuple[str, str], tuple[Reply, asyncio.Event]] = {}  # by session and tab
 
     @contextmanager
     def answering(self, session: str, reply: Reply, room: str = CHAT) -> Iterator[asyncio.Event]:
-        """While the block runs, `stop` cancels the reply and sets the event. A session has one in each room (tab)."""
+        """Register a reply while the block runs, and yield the event that `stop` sets when it cancels the reply.
+
+        A session has at most one answer in each tab (`room`), so an earlier one is stopped.
+        """
         self.stop(session, room)
         answer = self._answers[session, room] = reply, asyncio.Event()
         try:
@@ -56,21 +59,21 @@ class Visitors:
                 del self._answers[session, room]
 
     def stop(self, session: str, room: str | None = None) -> None:
-        """Stop the session's answer in a room, if there is one; without a room all its answers."""
+        """Stop the session's answer in a tab, if there is one; without `room` stop all its answers."""
         for (whose, where), (reply, event) in self._answers.items():
             if whose == session and room in (where, None):
-                reply.cancel()  # now: who waits for the event may be showing what came before it
+                reply.cancel()  # at once, since the task that waits for the event may still be showing earlier ones
                 event.set()
 
 
 async def events_until(stop: asyncio.Event, reply: Reply) -> AsyncIterator[Event]:
-    """The events of `reply`. Once `stop` is set, cancels it and ends at once, wherever the model is."""
+    """Yield the events of `reply`. Once `stop` is set, cancel it and end at once, without waiting for the model."""
     stopped = asyncio.ensure_future(stop.wait())
     try:
         while True:
             following = asyncio.ensure_future(anext(reply, None))
             await asyncio.wait({following, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            if stopped.done():  # whatever else has come: from a quick model something always has
+            if stopped.done():  # checked first: a fast model always has the next event ready
                 following.cancel()
                 reply.cancel()
                 yield Finished("cancelled", 0, 0)
@@ -85,26 +88,33 @@ async def events_until(stop: asyncio.Event, reply: Reply) -> AsyncIterator[Event
 
 @dataclass(frozen=True)
 class Question:
-    """What to answer, and what the page goes back to if nothing comes of it."""
+    """A conversation to answer, and what the page shows if there is no answer.
 
-    messages: list[Message]  # the last one is the question
+    Attributes:
+        messages: the conversation; the last message is the question.
+        before: the conversation as it was before the question.
+        give_back: the text that then goes back into the message box; None leaves the box unchanged.
+        typed: the question was typed into the message box, which is emptied when the answer begins.
+    """
+
+    messages: list[Message]
     before: list[Message]
-    give_back: str | None = None  # for the message box then; None leaves it alone
-    typed: bool = False  # in the message box, which is emptied when the answer begins
+    give_back: str | None = None
+    typed: bool = False
 
 
 class Chat:
-    """The page's events. Public methods are called by Gradio with the values of the page."""
+    """The event handlers of the chat tab. Gradio calls the public methods with the values of the page."""
 
     def __init__(self, engine: Engine, options: Options, visitors: Visitors) -> None:
         self._engine = engine
         self._options = options
         self._visitors = visitors
 
-    # Events that are answered by the model
+    # Events that the model answers
 
     async def send(self, request: gr.Request, history: str, question: str, *settings: Any) -> AsyncIterator[Update]:
-        """The visitor's message from the box."""
+        """Answer the message in the box; do nothing if it is blank."""
         if not str(question).strip():
             yield gr.skip(), gr.skip(), gr.skip()
             return
@@ -114,14 +124,14 @@ class Chat:
     async def example(
         self, request: gr.Request, chosen: gr.SelectData, history: str, *settings: Any
     ) -> AsyncIterator[Update]:
-        """An example that was clicked; they show while the conversation is empty."""
+        """Answer an example question that was clicked. Examples are shown while the conversation is empty."""
         async for update in self._answer(_next_question(history, str(chosen.value["text"])), settings, request):
             yield update
 
     async def retry(
         self, request: gr.Request, chosen: gr.RetryData, history: str, *settings: Any
     ) -> AsyncIterator[Update]:
-        """The last question once more."""
+        """Answer the chosen question again; the messages after it are dropped."""
         messages = read_history(history)
         index = _index_of_user(messages, chosen.index)
         asked = Question(messages[: index + 1], messages)
@@ -131,7 +141,7 @@ class Chat:
     async def edit(
         self, request: gr.Request, chosen: gr.EditData, history: str, *settings: Any
     ) -> AsyncIterator[Update]:
-        """A question in other words; what followed it is dropped."""
+        """Answer an edited question; the messages after it are dropped."""
         messages = read_history(history)
         index = _index_of_user(messages, chosen.index)
         text = plain(str(chosen.value))
@@ -144,10 +154,10 @@ class Chat:
         async for update in self._answer(asked, settings, request):
             yield update
 
-    # Events that are not
+    # Events that need no model
 
     async def stop(self, request: gr.Request) -> None:
-        """End the answer; what there is of it stays."""
+        """Stop the answer; the text so far stays."""
         self._visitors.stop(str(request.session_hash), CHAT)
 
     def reset(self) -> Update:
@@ -155,15 +165,15 @@ class Chat:
         return [], box(writing=False), ""
 
     def undo(self, chosen: gr.UndoData, history: str) -> Update:
-        """Take back the last question with its answer, and put it into the box."""
+        """Remove the last question and its answer, and put the question into the box."""
         messages = read_history(history)
         index = _index_of_user(messages, chosen.index)
         return show(messages[:index]), box(messages[index]["content"], writing=False), ""
 
     def open(self, conversation: str) -> Update:
-        """Show a saved conversation. A question that never got its answer goes back into the box.
+        """Show a saved conversation. A last question without an answer goes into the message box.
 
-        Without one the box keeps what is in it: a visitor may look something up while writing.
+        Otherwise the box keeps its text, since a visitor may look at another conversation while writing.
         """
         if not conversation:
             return gr.skip(), gr.skip(), gr.skip()
@@ -172,12 +182,12 @@ class Chat:
         return show(messages), box(unanswered or None, writing=False), ""
 
     def greet(self, request: gr.Request) -> Any:
-        """Examples in the language of the browser."""
+        """Return the chat with examples in the browser's language."""
         questions = wording.examples(self._engine.model_info, self._language(request))
         return gr.Chatbot(examples=[{"text": question} for question in questions])
 
     def read_file(self, request: gr.Request, text: str) -> tuple[str, Any]:
-        """An imported file -> the conversation as JSON (empty if it cannot be read), and a notice if so."""
+        """Return an imported file as a JSON conversation, or an empty text and a notice if it cannot be read."""
         if not text:
             return "", gr.skip()
         try:
@@ -189,14 +199,14 @@ class Chat:
             return "", line(wording.import_line(self._words(request), error), "failed")
 
     def to_json(self, history: str) -> str:
-        """The conversation as a file that can be imported."""
+        """Return the conversation as the JSON text of an exported file."""
         return to_json(read_history(history))
 
     def to_markdown(self, history: str) -> str:
-        """The conversation as a file to read, which can be imported too."""
+        """Return the conversation as the Markdown text of an exported file, which can be imported too."""
         return to_markdown(read_history(history))
 
-    # How an answer runs
+    # The course of an answer
 
     async def _answer(self, asked: Question, settings: Settings, request: gr.Request) -> AsyncIterator[Update]:
         words, model = self._words(request), self._engine.model_info
@@ -224,7 +234,7 @@ class Chat:
     async def _updates(
         self, asked: Question, events: AsyncIterator[Event], words: Words, length: int
     ) -> AsyncIterator[Update]:
-        """The events of a reply as updates of the page. `length`: tokens that question and answer may hold."""
+        """Yield the page's updates for the events of a reply. `length`: the limit of prompt and answer in tokens."""
         model = self._engine.model_info
         answer = notice = ""
         async for event in events:
@@ -238,7 +248,7 @@ class Chat:
                     answer += delta
                     doing = words.writing if answer else words.thinking
                     yield show_answer(asked, answer), gr.skip(), line(doing, "busy", notice)
-                    await asyncio.sleep(PAUSE)  # meanwhile the reply joins what arrives
+                    await asyncio.sleep(PAUSE)  # the reply joins the texts that arrive meanwhile
                 case Failed():
                     why = wording.failure_line(words, event, length, model)
                     yield ended(asked, answer, line(why, "failed", notice))
@@ -248,7 +258,7 @@ class Chat:
                     yield ended(asked, answer, line(last.get(reason, silent), "done", notice))
 
     def _sampling(self, settings: Settings) -> SamplingOptions:
-        """The settings of the page over those of the program. Raises ValueError for what is out of range."""
+        """Return the program's settings, replaced by those of the page. Raise ValueError if one is out of range."""
         max_length, top_p, temperature, seed = settings
         return replace(
             self._options.sampling(),
@@ -269,7 +279,7 @@ class Chat:
 
 
 def show(messages: list[Message]) -> list[dict[str, Any]]:
-    """A conversation for gr.Chatbot. As parts, since Gradio re-indents a text that stands alone."""
+    """Return a conversation for gr.Chatbot. Contents are lists of parts, since Gradio re-indents a bare text."""
     return [
         {"role": message["role"], "content": [{"type": "text", "text": inert(message["content"])}]}
         for message in messages
@@ -277,36 +287,36 @@ def show(messages: list[Message]) -> list[dict[str, Any]]:
 
 
 def show_answer(asked: Question, answer: str) -> Any:
-    """The conversation with as much as there is of the answer."""
+    """Return the conversation with the answer so far, no change if the answer is empty."""
     if not answer:
         return gr.skip()
     return show([*asked.messages, Message(role="assistant", content=answer)])
 
 
 def ended(asked: Question, answer: str, last_line: str) -> Update:
-    """The page when the answer has ended, well or not."""
+    """Return the update for the end of an answer, whether it succeeded or failed."""
     if not answer:
         return show(asked.before), box(asked.give_back, writing=False), last_line
     return show_answer(asked, answer), box(writing=False), last_line
 
 
 def give_up(asked: Question, why: str) -> Update:
-    """The page as it was before the question, and why."""
+    """Return the update that restores the page as it was before the question and shows the reason."""
     return ended(asked, "", line(why, "failed"))
 
 
 def box(text: str | None = None, *, writing: bool) -> Any:
-    """The message box, with `text` in it if given; while the model writes its button stops the answer."""
+    """Return the message box's update, with `text` if given. While the model writes, its button stops it."""
     value: dict[str, Any] = {} if text is None else {"value": text}
     return gr.update(submit_btn=not writing, stop_btn=writing, **value)
 
 
 def line(text: str, state: str, notice: str = "") -> str:
-    """The line below the conversation as HTML: what happens now, or how it ended.
+    """Return the status line below the conversation as HTML: what happens now, or how it ended.
 
     Args:
         state: "busy", "done" or "failed".
-        notice: stands in front and stays until the next question.
+        notice: a text in front, which stays until the next question.
     """
     parts = [("notice", notice), (state, text)]
     shown = [f'<span role="status" class="{name}">{html.escape(part)}</span>' for name, part in parts if part]
@@ -317,7 +327,7 @@ def line(text: str, state: str, notice: str = "") -> str:
 
 
 def read_history(text: str) -> list[Message]:
-    """The conversation that the page sent. Raises gr.Error for anything but a list of texts."""
+    """Return the conversation that the page sent. Raise gr.Error if it is malformed."""
     try:
         return from_json(str(text))
     except ConversationError as error:
@@ -330,28 +340,28 @@ def _next_question(history: str, text: str, *, typed: bool = False) -> Question:
 
 
 def _index_of_user(messages: list[Message], index: Any) -> int:
-    """`index` if it names a user's message, else gr.Error: the page and its script always send one."""
+    """Return `index` if it is that of a user's message. Raise gr.Error if not, which the page never sends."""
     if isinstance(index, int) and 0 <= index < len(messages) and messages[index]["role"] == "user":
         return index
     raise gr.Error("There is no such question.", print_exception=False)
 
 
 def read_number(value: Any, kind: type[int] | type[float]) -> Any:
-    """A number that the page sent. Raises ValueError for anything else."""
+    """Return a number that the page sent, as `kind`. Raise ValueError if it is none."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"a setting must be a number, not {json.dumps(value)[:50]}")
     try:
         return kind(value)
-    except OverflowError as error:  # infinity is no whole number, and not every whole number is a float
+    except OverflowError as error:  # int(inf), or float() of a huge int
         raise ValueError("a setting must be a number of ordinary size") from error
 
 
 class SeedError(ValueError):
-    """A visitor typed a seed that is none."""
+    """The error for a typed seed that is not valid."""
 
 
 def read_seed(text: str) -> int | None:
-    """A seed that the page sent, None for an empty text. Raises SeedError for no number."""
+    """Return the seed that the page sent, None if it is empty. Raise SeedError if it is not valid."""
     try:
         return int(read_value("seed", text)) if text else None
     except ValueError as error:

@@ -1,6 +1,6 @@
-"""What happens in the tab that fills blanks: its events, and how fillings and alternatives are shown.
+"""Handle the events of the blank-filling tab, and render fillings and alternatives.
 
-Nothing here writes into the visitor's text: whatever goes wrong, it stays in its box.
+No event changes the visitor's text: it stays in its box even after an error.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from . import wording
 from .chat import LONGEST_QUESTION, PAUSE, SeedError, Visitors, events_until, line, read_number, read_seed
 from .wording import Words
 
-ROOM = "fill"  # of a visitor's answers, beside those of the chat
-MOST_BEAMS = 8  # what one visitor may ask of a model that all share
+ROOM = "fill"  # the tab of an answer, as `Visitors` counts them
+MOST_BEAMS = 8  # limits what one visitor can use of the shared model
 STRATEGIES = ("beams", "sampling", "greedy")
 
 Update = tuple[Any, Any, Any, Any, Any]
-"""New values of the filled text, the alternatives, the line, the button that fills and the one that stops."""
+"""New values of the filled text, the alternatives, the status line, the fill button and the stop button."""
 
 HIDDEN = gr.update(value=None, visible=False)
 
 
 class Fill:
-    """The tab's events. Public methods are called by Gradio with the values of the page."""
+    """The event handlers of the blank-filling tab. Gradio calls the public methods with the values of the page."""
 
     def __init__(self, engine: Engine, options: Options, visitors: Visitors) -> None:
         self._engine = engine
@@ -39,7 +39,7 @@ class Fill:
         self._visitors = visitors
 
     async def fill(self, request: gr.Request, text: str, *settings: Any) -> AsyncIterator[Update]:
-        """The text in the box. `settings` in the order of `fill_options`."""
+        """Fill the blanks of the text in the box. `settings` are in the order of the arguments of `fill_options`."""
         words, text = self._words(request), str(text or "")
         try:
             if len(text) > LONGEST_QUESTION:
@@ -61,11 +61,11 @@ class Fill:
                 yield update
 
     async def stop(self, request: gr.Request) -> None:
-        """End the filling; what there is of it stays."""
+        """Stop the filling; the text so far stays."""
         self._visitors.stop(str(request.session_hash), ROOM)
 
     def examples(self, request: gr.Request) -> list[str]:
-        """Texts to start with in the language of the browser, one for each of the example buttons."""
+        """Return the example texts in the browser's language, one for each example button."""
         return list(wording.fill_examples(self._engine.model_info, self._language(request)))
 
     def _language(self, request: gr.Request) -> wording.Language:
@@ -76,9 +76,9 @@ class Fill:
 
 
 async def _updates(text: str, events: AsyncIterator[Event], words: Words) -> AsyncIterator[Update]:
-    """The events of a reply as updates of the page.
+    """Yield the updates of the page for the events of a reply.
 
-    Each says everything: of two that arrive together, Gradio's page may drop the first.
+    Each update is complete, since Gradio's page may drop the first of two that arrive together.
     """
     view: tuple[Any, Any] = (gr.skip(), gr.skip())
     doing = words.thinking
@@ -86,7 +86,7 @@ async def _updates(text: str, events: AsyncIterator[Event], words: Words) -> Asy
         match event:
             case Queued(position):
                 doing = wording.queue_line(words, position)
-            case Text():  # the waiting is over
+            case Text():  # the request no longer waits
                 doing = words.thinking
             case Filling(step):
                 view = highlighted(step.show(), words), HIDDEN
@@ -102,33 +102,33 @@ async def _updates(text: str, events: AsyncIterator[Event], words: Words) -> Asy
                 yield *view, ending(text, event, words), *buttons(filling=False)
                 return
         yield *view, line(doing, "busy"), *buttons(filling=True)
-        await asyncio.sleep(PAUSE)  # meanwhile the reply keeps only the newest of what arrives
+        await asyncio.sleep(PAUSE)  # the reply keeps only the newest state that arrives meanwhile
 
 
 # --- values of the page ------------------------------------------------------------------------------------
 
 
 def refusal(why: str) -> Update:
-    """The page as it was, and why nothing was filled."""
+    """Return the update that leaves the page as it is and shows why nothing was filled."""
     return gr.skip(), gr.skip(), line(why, "failed"), *buttons(filling=False)
 
 
 def buttons(*, filling: bool) -> tuple[Any, Any]:
-    """The button that fills and the one that stops: one of them shows."""
+    """Return the updates of the fill and the stop button, of which one is visible."""
     return gr.update(visible=not filling), gr.update(visible=filling)
 
 
 def ending(text: str, finished: Finished, words: Words) -> str:
-    """The line at the end: why it stopped early, and that a text without blanks was continued."""
+    """Return the last status line: why the filling stopped early, and whether a text without blanks was continued."""
     notice = "" if wording.has_blank(text) else words.fill_no_blank
     last = {"cancelled": words.stopped, "length": words.fill_length}.get(finished.reason, "")
     return line(last, "done", notice)
 
 
 def highlighted(filled: FilledText, words: Words) -> Any:
-    """A filled text as HTML: each filling marked, and numbered if there are several.
+    """Return a filled text as HTML, with each filling marked, and numbered if there are several.
 
-    Not gr.HighlightedText: what is copied from that has spaces and line breaks around every filling.
+    gr.HighlightedText is not used, since text copied from it has spaces and line breaks around every filling.
     """
     blanks = iter(filled.filled_by)
     several = len(set(filled.filled_by)) > 1
@@ -140,14 +140,17 @@ def highlighted(filled: FilledText, words: Words) -> Any:
 
 
 def _marked(text: str, number: int, words: Words) -> str:
-    """A filling. Its number, if not 0, and what stands for an empty one are drawn by the style: nobody copies them."""
+    """Return a filling as HTML.
+
+    Its number, if not 0, and the text for an empty filling come from the style sheet, so that they are not copied.
+    """
     numbered = f' data-blank="{number}"' if number else ""
     empty = "" if text.strip() else f' data-empty="{html.escape(words.fill_nothing)}"'
     return f"<mark{numbered}{empty}>{_text(text)}</mark>"
 
 
 def show_alternatives(result: FillResult, words: Words) -> Any:
-    """All answers to each blank as HTML, best first; nothing for a single one."""
+    """Return all answers to each blank as HTML, best first; hide them if every blank has only one."""
     if not any(len(blank.answers) > 1 for blank in result.blanks):
         return HIDDEN
     several = len(result.blanks) > 1
@@ -166,7 +169,7 @@ def _alternative(text: str, score: float | None, words: Words) -> str:
 
 
 def _text(text: str) -> str:
-    """Text inside of HTML. Gradio takes an HTML component's value for no template, but braces cost nothing."""
+    """Return text escaped for HTML, with braces and dollars too, in case Gradio takes it for a template."""
     return html.escape(text).replace("{", "&#123;").replace("$", "&#36;")
 
 
@@ -177,7 +180,7 @@ def fill_options(
     strategy: Any, num_beams: Any, length_penalty: Any, min_gen_length: Any, no_repeat_ngram_size: Any,
     temperature: Any, top_p: Any, top_k: Any, max_length: Any, seed: Any,
 ) -> FillOptions:  # fmt: skip
-    """The settings of the tab, which are not to be trusted. Raises ValueError for what is out of range."""
+    """Return the unchecked settings of the tab as FillOptions. Raise ValueError if one is out of range."""
     if strategy not in STRATEGIES:
         raise ValueError(f"the strategy must be one of {', '.join(STRATEGIES)}")
     beams = read_number(num_beams, int)

@@ -1,7 +1,7 @@
-"""The page: what is on it, and what its parts do. app/web/server.py serves it.
+"""Lay out the page and connect its events; server.py serves it.
 
-One tab is Gradio's Chatbot with the events of app/web/chat.py, the other is app/web/fill_page.py. Gradio's own queue
-lets everybody in at once; the waiting is done, and told, by the engine.
+One tab is Gradio's Chatbot with the event handlers of chat.py, the other is laid out in fill_page.py. Gradio's own
+queue has no limit, since the engine has a queue of its own and reports the positions in it.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ LATEX: list[dict[str, str | bool]] = [
     {"left": begin + MARK, "right": MARK + end, "display": begin in ("$$", r"\[")} for begin, end in DELIMITERS
 ]
 
-# Scripts of events, written in app/web/assets/chat.js. The first puts the conversation shown into an event's first
-# input. gr.Chatbot is never an input itself: what Gradio would read from one may name files and addresses.
+# Scripts of events; the functions are in assets/chat.js. WITH_HISTORY puts the shown conversation into an event's first
+# input. gr.Chatbot itself is never an input, since Gradio would load files and addresses that its messages name.
 WITH_HISTORY = "(...inputs) => glm.withHistory(...inputs)"
 TO_THE_BOX = "() => glm.focusBox()"
 SAVED_CHATS = "glm.attach(element, trigger); // triggers 'open' and 'removed'"
 
-# Gradio counts its events, and lays out all counts anew in a table after each of them. The page with these figures is
-# closed here (app/web/security.py); so large an interval keeps them from being made.
+# Gradio counts its events and rebuilds a table of all counts after every N of them. The page with these statistics is
+# closed here (security.py), so a very large N keeps Gradio from computing them.
 NO_FIGURES = ("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")
 
 Listener = Callable[[], dict[str, Any]]
-"""Arguments that events have in common."""
+"""Returns the arguments that events have in common."""
 
 
 def build(engine: Engine, options: Options, visitors: Visitors | None = None) -> gr.Blocks:
-    """The page, to be launched with `launch_arguments`."""
+    """Return the page, which is launched with `launch_arguments`."""
     os.environ.setdefault(*NO_FIGURES)
     visitors = visitors or Visitors()
     chat, fill = Chat(engine, options, visitors), Fill(engine, options, visitors)
@@ -50,46 +50,46 @@ def build(engine: Engine, options: Options, visitors: Visitors | None = None) ->
 
 
 class _Page:
-    """The parts of the page, top to bottom, and what they do."""
+    """The components of the page, from top to bottom, and their events."""
 
     def __init__(self, chat: Chat, fill: Fill, engine: Engine, options: Options) -> None:
         self._chat = chat
-        say = gr.I18n()
+        i18n = gr.I18n()
         with gr.Sidebar(width=280, open=False) as self.side:
-            self.new = gr.Button(say("page_new_chat"), size="md", elem_id="new-chat")
-            gr.Markdown(say("page_saved"), elem_classes="glm-heading")
+            self.new = gr.Button(i18n("page_new_chat"), size="md", elem_id="new-chat")
+            gr.Markdown(i18n("page_saved"), elem_classes="glm-heading")
             self.saved = gr.HTML(js_on_load=SAVED_CHATS, elem_id="saved-chats")
-            with gr.Accordion(say("page_settings"), open=False):
+            with gr.Accordion(i18n("page_settings"), open=False):
                 self.settings = _settings(engine, options)
-            with gr.Accordion(say("page_files"), open=False):
-                self.export_json = gr.Button(say("page_export_json"), size="sm")
-                self.export_markdown = gr.Button(say("page_export_markdown"), size="sm")
-                self.load_file = gr.Button(say("page_import"), size="sm", elem_id="import")
-            self.theme = gr.Button(say("page_theme"), size="sm", elem_id="theme")
+            with gr.Accordion(i18n("page_files"), open=False):
+                self.export_json = gr.Button(i18n("page_export_json"), size="sm")
+                self.export_markdown = gr.Button(i18n("page_export_markdown"), size="sm")
+                self.load_file = gr.Button(i18n("page_import"), size="sm", elem_id="import")
+            self.theme = gr.Button(i18n("page_theme"), size="sm", elem_id="theme")
         with gr.Column(elem_id="main"):
             with gr.Column(elem_id="model"):
                 gr.Markdown(f"**GLM** {wording.describe(engine.model_info)}")
                 if engine.model_info.is_demo:
-                    gr.Markdown(say("page_demo"))
+                    gr.Markdown(i18n("page_demo"))
             with gr.Tabs(elem_id="tabs") as self.tabs:
-                with gr.Tab(say("page_tab_chat"), id="chat", elem_id="chat-tab"), gr.Column(elem_id="chat"):
-                    self._conversation(say)
-                with gr.Tab(say("page_tab_fill"), id="fill", elem_id="fill-tab"):
+                with gr.Tab(i18n("page_tab_chat"), id="chat", elem_id="chat-tab"), gr.Column(elem_id="chat"):
+                    self._conversation(i18n)
+                with gr.Tab(i18n("page_tab_fill"), id="fill", elem_id="fill-tab"):
                     self.fill = FillPage(fill, engine, options)
         # Carries a conversation between the page's script and the server.
         self.carrier = gr.Textbox(visible=False)
 
-    def _conversation(self, say: gr.I18n) -> None:
-        self.transcript = _transcript(say)
+    def _conversation(self, i18n: gr.I18n) -> None:
+        self.transcript = _transcript(i18n)
         self.line = gr.HTML("", elem_id="line", elem_classes="glm-line", js_on_load=None)
         self.box = gr.Textbox(
-            label=say("page_label"), placeholder=say("page_message"), show_label=False, container=False,
+            label=i18n("page_label"), placeholder=i18n("page_message"), show_label=False, container=False,
             lines=1, max_lines=8, submit_btn=True, stop_btn=False, autofocus=True, elem_id="message",
         )  # fmt: skip
-        gr.Markdown(say("page_mistakes"), elem_id="mistakes")
+        gr.Markdown(i18n("page_mistakes"), elem_id="mistakes")
 
     def wire(self, page: gr.Blocks) -> None:
-        """Connect the events. What shows another conversation has its script wait for the end of an answer."""
+        """Connect the events. Scripts that show another conversation first wait for the end of an answer."""
         chat, view = self._chat, [self.transcript, self.box, self.line]
         now: Listener = partial(dict, queue=False, show_progress="hidden", api_visibility="private")
         self._wire_answers(view)
@@ -99,7 +99,7 @@ class _Page:
         self.saved.removed(chat.reset, None, view, **now())
         opened = self.saved.open(chat.open, self.carrier, view, js="() => [glm.shown()]", **now())
         page.load(chat.open, self.carrier, view, js="() => [glm.shown()]", **now())
-        for listen in (page.load, new.then, opened.then):  # on a phone it would cover what was asked for
+        for listen in (page.load, new.then, opened.then):  # closed on a phone, where it would cover the conversation
             listen(None, None, self.side, js="() => glm.sideBar()", **now())
         for shown in (new, opened):
             shown.then(None, None, self.tabs, js="() => glm.showChat()", **now())
@@ -113,7 +113,7 @@ class _Page:
         self.fill.wire(page, now())
 
     def _wire_answers(self, view: list[Any]) -> None:
-        """The events that the model answers. All go past Gradio's queue at once: the engine has its own."""
+        """Connect the events that the model answers. Gradio limits none of them, since the engine has a queue."""
         chat = self._chat
         started: list[tuple[Any, Any, list[Any]]] = [
             (self.box.submit, chat.send, [self.carrier, self.box, *self.settings]),
@@ -139,14 +139,14 @@ class _Page:
             self._chat.read_file, self.carrier, [self.carrier, self.line], js="() => glm.pickFile()", **now()
         )
         pick.then(None, self.carrier, None, js="(json) => glm.imported(json)")
-        # Where the notice that it could not be read is in sight.
+        # Shows the chat, where the notice for an unreadable file is visible.
         pick.then(None, None, self.side, js="() => glm.sideBar()", **now())
         pick.then(None, None, self.tabs, js="() => glm.showChat()", **now())
 
 
-def _transcript(say: gr.I18n) -> gr.Chatbot:
+def _transcript(i18n: gr.I18n) -> gr.Chatbot:
     return gr.Chatbot(
-        placeholder=str(say("page_greeting")),
+        placeholder=str(i18n("page_greeting")),
         show_label=False,
         elem_id="transcript",
         layout="bubble",
@@ -163,25 +163,25 @@ def _transcript(say: gr.I18n) -> gr.Chatbot:
 
 
 def _settings(engine: Engine, options: Options) -> list[gr.components.Component]:
-    """Maximum length, top-p, temperature and seed, in the order of chat.Settings."""
-    say = gr.I18n()
+    """Return the controls for maximum length, top-p, temperature and seed, in the order of chat.Settings."""
+    i18n = gr.I18n()
     longest = engine.model_info.context_length
     return [
         gr.Slider(
             32, longest, min(options.max_length, longest), step=1,
-            label=say("page_max_length"), info=say("page_max_length_info"),
+            label=i18n("page_max_length"), info=i18n("page_max_length_info"),
         ),
         gr.Slider(
             min(0.01, options.top_p), 1, options.top_p, step=0.01,
-            label=say("page_top_p"), info=say("page_top_p_info"),
+            label=i18n("page_top_p"), info=i18n("page_top_p_info"),
         ),
         gr.Slider(
             0, max(2, options.temperature), options.temperature, step=0.01,
-            label=say("page_temperature"), info=say("page_temperature_info"),
+            label=i18n("page_temperature"), info=i18n("page_temperature_info"),
         ),
-        # Not gr.Number, which shows an empty field as 0: a seed as good as any other.
+        # Not gr.Number, which shows an empty field as 0, a valid seed.
         gr.Textbox(
-            "" if options.seed is None else str(options.seed), max_lines=1, placeholder=say("page_seed_random"),
-            label=say("page_seed"), info=say("page_seed_info"),
+            "" if options.seed is None else str(options.seed), max_lines=1, placeholder=i18n("page_seed_random"),
+            label=i18n("page_seed"), info=i18n("page_seed_info"),
         ),
     ]  # fmt: skip

@@ -1,14 +1,14 @@
-"""What keeps the page private and safe: text made inert, and a gate in front of Gradio's server.
+"""Protect the page: make text inert, and restrict the access to Gradio's server.
 
-Three walls stand one behind the other, so that a hole in one of them stays harmless:
+There are three independent layers, so that a fault in one of them does no harm:
 
-1. `inert` breaks every place where Markdown could become HTML, an image or a diagram. No `<` that reaches the
-   page is followed by a character that opens a tag, whatever the Markdown parser makes of the rest.
-2. Gradio's own sanitizer, which it applies to what the Markdown parser returns.
-3. A Content-Security-Policy: only the page's own scripts run, and nothing loads from another host.
+1. `inert` breaks every place where Markdown could become HTML, an image or a diagram. In the text that reaches the
+   page, no `<` is followed by a character that opens a tag, whatever the Markdown parser does.
+2. Gradio's own sanitizer cleans the HTML that the Markdown parser returns.
+3. A Content-Security-Policy lets only the page's own scripts run and blocks loading from other hosts.
 
-The gate also closes every route of Gradio that the chat does not use, such as uploads, files of the machine and
-its proxy, and bounds the size of a request. It knows Gradio's addresses but imports nothing of it.
+The middleware `Gate` also closes all routes of Gradio that the page does not use, such as uploads, files of the
+machine and Gradio's proxy, and limits the size of a request. It contains Gradio's paths but does not import Gradio.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # --- text --------------------------------------------------------------------------------------------------
 
-MARK = "\N{WORD JOINER}"  # no width, no line break, and never part of a tag's name
+MARK = "\N{WORD JOINER}"  # has no width, allows no line break, and cannot be part of a tag's name
 _OPENS = re.compile(
     r"<(?=[A-Za-z/!?])"  # a tag, comment, declaration or processing instruction of HTML
-    r"|!(?=\[)"  # an image of Markdown: it would load by itself, from any host or from this one
-    r"|```(?=mermaid)"  # Gradio draws these as diagrams, whose labels are HTML again
+    r"|!(?=\[)"  # an image of Markdown, which the browser would load from any host without a click
+    r"|```(?=mermaid)"  # Gradio renders these as diagrams, whose labels are HTML
 )
 
-# Gradio takes all between two dollars for a formula, be they two prices or two variables in the code of two blocks,
-# and leaves the Markdown between them as it is. So only what is marked is a formula to it.
+# Gradio treats everything between two dollars as a formula, even between two prices or two shell variables in separate
+# code blocks, and does not render the Markdown there. Therefore the delimiters given to Gradio contain the mark, and
+# `inert` adds it only to real formulas.
 DELIMITERS = (("$$", "$$"), (r"\[", r"\]"), (r"\(", r"\)"), ("$", "$"))
 _BEGINS, _ENDS = ("|".join(map(re.escape, delimiters)) for delimiters in zip(*DELIMITERS, strict=True))
 _FORMULA = re.compile(
@@ -45,24 +46,25 @@ _FORMULA = re.compile(
         | (?<!`)(?P<ticks>``?)(?!`)[^\n]+?(?<!`)(?P=ticks)(?!`)
         | \\\$
     )
-    # No formula holds what begins another: the search takes no longer than the text is long.
+    # A formula cannot contain the opening delimiter of another one; this keeps the search linear in the text's length.
     | (?<!MARK)\$\$(?!MARK)(?:(?!\$\$).)+\$\$
     | \\\[(?!MARK)(?:(?!\\\[|\\\]).)+\\\]
     | \\\((?!MARK)(?:(?!\\\(|\\\)|\n).)+\\\)
-    # One dollar may be money. A formula touches both of its dollars and is followed by no digit, as Pandoc has it, or
-    # stands off from both and looks like one.
+    # A single dollar may be money. Either the formula touches both dollars and no digit follows (Pandoc's rule), or
+    # there are spaces inside both dollars and a character that is typical of formulas.
     | (?<!MARK)\$(?![\s$]|MARK)(?:\\.|[^\\$\n])*?(?<!\s)\$(?![\d$])
     | (?<!MARK)\$[ ](?=[^$\n]*[\\^_={])(?:\\.|[^\\$\n])*?[ ]\$(?![\d$])
     """.replace("MARK", MARK),
     re.MULTILINE | re.DOTALL | re.VERBOSE,
 )
-# In a formula only white space is invisible; a text has this kind before a line feed at most, never where the mark is.
+# In a formula only white space is invisible. Texts contain a carriage return only before a line feed, so that this mark
+# is unambiguous.
 MARK_IN_FORMULA = "\r"
 _MARKED = re.compile(rf"(<|!|```|{_BEGINS}){MARK}|{MARK}({_ENDS})|(<|!|```){MARK_IN_FORMULA}(?=[A-Za-z/!?\[])")
 
 
 def inert(text: str) -> str:
-    """`text` for the page: it looks the same, and no part of it can become a tag, an image or a diagram."""
+    """Return `text` for the page: it looks the same, but no part of it can become a tag, an image or a diagram."""
     return _OPENS.sub(lambda opening: opening[0] + MARK, _FORMULA.sub(_marked_formula, text))
 
 
@@ -76,20 +78,20 @@ def _marked_formula(found: re.Match[str]) -> str:
 
 
 def plain(text: str) -> str:
-    """The text that `inert` was given. The page's script does the same to what a visitor copies."""
+    """Return the text that was passed to `inert`. The page's script does the same with text that is copied."""
     return _MARKED.sub(lambda marked: marked[1] or marked[2] or marked[3], text)
 
 
 # --- the gate ----------------------------------------------------------------------------------------------
 
-# What the page asks for, by method; a path ending in / stands for all below it.
+# The paths that the page requests, by method; a path that ends in / includes all paths below it.
 ROUTES: dict[str, tuple[str, ...]] = {
     "GET": (
         "/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt", "/logout",
         "/assets/", "/static/", "/svelte/",
         "/gradio_api/startup-events", "/gradio_api/queue/data", "/gradio_api/theme.css",
         "/gradio_api/login_check", "/gradio_api/user",
-        "/gradio_api/app_id",  # asked for when the connection was lost: without an answer the page stays dead
+        "/gradio_api/app_id",  # requested after a lost connection, to reconnect
     ),
     "POST": (
         "/login", "/gradio_api/queue/join", "/gradio_api/run/predict", "/gradio_api/cancel", "/gradio_api/reset",
@@ -100,8 +102,8 @@ MAX_BODY = 16_000_000  # bytes: a conversation of MAX_IMPORT_CHARS characters in
 POLICY = "; ".join(
     (
         "default-src 'self'",
-        # unsafe-eval lets Gradio compile the functions that the server sent with the page. It lets no text
-        # of the page become a script: for that a script would have to run already.
+        # Gradio needs unsafe-eval to compile the functions that the server sends with the page. It does not turn text
+        # of the page into a script: only a script that runs already can call eval.
         "script-src 'self' 'nonce-{nonce}' 'unsafe-eval'",
         "style-src 'self' 'unsafe-inline'",
         "img-src 'self' data: blob:",
@@ -116,17 +118,17 @@ POLICY = "; ".join(
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
-    (b"x-dns-prefetch-control", b"off"),  # else the browser looks up the hosts of links it merely shows
+    (b"x-dns-prefetch-control", b"off"),  # else the browser resolves the hosts of links before they are clicked
 )
 
 
 class Gate:
-    """ASGI middleware in front of Gradio.
+    """An ASGI middleware in front of Gradio that closes unused routes and adds security headers.
 
     Args:
-        application: the server behind the gate.
-        script: JavaScript that the page runs before anything else.
-        on_leave: called with a visitor's session when the page was closed before all events had been told.
+        application: Gradio's ASGI application.
+        script: JavaScript that the page runs first.
+        on_leave: called with a visitor's session if the page was closed before all events had been sent.
     """
 
     def __init__(self, application: Application, *, script: str, on_leave: Callable[[str], None]) -> None:
@@ -140,7 +142,7 @@ class Gate:
             await self._application(scope, receive, send)
         elif scope["type"] == "http":
             await self._http(scope, receive, send)
-        # Nothing here speaks WebSocket: returning without accepting refuses the connection.
+        # Gradio does not use WebSocket; returning without accepting refuses the connection.
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = _route(scope)
@@ -156,29 +158,29 @@ class Gate:
             await self._application(scope, receive, _with_headers(send, nonce))
 
     async def _events(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The stream of events to a page; it has an end only if nothing is left to tell."""
-        told_all = False
+        """Serve the stream of events to a page, and call `on_leave` if it ends before the last event was sent."""
+        sent_all = False
 
         async def watched(message: Message) -> None:
-            nonlocal told_all
+            nonlocal sent_all
             await send(message)
-            told_all = message["type"] == "http.response.body" and not message.get("more_body", False)
+            sent_all = message["type"] == "http.response.body" and not message.get("more_body", False)
 
         try:
             await self._application(scope, receive, watched)
         finally:
-            if not told_all:
+            if not sent_all:
                 self._on_leave(_session(scope))
 
 
 def _route(scope: Scope) -> str:
-    """The path below the one that a reverse proxy may have left in front."""
+    """Return the path of a request without the root path that a reverse proxy may have left in front."""
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
     return path[len(root) :] or "/" if root and path.startswith(root) else path
 
 
 def _refusal(scope: Scope, path: str) -> tuple[int, str] | None:
-    """Status and sentence for a request that does not pass, None for one that does."""
+    """Return the status and the message for a request that is refused, None if it is allowed."""
     method = "GET" if scope["method"] == "HEAD" else scope["method"]
     if not any(path == route or (route[-1] == "/" != route and path.startswith(route)) for route in
                ROUTES.get(method, ())):  # fmt: skip
@@ -215,7 +217,7 @@ def _with_headers(send: Send, nonce: str) -> Send:
 
 
 class _Page:
-    """Holds the HTML page back until it is whole, then gives its scripts the nonce and adds ours in front."""
+    """An ASGI `send` that collects the HTML page, then adds the nonce to its scripts and our script in front."""
 
     def __init__(self, send: Send, nonce: str, script: str) -> None:
         self._send = _with_headers(send, nonce)
@@ -233,7 +235,7 @@ class _Page:
             await self._finish()
 
     async def _finish(self) -> None:
-        # Gradio writes its configuration into the page with every < escaped: these are the template's own.
+        # Gradio escapes every < of the configuration in the page, so each <script here is one of the template.
         body = self._body.replace(b"<script", self._opening)
         body = body.replace(b"<head>", b"<head>" + self._opening + b">" + self._script + b"</script>", 1)
         headers = [(name, value) for name, value in self._start["headers"] if name != b"content-length"]

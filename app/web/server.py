@@ -1,4 +1,4 @@
-"""Serving the web chat: how Gradio is started, on which port, with which script, style and fonts."""
+"""Serve the web page: start Gradio on a port, with the page's script, style sheet and fonts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .security import Gate
 
 ASSETS = Path(__file__).parent / "assets"
 
-# Fonts of the system: no font is fetched, and Chinese is drawn with Chinese shapes, not Japanese ones.
+# Fonts of the system: none is downloaded, and Chinese text gets Chinese glyphs instead of Japanese ones.
 FONTS = [
     "system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "PingFang SC",
     "Microsoft YaHei", "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "sans-serif",
@@ -40,12 +40,12 @@ MONO_FONTS = [
 
 
 def run(options: Options) -> int:
-    """Load the model that `options` name and serve the page until it is interrupted.
+    """Load the model that `options` name and serve the page until Ctrl-C.
 
-    Returns the exit code of the program: 0, or 1 after one sentence on what went wrong.
+    Return the exit code of the program: 0, or 1 after a message on standard error.
     """
     try:
-        port = free_port(options.host, options.port)  # before the model, which may take minutes
+        port = free_port(options.host, options.port)  # before the model is loaded, which may take minutes
         with collector_paused():
             engine = Engine.from_options(options)
         with engine:
@@ -57,12 +57,12 @@ def run(options: Options) -> int:
 
 
 def serve(engine: Engine, options: Options) -> int:
-    """Serve the page until it is interrupted; prints its address. Returns as `run`."""
+    """Print the address of the page, serve it until Ctrl-C, and return the exit code as `run` does."""
     visitors = Visitors()
     page = build(engine, options, visitors)
     try:
         start(page, options, visitors)
-    except Exception as error:  # whatever Gradio raises when its server does not come up
+    except Exception as error:  # Gradio raises various types if its server does not start
         return _fail(f"the page could not be started: {error}")
     if engine.model_info.kernel:
         print(f"INT4/INT8: {engine.model_info.kernel}")
@@ -80,11 +80,11 @@ def _sleep_for_good() -> None:
 
 def start(page: gr.Blocks, options: Options, visitors: Visitors) -> None:
     """Start the server in the background."""
-    # What Gradio prints is for its own users: how to share, which file to download.
+    # Gradio prints advice for its own users, on sharing and on downloads, which is hidden here.
     proxy = contextlib.nullcontext() if options.share else no_proxy()
     with proxy, contextlib.redirect_stdout(io.StringIO()):
         page.launch(**launch_arguments(options, visitors), prevent_thread_lock=True)
-    # While this is set, Gradio serves a page that loads its scripts from Gradio's own host.
+    # While this attribute is set, Gradio's page loads its scripts from Gradio's own host.
     page.share = False
 
 
@@ -103,7 +103,7 @@ def _fail(sentence: str) -> int:
 
 
 def launch_arguments(options: Options, visitors: Visitors) -> dict[str, Any]:
-    """How Gradio runs the page: nothing leaves the machine, nothing is served that the chat does not need."""
+    """Return the arguments of `launch`: Gradio sends nothing to other hosts and serves only what the page needs."""
     gate = Middleware(Gate, script=page_script(options), on_leave=visitors.stop)
     return {
         "server_name": f"[{options.host}]" if ":" in options.host else options.host,
@@ -116,8 +116,8 @@ def launch_arguments(options: Options, visitors: Visitors) -> dict[str, Any]:
         "css_paths": ASSETS / "chat.css",
         "i18n": gr.I18n(**wording.interface(options.language)),
         "app_kwargs": {"middleware": [gate]},
-        "max_threads": options.queue_size + 40,  # jobs of Gradio at once: all that the engine lets wait, and more
-        "state_session_capacity": 200,  # sessions of which Gradio keeps the last values; the page needs none
+        "max_threads": options.queue_size + 40,  # Gradio's parallel jobs: the engine's whole queue and some more
+        "state_session_capacity": 200,  # sessions whose last values Gradio keeps; the page needs none of them
         "footer_links": [],
         "run_history": False,
         "enable_monitoring": False,
@@ -131,7 +131,7 @@ def launch_arguments(options: Options, visitors: Visitors) -> dict[str, Any]:
 
 def _theme() -> gr.themes.Base:
     theme = gr.themes.Default(primary_hue="blue", font=FONTS, font_mono=MONO_FONTS)
-    # Gradio's own greys are too pale to be read by everybody.
+    # Gradio's own greys have too little contrast for some readers.
     return theme.set(
         body_text_color_subdued="*neutral_500",
         body_text_color_subdued_dark="*neutral_400",
@@ -141,7 +141,7 @@ def _theme() -> gr.themes.Base:
 
 
 def page_script(options: Options) -> str:
-    """The page's own script, told what it cannot know."""
+    """Return the page's script, preceded by the settings that come from the server."""
     languages: tuple[wording.Language, ...] = ("en", "zh")
     settings = {
         "language": options.language,
@@ -152,7 +152,7 @@ def page_script(options: Options) -> str:
 
 
 def free_port(host: str, port: int) -> int:
-    """`port` if it can be listened on, or for 0 any free one. Raises OSError with a sentence that says why not."""
+    """Return `port` if it is free, or any free port for 0. Raise OSError with the reason for the user if it is not."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.create_server(address[:2], family=family) as server:

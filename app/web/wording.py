@@ -1,7 +1,7 @@
-"""All that the web page says, in English and Chinese.
+"""Hold all texts of the web page in English and Chinese.
 
-Words that never change reach the page through Gradio's own translation (`interface`), the rest is written by the
-server in the language that the browser asks for (`Words`).
+Fixed texts reach the page through Gradio's own translation (`interface`). The server writes the others in the language
+that the browser requests (`WORDS`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Language = Literal["en", "zh"]
 
 @dataclass(frozen=True)
 class Words:
-    """One language. Fields named `page_...` never change; those with braces are completed by the server."""
+    """All texts in one language. Those named `page_...` are fixed; the server fills in the braces of others."""
 
     # The page
     page_greeting: str
@@ -47,7 +47,7 @@ class Words:
     page_import: str
     page_demo: str
     page_mistakes: str
-    # The tabs, and the one that fills blanks
+    # The tabs, and the blank-filling tab
     page_tab_chat: str
     page_tab_fill: str
     page_fill_intro: str
@@ -80,7 +80,7 @@ class Words:
     list_confirm: str
     list_full: str
     list_too_large: str
-    # What the line under the conversation says
+    # The status line below the conversation
     next_in_queue: str
     queued: str
     thinking: str
@@ -101,7 +101,7 @@ class Words:
     refused: str
     seed: str
     import_failed: str
-    # What the tab that fills blanks says
+    # The status line of the blank-filling tab
     filling: str
     alternatives: str
     blank: str
@@ -289,7 +289,7 @@ ZH = Words(
     fill_length="已达到最大长度，文本被截断，请见“填空方式”。",
 )
 
-# What is wrong with a conversation, by app.serving.conversation.ConversationError's kind; in English it says so itself.
+# The Chinese reasons by ConversationError.kind (serving/conversation.py); the English one is the error's message.
 CHINESE_REASONS: Mapping[str, str] = {
     "list": "其中的 messages 不是列表",
     "message": "第 {number} 条消息不是带有 role 和 content 的对象",
@@ -338,7 +338,7 @@ DEMO_BLANKS: Mapping[Language, tuple[str, ...]] = {
         "我们知道，5 + 7 = [MASK]。",
     ),
 }
-# The first ones are those of GLM-130B's README.
+# The first example of each language is from GLM-130B's README.
 BLANKS: Mapping[Language, tuple[str, ...]] = {
     "en": (
         "Ng is an adjunct professor at [MASK] (formerly associate professor and Director of its Stanford AI Lab or "
@@ -356,23 +356,23 @@ _MASK = re.compile(r"\[[sg]?MASK\]")
 
 
 def has_blank(text: str) -> bool:
-    """Whether a text holds a mask of any kind."""
+    """Return whether a text contains a mask token of any kind."""
     return _MASK.search(text) is not None
 
 
 def pick_language(setting: str, accepted: str | None) -> Language:
-    """The language of an answer to the browser: the server's `--language`, or what the browser likes best.
+    """Return the language for a browser: the server's `--language`, or for "auto" the browser's first choice.
 
     Args:
         setting: "auto", "en" or "zh".
-        accepted: the Accept-Language header, most liked first, as browsers send it.
+        accepted: the Accept-Language header, in the browser's order of preference.
     """
     wanted = (accepted or "").strip().lower() if setting == "auto" else setting
     return "zh" if wanted.startswith("zh") else "en"
 
 
 def interface(setting: str) -> dict[str, dict[str, str]]:
-    """The words that never change, by the locales that Gradio knows; both in one language if so `setting`."""
+    """Return the fixed texts by Gradio's locales. A `setting` other than "auto" gives all locales one language."""
     english = pick_language(setting, "en")
     chinese = pick_language(setting, "zh")
     return {"en": _page(english), "zh-CN": _page(chinese), "zh-TW": _page(chinese)}
@@ -383,7 +383,7 @@ def _page(language: Language) -> dict[str, str]:
 
 
 def list_words(language: Language) -> dict[str, str]:
-    """The words of the list of saved chats, for the page's script."""
+    """Return the texts of the list of saved chats, for the page's script."""
     return _fields(language, "list_")
 
 
@@ -393,17 +393,17 @@ def _fields(language: Language, prefix: str) -> dict[str, str]:
 
 
 def examples(model: ModelInfo, language: Language) -> tuple[str, ...]:
-    """Questions to start with; for the demo model such as it can answer."""
+    """Return example questions; for the demo model, questions that it can answer."""
     return (DEMO_EXAMPLES if model.is_demo else EXAMPLES)[language]
 
 
 def fill_examples(model: ModelInfo, language: Language) -> tuple[str, ...]:
-    """Texts with blanks to start with; for the demo model such as it can fill."""
+    """Return example texts with blanks; for the demo model, texts that it can fill."""
     return (DEMO_BLANKS if model.is_demo else BLANKS)[language]
 
 
 def describe(model: ModelInfo) -> str:
-    """The model in a line: name, size, device, quantization. The same in both languages."""
+    """Return one line on the model: name, size, quantization, device. It is the same in both languages."""
     parts = [model.name, _size(model.parameters), model.quantization or "", model.device]
     return " · ".join(part for part in parts if part)
 
@@ -416,33 +416,33 @@ def _size(parameters: int) -> str:
 
 
 def queue_line(words: Words, position: int) -> str:
-    """What a visitor reads who waits at `position` (1 = next)."""
+    """Return the status line of a visitor who waits at `position` (1 = next)."""
     return words.next_in_queue if position == 1 else words.queued.format(count=position)
 
 
 def trim_line(words: Words, rounds: int) -> str:
-    """The notice that the oldest `rounds` are no longer seen."""
+    """Return the notice that the model no longer sees the oldest `rounds`."""
     return words.trimmed_one if rounds == 1 else words.trimmed.format(count=rounds)
 
 
 def length_line(words: Words, length: int, model: ModelInfo) -> str:
-    """The notice that an answer was cut at `length` tokens, with what helps."""
+    """Return the notice that an answer was cut at `length` tokens, with the remedy."""
     return (words.length if length < model.context_length else words.length_full).format(count=length)
 
 
 def too_long_line(words: Words, length: int, model: ModelInfo) -> str:
-    """Why a message is refused that does not fit into `length` tokens, with what helps."""
+    """Return the notice that a message does not fit into `length` tokens, with the remedy."""
     return words.too_long if length < model.context_length else words.too_long_full
 
 
 def import_line(words: Words, error: ConversationError) -> str:
-    """Why a file cannot be imported."""
+    """Return the reason why a file cannot be imported."""
     chinese = CHINESE_REASONS.get(error.kind) if words is ZH else None
     return words.import_failed.format(reason=chinese.format(**error.values) if chinese else error)
 
 
 def failure_line(words: Words, failed: Failed, length: int, model: ModelInfo) -> str:
-    """Why there is no answer. The engine's sentence is English; what it tells more is for its log."""
+    """Return the reason why there is no answer. The engine's own English message is not shown."""
     if failed.kind == "too_long":
         by = words.too_long_by.format(tokens=failed.tokens, limit=failed.limit)
         return too_long_line(words, length, model) + by
@@ -450,7 +450,7 @@ def failure_line(words: Words, failed: Failed, length: int, model: ModelInfo) ->
 
 
 def fill_failure_line(words: Words, failed: Failed) -> str:
-    """Why a text was not filled; as `failure_line`."""
+    """Return the reason why a text was not filled."""
     match failed.kind:
         case "no_text":
             return words.fill_no_text

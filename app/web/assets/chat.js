@@ -1,15 +1,16 @@
-// What the page does in the browser and Gradio lacks: chats saved in localStorage, files read and written
-// without the server's disk, and the language. Runs before anything else; `glm` is used by the events of
-// app/web/page.py. Gradio's BrowserState would keep all chats under one key, so that two open tabs overwrite each
-// other's, and would send them all to the server with every event; here each chat has its own key and stays.
+// The part of the page that runs in the browser and that Gradio lacks: chats saved in localStorage, files read and
+// written without the server's disk, and the choice of the language. This script runs first; the events of
+// app/web/page.py call the functions of `glm`. Gradio's BrowserState is not used: it keeps all chats under one key, so
+// that two open tabs overwrite each other's, and sends them all to the server with every event. Here each chat has a key
+// of its own and stays in the browser.
 "use strict";
 
 const glm = (() => {
   const PREFIX = "glm-chat:"; // + id -> {title, updated, messages: [{role, content}]}
-  const CURRENT = "glm-chat-current"; // in sessionStorage: what this tab shows, also after a reload
-  const LARGEST_FILE = 4000000; // characters, as app/conversation.py reads
+  const CURRENT = "glm-chat-current"; // in sessionStorage: the id of the chat in this tab, which a reload keeps
+  const LARGEST_FILE = 4000000; // characters: MAX_IMPORT_CHARS of app/serving/conversation.py
 
-  // --- the language: Gradio takes it from the navigator and knows two of the many names of Chinese
+  // --- the language: Gradio reads it from the navigator and has two locales for Chinese, zh-CN and zh-TW
 
   const wanted = settings.language === "auto" ? navigator.language : settings.language;
   const chinese = /^zh\b/i.test(wanted);
@@ -19,7 +20,7 @@ const glm = (() => {
   document.documentElement.lang = chinese ? locale : "en";
   const words = settings.words[chinese ? "zh" : "en"];
 
-  // --- text: the server marks what could become HTML, and formulas, with an invisible character (app/web/security.py)
+  // --- text: the server marks formulas and possible HTML with an invisible character (app/web/security.py)
 
   const MARKS = /(<|!|```|\$\$?|\\[[(])\u2060|\u2060(\$\$?|\\[\])])|(<|!|```)\r(?=[A-Za-z/!?[])/g;
   const plain = (text) => text.replace(MARKS, "$1$2$3");
@@ -33,17 +34,17 @@ const glm = (() => {
   // The conversation that the page shows, kept up to date by `save`.
   let conversation = [];
 
-  // An event's inputs, of which the first carries the conversation to the server.
+  // Returns an event's inputs with the conversation in the first one, for the server.
   const withHistory = (carrier, ...others) => [JSON.stringify(conversation), ...others];
 
-  // --- an answer: until all of it has arrived, no other conversation may be shown, or the rest would land there
+  // --- an answer: no other conversation may be shown until it has ended, or its rest would appear in that one
 
   let answering = false;
 
   function ask(...inputs) {
     answering = true;
     const view = document.querySelector("#transcript .bubble-wrap");
-    if (view) view.scrollTop = view.scrollHeight; // from there Gradio follows the answer
+    if (view) view.scrollTop = view.scrollHeight; // Gradio then scrolls along with the answer
     return withHistory(...inputs);
   }
 
@@ -62,7 +63,7 @@ const glm = (() => {
 
   // --- the clipboard
 
-  // Copying gives the text without the marks: a selection, a button where the page is not on HTTPS ...
+  // Copied text must not contain the marks. This covers a selection, and the copy button on a page without HTTPS ...
   document.addEventListener("copy", (event) => {
     const field = document.activeElement;
     const selected =
@@ -74,7 +75,7 @@ const glm = (() => {
       event.preventDefault();
     }
   });
-  // ... and a button where it is.
+  // ... and this the copy button on a page with HTTPS.
   if (navigator.clipboard) {
     const write = navigator.clipboard.writeText.bind(navigator.clipboard);
     navigator.clipboard.writeText = (text) => write(plain(text));
@@ -82,7 +83,7 @@ const glm = (() => {
 
   // --- saved chats
 
-  // Where the browser is told to keep nothing, a store that lasts as long as the page.
+  // Returns the browser's storage, or one that lasts as long as the page if the browser forbids it.
   function storage(name) {
     try {
       return window[name];
@@ -122,7 +123,7 @@ const glm = (() => {
     return asked.content.trim().split("\n")[0].slice(0, 60);
   };
 
-  let full = false; // told once, not with every word of an answer
+  let full = false; // the storage is full: the alert is shown once, not at every update of an answer
 
   function store(id, messages) {
     const chat = { title: titleOf(messages), updated: Date.now(), messages };
@@ -166,7 +167,7 @@ const glm = (() => {
     return [];
   }
 
-  // Gradio's button that clears asks nothing, and its event comes when the conversation is gone: the click is held back.
+  // Gradio's clear button does not ask, and its event comes after the conversation is gone, so its click is intercepted.
   document.addEventListener(
     "click",
     (event) => {
@@ -187,15 +188,15 @@ const glm = (() => {
     return chat ? JSON.stringify(chat.messages) : "";
   };
 
-  // --- the list of saved chats: it tells Gradio to "open" the current one, or that it was "removed"
+  // --- the list of saved chats: triggers the events "open" and "removed" for the current chat
 
   let panel = null;
-  let first = null; // the chat at the top of the list as it is drawn
+  let first = null; // the id of the chat at the top of the list on the page
 
   function attach(element, trigger) {
     panel = { element, trigger };
     draw();
-    window.addEventListener("storage", draw); // another tab saved or deleted one
+    window.addEventListener("storage", draw); // another tab has saved or deleted a chat
   }
 
   function draw() {
@@ -244,7 +245,7 @@ const glm = (() => {
     }
   }
 
-  // --- files: read and written here, so that no conversation is ever a file of the server
+  // --- files: read and written in the browser, so that no conversation is written to the server's disk
 
   function download(text, ending) {
     const link = document.createElement("a");
@@ -266,14 +267,14 @@ const glm = (() => {
           window.alert(words.list_too_large);
           resolve("");
         } else {
-          resolve((await file.text()) || "\n"); // "" would be no file
+          resolve((await file.text()) || "\n"); // "" means that no file was chosen
         }
       });
       input.click();
     });
   }
 
-  // What the server made of a file, "" if nothing: a chat of its own.
+  // Stores an imported conversation, JSON from the server or "" if it could not be read, as a new chat and opens it.
   function imported(json) {
     const messages = json ? JSON.parse(json).messages : [];
     if (!messages.length) return;
@@ -282,7 +283,7 @@ const glm = (() => {
     open(id);
   }
 
-  // --- the side bar: open where there is room for it beside the conversation
+  // --- the side bar: open if the window is wide enough for it and the conversation
 
   const sideBar = () => ({ open: window.innerWidth > 900, __type__: "update" });
 
@@ -291,7 +292,7 @@ const glm = (() => {
     return { selected: "chat", __type__: "update" };
   }
 
-  // --- blanks: a [MASK] in place of what is selected in the text, or where the cursor is
+  // --- blanks: inserts [MASK] at the cursor, or in place of the selection
 
   function insertBlank(text) {
     const field = document.querySelector("#fill-text textarea");
@@ -300,7 +301,7 @@ const glm = (() => {
     setTimeout(() => {
       field.focus();
       field.setSelectionRange(start + blank.length, start + blank.length);
-    }, 50); // when Gradio has written the text
+    }, 50); // after Gradio has updated the text
     return text.slice(0, start) + blank + text.slice(end);
   }
 
@@ -318,10 +319,10 @@ const glm = (() => {
     showTheme();
   }
 
-  // --- the keyboard: what is typed next goes into the message box, and Escape stops what the tab in front is doing
+  // --- the keyboard: moves the focus to the message box, and lets Escape stop the answer or filling in the open tab
 
-  // Waits for the box while the other tab is in front, and leaves alone who writes elsewhere by then. On a phone the
-  // keyboard would cover what was asked for.
+  // Waits while the other tab is open, and does nothing if another text field has the focus. Not on touch screens, where
+  // the keyboard would cover the conversation.
   function focusBox(patience = 50) {
     if (window.matchMedia("(pointer: coarse)").matches) return;
     if (document.activeElement?.matches("input, textarea")) return;
