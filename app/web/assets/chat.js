@@ -1,8 +1,8 @@
 // The part of the page that runs in the browser and that Gradio lacks: chats saved in localStorage, files read and
 // written without the server's disk, and the choice of the language. This script runs first; the events of
 // app/web/page.py call the functions of `glm`. Gradio's BrowserState is not used: it keeps all chats under one key, so
-// that two open tabs overwrite each other's, and sends them all to the server with every event. Here each chat has a key
-// of its own and stays in the browser.
+// that two open tabs overwrite each other's, and sends them all to the server with every event. Here each chat has its
+// own key and stays in the browser.
 "use strict";
 
 const glm = (() => {
@@ -167,7 +167,7 @@ const glm = (() => {
     return [];
   }
 
-  // Gradio's clear button does not ask, and its event comes after the conversation is gone, so its click is intercepted.
+  // Gradio's clear button asks nothing and its event comes after the conversation is gone: its click is intercepted.
   document.addEventListener(
     "click",
     (event) => {
@@ -321,8 +321,8 @@ const glm = (() => {
 
   // --- the keyboard: moves the focus to the message box, and lets Escape stop the answer or filling in the open tab
 
-  // Waits while the other tab is open, and does nothing if another text field has the focus. Not on touch screens, where
-  // the keyboard would cover the conversation.
+  // Waits while the other tab is open, and does nothing if another text field has the focus. It does nothing on touch
+  // screens either, where the keyboard would cover the conversation.
   function focusBox(patience = 50) {
     if (window.matchMedia("(pointer: coarse)").matches) return;
     if (document.activeElement?.matches("input, textarea")) return;
