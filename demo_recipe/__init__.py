@@ -1,4 +1,4 @@
-"""The recipe of the embedded demo model: its corpus, its vocabulary, its training and its evaluation.
+"""Make and evaluate the demo model: its corpus, its vocabulary, its training and its evaluation.
 
-Beside the product packages, not inside: nothing that serves a model imports word lists or grammars.
+This package is separate from `glm_model` and `app`: to serve a model, no word lists or grammars are needed.
 """

@@ -1,4 +1,8 @@
-"""``python -m demo_recipe train --out models/demo`` and ``python -m demo_recipe evaluate models/demo``."""
+"""Run the recipe from the command line.
+
+``python -m demo_recipe train --out models/demo`` makes the demo model.
+``python -m demo_recipe evaluate models/demo`` evaluates it.
+"""
 
 import sys
 import time
@@ -14,7 +18,7 @@ from . import evaluation, recipe
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train or evaluate, as the command line says; returns the exit status."""
+    """Train or evaluate, as the command line says, and return the exit status."""
     return run("demo_recipe", lambda: _train_or_evaluate(arguments))
 
 

@@ -1,6 +1,6 @@
-"""The corpus: what proportion of what, conversations, the text for blank infilling, and the evaluation's questions.
+"""Generate the corpus (conversations, and texts for blank infilling) and the questions of the evaluation.
 
-Everything follows from a seed. The corpus holds no held-out exchange in any round; the evaluation holds nothing else.
+A seed determines everything. No round of the corpus is held out, and every question of the evaluation is.
 """
 
 import random
@@ -18,16 +18,17 @@ LONGEST_HISTORY = 7
 
 @dataclass(frozen=True)
 class Mixture:
-    """What proportion of what.
+    """The proportions of the kinds of exchanges in a corpus. Shares are from 0 to 1.
 
     Attributes:
-        tasks: weight of each task among single questions.
-        blanks: share, of all instructions, of blanks to fill.
-        memory: share of conversations about the visitor.
-        follow_up: how many of the other questions are asked within a conversation.
-        any_preference: how often something said of the visitor is a preference for just anything.
-        visitor: share of those conversations in which the visitor has said something of themselves.
-        noting: share of things said of the visitor, alone or after another, that are to be acknowledged.
+        tasks: the weight of each task among the exchanges that belong to no other kind.
+        blanks: the share of all exchanges that are texts with a blank.
+        memory: the share of all exchanges that are conversations in which the visitor says something about themselves
+            and may ask for it later.
+        follow_up: the share of the exchanges of `tasks` that have a conversation before them.
+        any_preference: the share of visitors' statements that are a preference for an arbitrary word.
+        visitor: the share of the conversations of `follow_up` in which the visitor says something about themselves.
+        noting: the share of all exchanges that are a visitor's statement to be acknowledged, alone or after another.
     """
 
     tasks: Mapping[Task, float]
@@ -39,7 +40,7 @@ class Mixture:
     noting: float = 0.0
 
 
-# First the skills that take longest, arithmetic above all; later the conversations.
+# The first stage favours the skills that take longest to learn, above all arithmetic; conversations follow later.
 FIRST = Mixture(
     tasks={
         arithmetic.addition: 18,
@@ -82,7 +83,8 @@ SECOND = Mixture(
     follow_up=0.12,
     any_preference=0.4,
 )
-# Last what an earlier model was weak at, above all what nobody could guess: sums, rare facts, words to be copied.
+# The third stage favours the weak tasks of an earlier model, above all answers that cannot be guessed: sums, rare
+# facts, words to be copied.
 THIRD = Mixture(
     tasks={
         **SECOND.tasks,
@@ -101,7 +103,7 @@ THIRD = Mixture(
     follow_up=0.14,
     any_preference=0.5,
 )
-# What was still weak after that: gaps typed into the chat, words to say back, GLM-130B in detail; ...
+# The fourth stage favours what was still weak: gaps typed into the chat, words to repeat, details of GLM-130B.
 FOURTH = Mixture(
     tasks={
         **THIRD.tasks,
@@ -116,7 +118,7 @@ FOURTH = Mixture(
     follow_up=0.1,
     any_preference=0.5,
 )
-# ... the same with more small talk; ...
+# The fifth stage is an alternative to the fourth with more small talk.
 FIFTH = replace(
     FOURTH,
     tasks={
@@ -131,7 +133,7 @@ FIFTH = replace(
     },
     memory=0.17,
 )
-# ... and on from there with more of what was nearly right.
+# The sixth stage has more of the tasks that were nearly right.
 SIXTH = replace(
     FIFTH,
     tasks={
@@ -142,8 +144,8 @@ SIXTH = replace(
         blanks.chat_blank: 44,
     },
 )
-# At the end what people do with such a model: tell it two things in a row, go on to something else, say thanks, and
-# type sums as on a calculator, also too large ones.
+# The seventh stage imitates real use: visitors say two things in a row, change the subject, give thanks, and type sums
+# as on a calculator, some of them too large.
 SEVENTH = replace(
     SIXTH,
     tasks={
@@ -161,14 +163,14 @@ SEVENTH = replace(
     visitor=0.6,
     noting=0.08,
 )
-# The same with longer things to say back, for the characters that were too rare to be copied.
+# The eighth stage adds longer texts to repeat, for characters that were too rare to be learnt.
 EIGHTH = replace(SEVENTH, tasks={**SEVENTH.tasks, repeating.dictation: 70, arithmetic.bare_sum: 12})
 TASKS = tuple(FIRST.tasks)
 _SEED = "glm-demo"
 
 
 def task_of(rng: random.Random) -> Task:
-    """A task by its weight in the first mixture."""
+    """Return a random task, drawn by its weight in the first mixture."""
     return _task(rng, FIRST)
 
 
@@ -177,14 +179,14 @@ def _task(rng: random.Random, mixture: Mixture) -> Task:
 
 
 def exchanges(seed: int, count: int, mixture: Mixture = FIRST) -> Iterator[Exchange]:
-    """The instruction part of the corpus: questions with answers, in conversations or alone. Nothing held out."""
+    """Yield `count` exchanges of the corpus: questions with answers, in conversations or alone. None is held out."""
     for index in range(count):
         rng = random.Random(f"{_SEED}/{seed}/exchange/{index}")
         yield _exchange(rng, mixture)
 
 
 def texts(seed: int, count: int) -> Iterator[str]:
-    """The self-supervised part: a few statements, or the transcript of a conversation. Nothing held out."""
+    """Yield `count` texts for blank infilling: statements, or the transcript of a conversation. None is held out."""
     for index in range(count):
         rng = random.Random(f"{_SEED}/{seed}/text/{index}")
         yield _statements(rng) if rng.random() < 0.7 else _transcript(rng)
@@ -208,7 +210,7 @@ def _exchange(rng: random.Random, mixture: Mixture) -> Exchange:
 
 
 def draw(task: Task, rng: random.Random, language: Language, *, held_out: bool = False) -> Exchange:
-    """An exchange of the task from the corpus' side of the split, or from the evaluation's."""
+    """Return a random exchange of the task from the corpus' part of the split, or from the held-out part."""
     while True:
         exchange = task(rng, language)
         if exchange.held_out == held_out:
@@ -220,7 +222,7 @@ def _history_length(rng: random.Random) -> int:
 
 
 def history(rng: random.Random, language: Language, rounds: int) -> list[Round]:
-    """Rounds of questions and right answers from the corpus, seldom in the other language."""
+    """Return rounds of questions and right answers from the corpus, a few of them in the other language."""
     done: list[Round] = []
     for _ in range(rounds):
         if rng.random() < 0.1:
@@ -238,10 +240,10 @@ _ANYTHING = (memory.any_like, memory.any_favourite)
 
 
 def remembering(rng: random.Random, language: Language, *, held_out: bool, any_preference: float = 0.0) -> Exchange:
-    """A conversation in which the visitor says something of themselves and may ask for it later.
+    """Return a conversation in which the visitor says something about themselves and may ask for it later.
 
-    Corpus side: also the statement alone (to be acknowledged) and the question too early (not known yet).
-    Evaluation side: always the question after a held-out statement.
+    For the corpus it may also end with the statement itself, which is to be acknowledged, or with a question about
+    something that was not said. For the evaluation it always ends with the question about a held-out statement.
     """
     if not held_out and rng.random() < 0.16:
         return _introduction(rng, language)
@@ -260,7 +262,7 @@ def remembering(rng: random.Random, language: Language, *, held_out: bool, any_p
 
 
 def _told(rng: random.Random, language: Language, held_out: bool, any_preference: float = 0.0) -> memory.Told:
-    """Something said: on the evaluation's side with a held-out name or like, whatever the wording."""
+    """Return a visitor's statement; for the evaluation one with a held-out name or preference, in any wording."""
     while True:
         told = _said(rng, language, any_preference)
         if held_out and told.question.new_combination:
@@ -277,7 +279,7 @@ def _said(rng: random.Random, language: Language, any_preference: float) -> memo
 def _another(
     rng: random.Random, language: Language, told: list[memory.Told], any_preference: float = 0.0
 ) -> memory.Told:
-    """Something of which nothing has been said yet (each question can then have one answer only)."""
+    """Return a statement of a kind that `told` does not have yet, so that each question has a single answer."""
     taken = {fact.unknown.answer for fact in told}
     while True:
         another = _told(rng, language, False, any_preference)
@@ -286,7 +288,7 @@ def _another(
 
 
 def _introduction(rng: random.Random, language: Language) -> Exchange:
-    """The statement alone, or a name and a like in one breath."""
+    """Return a statement alone, or a name and a preference said in one sentence."""
     if rng.random() < 0.5:
         told = _told(rng, language, held_out=False)
         rounds = history(rng, language, rng.choice((0, 0, 1)))
@@ -303,13 +305,13 @@ _ANY_PREFERENCE = 0.4
 
 
 def noting(rng: random.Random, language: Language) -> Exchange:
-    """Something that the visitor says of themselves, alone or after another thing, to be acknowledged."""
+    """Return a visitor's statement that is to be acknowledged, alone or after others."""
     told = _said(rng, language, _ANY_PREFERENCE)
     return told.statement.after(telling(rng, language, rng.choice((0, 1, 1, 2)), told))
 
 
 def telling(rng: random.Random, language: Language, facts: int, *known: memory.Told) -> list[Round]:
-    """Rounds in which the visitor says `facts` things of themselves, and may ask for them at once; none is `known`."""
+    """Return rounds in which the visitor makes `facts` statements not `known`, each perhaps asked for at once."""
     rounds = history(rng, language, rng.choice((0, 0, 0, 1)))
     told = list(known)
     for _ in range(facts):
@@ -345,12 +347,12 @@ _OPENERS = {
 _OPENED = {"addition", "subtraction", "multiplication", "counting", "capitals", "opposites", "translation", "calendar",
            "fallback", "GLM-130B"}  # fmt: skip
 
-# The answer repeats words of the question, so their case matters.
+# Categories whose answer repeats words of the question, so that their case matters.
 _COPIED = ("name", "preference", "repeating", "gap in chat")
 
 
 def vary(exchange: Exchange, rng: random.Random) -> Exchange:
-    """The question as different people type it: case, marks, spaces, an opening word. The answer stays."""
+    """Return the exchange with the question typed differently: case, punctuation, spaces, an opening word."""
     question = exchange.question
     if exchange.category in _OPENED and rng.random() < 0.08:
         question = rng.choice(_OPENERS[exchange.language]) + question
@@ -375,7 +377,7 @@ def _vary_zh(question: str, rng: random.Random) -> str:
     return question
 
 
-# Here a new wording is not enough: the operands themselves must be new.
+# Tasks in which the operands must be new; a new wording is not enough.
 _COMPUTED = (arithmetic.addition, arithmetic.subtraction, arithmetic.counting)
 
 
@@ -386,10 +388,10 @@ def evaluation(
     count: int,
     before: Callable[[random.Random], list[Round]] = lambda _: [],
 ) -> list[Exchange]:
-    """Distinct held-out questions of one task (None: of memory), as many as there are up to `count`.
+    """Return up to `count` distinct held-out questions of one task (None: of memory).
 
     Args:
-        before: makes the conversation before each question (memory brings its own).
+        before: returns the conversation before each question; not used for memory.
     """
     found: dict[str, Exchange] = {}
     for index in range(count * 60):
@@ -408,7 +410,7 @@ def evaluation(
 
 
 def prompt_key(exchange: Exchange) -> str:
-    """The whole prompt in normal form, to show that no prompt of the evaluation is in the corpus."""
+    """Return the whole prompt in normal form, by which prompts of the evaluation and the corpus are compared."""
     return (
         "\x1f".join(normalise(text) for pair in exchange.history for text in pair)
         + "\x1e"

@@ -1,7 +1,7 @@
-"""How well a demo model answers what it was never shown.
+"""Measure how well a demo model answers questions that it has not seen in training.
 
-Every question is held out (see `grammar.is_held_out`), checked against every prompt of the corpus, and judged by
-equality with one of its right answers: no part of an answer, no other answer and no other language counts.
+Every question is held out (see `grammar.is_held_out`) and is checked against every prompt of the corpus. An answer is
+right if it equals one of the accepted answers; a part of it, or the same in the other language, is wrong.
 """
 
 import itertools
@@ -29,19 +29,19 @@ from .grammar import normalise
 from .recipe import Recipe, prompt_ids, special_ids
 from .tasks import blanks
 
-# The mixtures were chosen while looking at the questions of another seed.
+# The mixtures were chosen with the questions of another seed, so these questions are new.
 SEED = 20261124
 LONGEST_ANSWER = 96
 _BATCH = 32
-# Questions asked within a conversation: any category that has a right answer of its own.
+# The category of questions that follow two rounds on something else.
 FOLLOW_UP = "follow-up"
-# The same after the visitor has said something of themselves; and that, which is to be acknowledged.
+# The category of questions that follow visitors' statements, and that of the statements, which are to be acknowledged.
 CHANGE, NOTING = "change of subject", "noting"
 _FOLLOW_UP_TASKS = [task for task in corpus.TASKS if task is not blanks.chat_blank]
 
 
 def questions(language: Language, count: int, seed: int = SEED) -> list[Exchange]:
-    """The held-out questions of a language, up to `count` a category."""
+    """Return the held-out questions of a language, up to `count` for each category."""
     found: list[Exchange] = []
     for task in (*corpus.TASKS, blanks.fill_blank):
         found += corpus.evaluation(seed, task, language, count)
@@ -53,12 +53,12 @@ def questions(language: Language, count: int, seed: int = SEED) -> list[Exchange
 
 
 def follow_ups(language: Language, count: int, seed: int = SEED) -> list[Exchange]:
-    """Held-out questions of all categories after two rounds about something else."""
+    """Return held-out questions of all categories after two rounds on something else."""
     return _of_all(FOLLOW_UP, language, count, seed + 1, lambda rng: corpus.history(rng, language, 2))
 
 
 def changes_of_subject(language: Language, count: int, seed: int = SEED) -> list[Exchange]:
-    """Held-out questions of all categories after the visitor has said one or two things of themselves."""
+    """Return held-out questions of all categories after one or two statements of the visitor about themselves."""
     return _of_all(CHANGE, language, count, seed + 3, lambda rng: corpus.telling(rng, language, rng.choice((1, 2))))
 
 
@@ -72,14 +72,14 @@ def _of_all(
 
 @dataclass(frozen=True)
 class CorpusPrompts:
-    """Everything that was asked in the corpus, in normal form."""
+    """All prompts and questions of the corpus, in normal form."""
 
     prompts: frozenset[str]
     questions: frozenset[str]
 
     @classmethod
     def of(cls, exchanges: Iterable[Exchange]) -> "CorpusPrompts":
-        """Collect the whole prompts, and the single questions of every round."""
+        """Return the whole prompts, and the single questions of every round."""
         prompts: set[str] = set()
         asked: set[str] = set()
         for exchange in exchanges:
@@ -89,7 +89,7 @@ class CorpusPrompts:
         return cls(frozenset(prompts), frozenset(asked))
 
     def hold(self, exchange: Exchange) -> bool:
-        """Whether the corpus has this prompt; for questions that need no history, in whatever conversation."""
+        """Return whether the corpus has this prompt, or its question in any conversation if it needs no history."""
         if corpus.prompt_key(exchange) in self.prompts:
             return True
         needs_history = exchange.category in ("name", "preference")
@@ -98,14 +98,14 @@ class CorpusPrompts:
 
 @dataclass(frozen=True)
 class Judged:
-    """A question, what the model said, and whether that is right."""
+    """A question and the model's answer to it."""
 
     exchange: Exchange
     answer: str
 
     @property
     def right(self) -> bool:
-        """Equality with an accepted answer, up to the width of punctuation."""
+        """The answer equals an accepted one, except for Unicode width and outer spaces."""
         return _plain(self.answer) in map(_plain, self.exchange.accepted)
 
 
@@ -119,7 +119,7 @@ def answer_all(
     exchanges: Sequence[Exchange],
     options: SamplingOptions,
 ) -> list[Judged]:
-    """Answers in batches, as the front-ends decode them, of prompts and of right answers of like length."""
+    """Return the model's answers, decoded as in the front-ends, in batches of similar prompt and answer lengths."""
     torch.manual_seed(options.seed or 0)
     special = special_ids(tokenizer)
     prompts = [prompt_ids(e, tokenizer) + ([] if e.is_blank else [special.gmask]) + [special.sop] for e in exchanges]
@@ -147,13 +147,13 @@ def _generate(
 
 @dataclass(frozen=True)
 class Report:
-    """Right answers and questions by (category, language)."""
+    """The numbers of right answers and of questions, by (category, language)."""
 
     counts: dict[tuple[str, str], tuple[int, int]]
 
     @classmethod
     def of(cls, judged: Iterable[Judged]) -> "Report":
-        """Count by category and language."""
+        """Return the counts by category and language."""
         asked: Counter[tuple[str, str]] = Counter()
         right: Counter[tuple[str, str]] = Counter()
         for one in judged:
@@ -163,17 +163,17 @@ class Report:
         return cls({key: (right[key], asked[key]) for key in asked})
 
     def share(self, category: str, language: str) -> float:
-        """Right answers of one cell, 0 to 1."""
+        """Return the share of right answers of a category and language, 0 to 1."""
         right, asked = self.counts[category, language]
         return right / asked
 
     @property
     def lowest(self) -> float:
-        """The share of the worst cell."""
+        """The lowest share of right answers of a category and language, 0 to 1."""
         return min(right / asked for right, asked in self.counts.values())
 
     def table(self) -> str:
-        """A Markdown table, one row a category."""
+        """Return a Markdown table with a row for each category."""
         lines = ["| category | English | Chinese |", "|---|---|---|"]
         for category in dict.fromkeys(category for category, _ in self.counts):
             lines.append(_row(category, [self.counts.get((category, language)) for language in corpus.LANGUAGES]))
@@ -197,7 +197,7 @@ def _row(name: str, counts: Sequence[tuple[int, int] | None]) -> str:
 def disjoint(
     exchanges: Sequence[Exchange], recipe: Recipe, progress: Callable[..., Iterable[Exchange]] = tqdm
 ) -> tuple[list[Exchange], int]:
-    """The exchanges of which the recipe's whole corpus knows nothing, and how many it did know (they are dropped)."""
+    """Return the exchanges that the recipe's whole corpus does not contain, and the number of those that it does."""
     count = sum(stage.exchanges for stage in recipe.stages)
     corpora = itertools.chain.from_iterable(stage.instructions() for stage in recipe.stages)
     known = CorpusPrompts.of(progress(corpora, "corpus", count))
@@ -214,13 +214,14 @@ def evaluate(
     quantize: str | None = None,
     failures: bool = False,
 ) -> Report:
-    """Print the table of a demo model, then one line of JSON.
+    """Evaluate a demo model, print the table and one line of JSON, and return the report.
 
     Args:
-        count: questions a category and language, where there are so many.
-        seed: of the questions that are drawn from what is held out.
+        folder: the folder of the model.
+        count: the largest number of questions for each category and language.
+        seed: the seed with which the held-out questions are drawn.
         sampled: answer at the chat's default temperature and top-p (seeded) instead of greedily.
-        quantize: "int8" or "int4": judge the model quantized.
+        quantize: "int8" or "int4" to evaluate the quantized model.
         failures: print every wrong answer.
     """
     model, tokenizer = load(folder, device="cpu", quantize=quantize)

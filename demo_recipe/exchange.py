@@ -1,4 +1,4 @@
-"""One question with its answer, and how a task makes one."""
+"""Define an exchange, which is a question with its answer, and make one from wordings."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -16,15 +16,15 @@ class Exchange:
     """A question, the answer to learn, and every answer that counts as right.
 
     Attributes:
-        category: the row of the evaluation's table.
-        language: of the question, and so of the answer.
-        question: the last thing the visitor says.
+        category: its row in the table of the evaluation.
+        language: the language of the question and the answer.
+        question: the visitor's last message.
         answer: one of `accepted`.
-        accepted: the complete answers that are right; a judge asks for equality.
-        new_phrase: the wording is never used in the corpus, with no fact at all.
-        new_combination: this wording with these facts (or these operands, this name) is never used in the corpus.
-        history: the rounds before, oldest first.
-        is_blank: the question is a text whose "[MASK]" is the blank itself, without chat prompt and [gMASK].
+        accepted: all complete answers that count as right.
+        new_phrase: the wording is held out: the corpus never uses it, with any fact.
+        new_combination: the combination of the wording with its facts (or the operands, or the name) is held out.
+        history: the earlier rounds, oldest first.
+        is_blank: the question is a text with a real [MASK] token, without the chat format and [gMASK].
     """
 
     category: str
@@ -39,11 +39,11 @@ class Exchange:
 
     @property
     def held_out(self) -> bool:
-        """Whether it belongs to the evaluation and must stay out of the corpus."""
+        """The exchange belongs to the evaluation and must not be in the corpus."""
         return self.new_phrase or self.new_combination
 
     def after(self, history: Sequence[Round]) -> "Exchange":
-        """The same exchange as the last round of a conversation."""
+        """Return the exchange as the last round of a conversation."""
         return replace(self, history=(*history, *self.history))
 
 
@@ -60,10 +60,10 @@ def ask(
     combination: tuple[object, ...] | None = None,
     **slots: Any,
 ) -> Exchange:
-    """An exchange with a wording drawn at random and its ``{slots}`` filled.
+    """Return an exchange with a random wording, whose ``{slots}`` are filled, and a random answer.
 
     Args:
-        combination: what is held out as a whole; by default the question's normal form.
+        combination: the values that are held out together; by default the category and the question's normal form.
     """
     wording = rng.choice(wordings)
     question = wording.format(**slots)
@@ -78,7 +78,7 @@ def ask(
     )
 
 
-# What every visitor types first is learnt as it is, never held out.
+# Frequent first messages are learnt as they are and never held out.
 _COMMON = frozenset(
     normalise(text)
     for text in (
@@ -91,5 +91,5 @@ _COMMON = frozenset(
 
 
 def is_common(question: str) -> bool:
-    """Whether this is one of the things that everybody types first."""
+    """Return whether the question is one of the frequent first messages."""
     return normalise(question) in _COMMON

@@ -1,4 +1,4 @@
-"""The few facts that the demo model is taught, in English and Chinese. Written for this project."""
+"""List the facts that the demo model learns, in English and Chinese. They were written for this project."""
 
 
 # of words reads best as text.
@@ -335,7 +335,7 @@ ORDINALS_EN = (
 )  # fmt: skip
 ORDINALS_ZH = ("一", "二", "三", "四", "五", "六", "七", "八", "九", "十", "十一", "十二")
 
-# (unit asked for, whole, number), for "How many days are there in a week?"
+# (unit, whole, number), for "How many days are there in a week?"
 UNITS_EN = (
     ("days", "a week", "seven"),
     ("months", "a year", "twelve"),
@@ -355,7 +355,7 @@ UNITS_ZH = (
     ("个星期", "一年", "五十二个星期"),
 )
 
-# Everyday sentences; the word between braces is what a reader could fill in.
+# Everyday sentences; the word in braces is the one that a blank replaces.
 EVERYDAY_EN = tuple(
     """
     The {sky} is blue.|The sky is {blue}.|Snow is {white}.|Grass is {green}.|The {sun} rises in the east.

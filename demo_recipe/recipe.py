@@ -1,4 +1,4 @@
-"""The recipe: corpus -> vocabulary -> examples -> training -> a folder in the published layout."""
+"""Train the demo model: corpus, vocabulary, examples, training, and a folder in the published layout."""
 
 import json
 import math
@@ -44,10 +44,15 @@ _TOKENIZER_CONFIG = {
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the training: a corpus of its own and how long to learn from it.
+    """A part of the training, with a corpus of its own.
 
     Attributes:
-        after: numbers, counted from 1, of the stages from the mean of whose weights it goes on; empty: the one before.
+        seed: the seed of the corpus.
+        exchanges: the number of exchanges in the corpus.
+        texts: the number of texts for blank infilling.
+        mixture: the proportions of the exchanges.
+        training: the options of the training.
+        after: the numbers, from 1, of the stages whose mean weights this stage starts from; empty: the stage before.
     """
 
     seed: int
@@ -58,14 +63,14 @@ class Stage:
     after: tuple[int, ...] = ()
 
     def instructions(self) -> Iterator[Exchange]:
-        """The instruction part of this stage's corpus."""
+        """Return the exchanges of this stage's corpus."""
         return corpus.exchanges(self.seed, self.exchanges, self.mixture)
 
 
 def _training(
     steps: int, learning_rate: float, warmup_steps: int, decay_steps: int | None = None, **first: int
 ) -> PretrainingOptions:
-    """Decays from the end of the warm-up on, unless `decay_steps` says otherwise."""
+    """Return the options of a stage. The learning rate decays after the warm-up, or over the last `decay_steps`."""
     return PretrainingOptions(
         steps=steps,
         tokens_per_batch=3072,
@@ -93,11 +98,11 @@ STAGES = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that the result depends on.
+    """All settings that determine the resulting model.
 
     Attributes:
-        averaged: stages, counted from 1, and how many parts of the final weights are theirs: each is weak at something
-            else, and the mean is better than any ("model soups", arXiv:2203.05482).
+        averaged: pairs of a stage, counted from 1, and its weight in the mean of weights that is the final model. Each
+            stage is weak at something else, and the mean is better than any ("model soups", arXiv:2203.05482).
     """
 
     stages: tuple[Stage, ...] = STAGES
@@ -109,7 +114,7 @@ class Recipe:
 
 
 def train_vocabulary(recipe: Recipe, folder: Path) -> ChatGLMTokenizer:
-    """Write ``ice_text.model`` and ``tokenizer_config.json`` and load them."""
+    """Write ``ice_text.model``, unless it exists, and ``tokenizer_config.json``, and return the tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "ice_text.model"
     if not path.exists():
@@ -127,20 +132,20 @@ def _vocabulary_texts(recipe: Recipe) -> Iterator[str]:
 
 
 def special_ids(tokenizer: ChatGLMTokenizer) -> SpecialIds:
-    """The ids that the objective needs, from the vocabulary."""
+    """Return the ids of the special tokens that the training objective needs."""
     mask, gmask, sop, eop = (tokenizer.sp_tokenizer.token_to_id(t) for t in (MASK, "[gMASK]", "<sop>", "<eop>"))
     return SpecialIds(mask=mask, gmask=gmask, sop=sop, eop=eop, pad=tokenizer.sp_tokenizer.token_to_id("<pad>"))
 
 
 def prompt_ids(exchange: Exchange, tokenizer: ChatGLMTokenizer) -> list[int]:
-    """Ids of an exchange's prompt up to, not including, [gMASK]/<sop>; in a blank's text [MASK] is the mask token."""
+    """Return the ids of a prompt without its final [gMASK] and <sop>; in a text with a blank, [MASK] is one token."""
     if exchange.is_blank:
         return list(tokenizer.encode(exchange.question, add_special_tokens=False))
     return tokenizer.encode_text(tokenizer.build_prompt(exchange.question, list(exchange.history)))
 
 
 def example(exchange: Exchange, tokenizer: ChatGLMTokenizer, special: SpecialIds) -> Example:
-    """An exchange as a sequence to learn."""
+    """Return an exchange as a training example."""
     prompt, answer = prompt_ids(exchange, tokenizer), tokenizer.encode_text(exchange.answer)
     if exchange.is_blank:
         return fill_example(prompt, [(prompt.index(special.mask), answer)], special)
@@ -148,7 +153,7 @@ def example(exchange: Exchange, tokenizer: ChatGLMTokenizer, special: SpecialIds
 
 
 def examples(stage: Stage, tokenizer: ChatGLMTokenizer, longest: int) -> list[Example]:
-    """The corpus of a stage as sequences of at most `longest` ids."""
+    """Return the corpus of a stage as training examples of at most `longest` ids; longer ones are dropped."""
     special = special_ids(tokenizer)
     made: list[Example] = []
     for exchange in tqdm(stage.instructions(), "instructions", stage.exchanges):
@@ -160,7 +165,7 @@ def examples(stage: Stage, tokenizer: ChatGLMTokenizer, longest: int) -> list[Ex
 
 
 def build_model(recipe: Recipe, tokenizer: ChatGLMTokenizer) -> ChatGLMForCausalLM:
-    """A float32 model with DeepNorm initialisation from the recipe's seed."""
+    """Return a float32 model with DeepNorm initialisation by the seed of the first stage."""
     special = special_ids(tokenizer)
     config = ChatGLMConfig(
         vocab_size=tokenizer.vocab_size,
@@ -186,7 +191,7 @@ def build_model(recipe: Recipe, tokenizer: ChatGLMTokenizer) -> ChatGLMForCausal
 
 
 def run(recipe: Recipe, out: Path, run_folder: Path) -> None:
-    """Make the demo model; killed and started again, it goes on where the last checkpoint was."""
+    """Train the demo model and write it to `out`. An interrupted run continues from the checkpoints in `run_folder`."""
     tokenizer = train_vocabulary(recipe, run_folder)
     model = build_model(recipe, tokenizer)
     ends: list[dict[str, Tensor]] = []
@@ -201,14 +206,14 @@ def run(recipe: Recipe, out: Path, run_folder: Path) -> None:
 
 
 def mean(ends: Sequence[dict[str, Tensor]], parts: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
-    """The weighted mean of each tensor; `parts` holds numbers of stages, counted from 1, and what they weigh."""
+    """Return the weighted mean of each tensor; `parts` has pairs of a stage, counted from 1, and its weight."""
     whole = sum(part for _, part in parts)
     weights = [(ends[stage - 1], part / whole) for stage, part in parts]
     return {name: reduce(add, (end[name] * weight for end, weight in weights)) for name in ends[0]}
 
 
 def save(model: ChatGLMForCausalLM, run_folder: Path, out: Path) -> None:
-    """Write the published layout: half precision with float32 LayerNorms, vocabulary, configurations."""
+    """Write a model in the published layout: float16 weights, float32 LayerNorms, vocabulary, configurations."""
     out.mkdir(parents=True, exist_ok=True)
     model.half()
     for name, module in model.named_modules():

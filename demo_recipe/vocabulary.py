@@ -1,6 +1,6 @@
-"""The demo model's SentencePiece vocabulary, trained on its corpus and laid out like the real ``ice_text.model``.
+"""Train the demo model's SentencePiece vocabulary and lay it out like the published ``ice_text.model``.
 
-Order of the real file: <unk> <s> </s> <pad> <n> ▁ , . then text pieces; eight control pieces; tab and blanks;
+Order of the published file: <unk> <s> </s> <pad> <n> ▁ , . then text pieces; eight control pieces; tab and blanks;
 the 256 bytes. Digits are single pieces, Chinese is written character by character.
 """
 
@@ -15,7 +15,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from . import words
 
-# Its classes are made at import; type checkers cannot see them.
+# The module creates its classes at import, so type checkers do not see them.
 pb: Any = sentencepiece_model_pb2
 
 TEXT_PIECES = 3400
@@ -28,16 +28,16 @@ _REQUIRED = "".join(
         + words.CHARACTERS_ZH + words.SURNAMES_ZH + words.GIVEN_ZH
     )
 )  # fmt: skip
-# A character must be this frequent for its lines to count: the rest is left to byte fallback.
+# Lines with a character that is rarer than this are not used; byte fallback encodes rarer characters.
 _FREQUENT = 10
 _BETWEEN_PIECES = "\u2063"
 _HANZI = re.compile("([\u4e00-\u9fff])")
 
 
 def train(texts: Iterable[str]) -> bytes:
-    """A serialised BPE model with `TEXT_PIECES` text pieces; texts hold no line breaks.
+    """Return a serialised BPE model with `TEXT_PIECES` text pieces, trained on texts without line breaks.
 
-    The result depends on the texts alone.
+    The result depends only on the texts.
     """
     lines = _usable(list(texts))
     model = io.BytesIO()
@@ -70,7 +70,7 @@ def _usable(lines: list[str]) -> list[str]:
 
 
 def _lay_out(data: bytes) -> bytes:
-    """The trained model with its pieces in the order of the real file."""
+    """Return the trained model with its pieces in the order of the published file."""
     model = pb.ModelProto.FromString(data)
     trained = {piece.piece: piece for piece in model.pieces}
     lowest = min(piece.score for piece in model.pieces)

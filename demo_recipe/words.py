@@ -1,4 +1,4 @@
-"""Words for names, likes, and questions that the demo model cannot answer. Written for this project."""
+"""List words for names, preferences and unanswerable questions, and make random words. Written for this project."""
 
 # ruff: noqa: E501, SIM905 - lists of words and wordings: a Chinese character counts as two columns, and a list
 # of words reads best as text.
@@ -39,7 +39,7 @@ LIKES_ZH = tuple(
     草莓 芒果 葡萄 西瓜 打乒乓球 打羽毛球 看电影 拍照 写字 弹钢琴 拉小提琴 吃水果 睡觉 聊天
     """.split()
 )
-# kind -> values of "My favourite colour is blue."
+# Maps each kind to its values, for "My favourite colour is blue."
 FAVOURITES_EN = {
     "colour": "red blue green yellow white black pink purple orange brown grey silver gold turquoise".split(),
     "animal": "cat dog horse panda tiger lion rabbit elephant monkey dolphin owl fox bear wolf penguin".split(),
@@ -62,7 +62,7 @@ FAVOURITES_ZH = {
     "城市": "北京 上海 广州 深圳 杭州 成都 西安 南京 巴黎 伦敦 东京 罗马".split(),
 }
 
-# Everything that somebody may be called or may like.
+# All values in the lists of names and preferences.
 LISTED_EN = (*NAMES_EN, *LIKES_EN, *(x for values in FAVOURITES_EN.values() for x in values))
 LISTED_ZH = (*LIKES_ZH, *(x for values in FAVOURITES_ZH.values() for x in values))
 
@@ -74,7 +74,7 @@ JOBS_ZH = (
     "老师 学生 医生 护士 农民 司机 厨师 画家 作家 歌手 工程师 科学家 律师 飞行员 程序员 音乐家 演员 军人 工人 设计师 经理 服务员"
 ).split()
 
-# Words that the small facts do not know; they fill the questions that get the polite answer.
+# Words for the slots of questions that the model declines (tasks/fallback.py).
 NOUNS_EN = tuple(
     """
     abacus adventure airport algorithm ambition anchor anger ant apartment archive army art atom avalanche axe bakery
@@ -148,7 +148,7 @@ ADJECTIVES_ZH = tuple(
     红色的 绿色的 金色的 木头做的 会飞的 会说话的 最好的 最贵的 最快的 最高的 最大的 最难的
     """.split()
 )
-# Frequent characters that the lists above miss; they make up the meaningless Chinese questions.
+# Frequent characters, of which meaningless Chinese questions are made.
 CHARACTERS_ZH = (
     "的一是了我不人在他有这个上们来到时大地为子中你说生国年着就那和要她出也得里后自以会家可下而过天去能对小多然于心学么之都好看起"
     "发当没成只如事把还用第样道想作种开美总从无情己面最女但现前些所同日手又行意动方期它头经长儿回位分爱老因很给名法间斯知世什两次"
@@ -176,18 +176,18 @@ _CODAS = ("", "", "", "n", "m", "l", "r", "s", "t", "k", "x", "nd", "rt", "ck", 
 
 
 def made_up_word(rng: random.Random) -> str:
-    """A word of one to three syllables that could be English and most likely is not."""
+    """Return a random word of one to three syllables that looks English."""
     syllables = rng.choice((1, 2, 2, 2, 3))
     return "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(syllables))
 
 
 def name_en(rng: random.Random) -> str:
-    """A first name; half of them made up, so that copying is learnt rather than a list."""
+    """Return a random first name. Half of them are made up, so that the model learns to copy, not a list."""
     return rng.choice(NAMES_EN) if rng.random() < 0.5 else made_up_word(rng).capitalize()
 
 
 def name_zh(rng: random.Random) -> str:
-    """A Chinese name: 王小明, 小芳, or a foreign first name as people write it in a Chinese sentence."""
+    """Return a random name for Chinese sentences: 王小明, a nickname, or a name in Latin letters."""
     kind = rng.random()
     if kind < 0.15:
         return rng.choice(NICKNAMES_ZH) + rng.choice(GIVEN_ZH + SURNAMES_ZH)
@@ -197,18 +197,18 @@ def name_zh(rng: random.Random) -> str:
 
 
 def name_of_characters(rng: random.Random) -> str:
-    """王小明, or the given name alone."""
+    """Return a random Chinese name, such as 王小明, or a given name alone."""
     given = "".join(rng.choice(GIVEN_ZH) for _ in range(rng.choice((1, 2, 2))))
     return (rng.choice(SURNAMES_ZH) if rng.random() < 0.8 else "") + given
 
 
 def gibberish(rng: random.Random) -> str:
-    """Letters without sense, as from a cat on the keyboard."""
+    """Return two to nine random lower-case letters."""
     return "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(2, 9)))
 
 
 def characters(rng: random.Random, low: int, high: int) -> str:
-    """Chinese characters without sense; one in ten from the whole of U+4E00..U+9FA5, to exercise byte fallback."""
+    """Return `low` to `high` random Chinese characters; one in ten is any of U+4E00 to U+9FA5, for byte fallback."""
     return "".join(
         chr(rng.randint(0x4E00, 0x9FA5)) if rng.random() < 0.1 else rng.choice(CHARACTERS_ZH)
         for _ in range(rng.randint(low, high))

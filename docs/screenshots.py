@@ -1,7 +1,7 @@
-"""Takes the README's screenshots, of a real conversation and of blanks filled: `python docs/screenshots.py [ADDRESS]`.
+"""Take the README's screenshots of a real conversation and of filled blanks: `python docs/screenshots.py [ADDRESS]`.
 
-Start the web chat first, with `python web_demo.py --temperature 0`. Needs Chromium and Playwright, as the browser tests
-do; the pictures land beside this file.
+Start the web chat first with `python web_demo.py --temperature 0`. The script needs Chromium and Playwright, like the
+browser tests, and writes the pictures to the folder of this file.
 """
 
 import shutil
@@ -31,7 +31,7 @@ BLANKS = {
 
 
 def ask(page: Page, question: str) -> None:
-    """Send a question and wait for the end of its answer."""
+    """Send a question, wait for the end of its answer, and print both."""
     answers = page.locator("#transcript .message.bot")
     before = answers.count()
     page.locator("#message textarea").fill(question)
@@ -43,7 +43,7 @@ def ask(page: Page, question: str) -> None:
 
 
 def talk(page: Page, talks: tuple[list[str], ...]) -> None:
-    """Hold all conversations; the last one stays on the page."""
+    """Have all conversations one after the other; the last one stays on the page."""
     for questions in talks:
         page.locator("#new-chat").click()
         expect(page.locator("#transcript .message")).to_have_count(0)
@@ -54,7 +54,7 @@ def talk(page: Page, talks: tuple[list[str], ...]) -> None:
 
 
 def fill(page: Page, text: str) -> None:
-    """Fill the blanks of a text in the other tab and wait for the end."""
+    """Fill the blanks of a text in the other tab, wait for the end, and print the result."""
     page.locator("#fill-tab-button").click()
     page.locator("#fill-text textarea").fill(text)
     page.locator("#fill-start").click()
@@ -65,19 +65,19 @@ def fill(page: Page, text: str) -> None:
 
 
 def take(page: Page, name: str) -> None:
-    """Write a picture of the page beside this file."""
+    """Write a picture of the page to the folder of this file."""
     path = HERE / name
     page.screenshot(path=path)
     shrink(path)
 
 
 def shrink(path: Path) -> None:
-    """Keep 96 colours: the page has few, and the file a third of its size."""
+    """Reduce a picture to 96 colours. The page has few colours, and the file shrinks to a third."""
     Image.open(path).convert("RGB").quantize(96, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def main() -> None:
-    """Both languages, a picture of each tab."""
+    """Take a picture of each tab in both languages."""
     address = sys.argv[1] if len(sys.argv) > 1 else "http://localhost:7860/"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])

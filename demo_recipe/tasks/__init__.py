@@ -1,1 +1,1 @@
-"""What the demo model learns: a file for each kind of exchange, with its questions, answers and held-out wordings."""
+"""Make the exchanges that the demo model learns. Each module has one kind, with its wordings and its answers."""

@@ -1,4 +1,4 @@
-"""Who the demo model is, and what GLM-130B and ChatGLM-6B are (from their papers and README files)."""
+"""Make questions about the demo model, and about GLM-130B and ChatGLM-6B (from their papers and README files)."""
 
 # ruff: noqa: E501 - lists of words and wordings: a Chinese character counts as two columns, and a list
 # of words reads best as text.
@@ -181,14 +181,14 @@ GLM_FACTS = {
 
 
 def identity(rng: random.Random, language: Language) -> Exchange:
-    """Who the demo model is, what it can do, how to load a real one."""
-    # The first question of most visitors counts three times.
+    """Return a question about what the demo model is, what it can do, or how to load another model."""
+    # "Who are you?", the first question of most visitors, has a triple weight.
     banks = IDENTITY[language]
     wordings, answers = rng.choice((*banks, banks[0], banks[0]))
     return ask(rng, "identity", language, wordings, answers)
 
 
 def glm_facts(rng: random.Random, language: Language) -> Exchange:
-    """GLM-130B and ChatGLM-6B."""
+    """Return a question about GLM-130B or ChatGLM-6B."""
     wordings, answer = rng.choice(GLM_FACTS[language])
     return ask(rng, "GLM-130B", language, wordings, (answer,))

@@ -1,7 +1,7 @@
-"""Sums up to 99, the times tables up to 10, and counting up to 30.
+"""Make questions on addition and subtraction up to 99, multiplication up to 10, and counting up to 30.
 
-For sums the unordered pair of operands is held out under every wording, so a right answer was computed, not recalled.
-The times tables are facts: there a wording with a pair is held out.
+For addition and subtraction the unordered pair of operands is held out in every wording, so that a right answer must be
+computed, not recalled. The multiplication table is learnt by heart: there a wording with its pair is held out.
 """
 
 # ruff: noqa: E501 - lists of words and wordings: a Chinese character counts as two columns, and a list
@@ -18,7 +18,7 @@ LARGEST_OPERAND = 99
 LARGEST_FACTOR = 10
 LARGEST_COUNT = 30
 LONGEST_COUNT = 15
-# The sum that the README shows stays out of the corpus, whatever its hash says.
+# The sum shown in the README is always held out, independently of its hash.
 SHOWN_SUM = ("+", 17, 25)
 
 _ASK_EN = "(What is|What's|Calculate|Compute|Work out|Can you tell me|Please calculate|Tell me|How much is|Do you know)"
@@ -79,7 +79,7 @@ def _equation(a: int, sign: str, b: int, result: int, language: Language) -> str
 
 
 def _stop_language(question: str, language: Language) -> Language:
-    """A bare formula has no language of its own: it is answered with an ASCII full stop."""
+    """Return the language of the answer's full stop: English for a formula without Chinese characters."""
     return language if any(c >= "\u4e00" for c in question) else "en"
 
 
@@ -87,7 +87,7 @@ def _exchange(
     rng: random.Random, sign: str, a: int, b: int, language: Language, wordings: Sequence[str] | None = None
 ) -> Exchange:
     result = {"+": a + b, "-": a - b, "×": a * b}[sign]
-    # Sums are held out by their operands (any order, any wording), products by the default rule.
+    # Sums and differences are held out by their operands, in any order and wording; products by the default rule.
     combination = None if sign == "×" else (_NAMES[sign], *sorted((a, b)))
     exchange = ask(
         rng, _NAMES[sign], language, wordings or WORDINGS[sign, language], ("",), combination=combination, a=a, b=b
@@ -98,12 +98,12 @@ def _exchange(
 
 
 def addition(rng: random.Random, language: Language) -> Exchange:
-    """``17 + 25``: both operands 0 to 99."""
+    """Return an addition such as ``17 + 25``; both operands are 0 to 99."""
     return _exchange(rng, "+", _operand(rng), _operand(rng), language)
 
 
 def bare_sum(rng: random.Random, language: Language) -> Exchange:
-    """A sum typed as on a calculator; it has no language."""
+    """Return an addition or subtraction typed as on a calculator. It has no words, so its language is "en"."""
     sign = rng.choice("++-")
     small, large = sorted((_operand(rng), _operand(rng)))
     wordings = formulas(WORDINGS[sign, "en"])
@@ -112,25 +112,25 @@ def bare_sum(rng: random.Random, language: Language) -> Exchange:
 
 
 def formulas(wordings: Sequence[str]) -> list[str]:
-    """The wordings without a word in them."""
+    """Return the wordings that contain no word, only operands and signs."""
     return [wording for wording in wordings if not any(map(str.isalpha, wording.format(a="", b="").replace("x", "")))]
 
 
 def subtraction(rng: random.Random, language: Language) -> Exchange:
-    """``42 - 25``: both operands 0 to 99, the result is never negative."""
+    """Return a subtraction such as ``42 - 25``; both operands are 0 to 99, and the result is not negative."""
     small, large = sorted((_operand(rng), _operand(rng)))
-    if rng.random() < 0.2:  # two numbers close together: a result of one digit
+    if rng.random() < 0.2:  # close operands, so that the result has one digit
         large = min(small + rng.randint(0, 9), LARGEST_OPERAND)
     return _exchange(rng, "-", large, small, language)
 
 
 def multiplication(rng: random.Random, language: Language) -> Exchange:
-    """``6 × 7``: both factors 0 to 10."""
+    """Return a multiplication such as ``6 × 7``; both factors are 0 to 10."""
     return _exchange(rng, "×", rng.randint(0, LARGEST_FACTOR), rng.randint(0, LARGEST_FACTOR), language)
 
 
 def _operand(rng: random.Random) -> int:
-    # One-digit numbers are what people try first; evenly drawn they would be one in ten.
+    # People often try one-digit numbers first; with a uniform distribution these would be only one in ten.
     return rng.randint(0, 9) if rng.random() < 0.15 else rng.randint(0, LARGEST_OPERAND)
 
 
@@ -158,7 +158,7 @@ COUNT_FROM_ONE = {
 
 
 def counting(rng: random.Random, language: Language) -> Exchange:
-    """``Count from 3 to 9``, forwards or backwards, between 0 and 30, at most 15 numbers."""
+    """Return a question such as ``Count from 3 to 9``: up or down, between 0 and 30, at most 15 numbers."""
     if rng.random() < 0.15:
         start, stop = 1, rng.randint(3, LONGEST_COUNT)
         wordings = COUNT_FROM_ONE[language]
@@ -178,6 +178,6 @@ def _count_range(rng: random.Random) -> tuple[int, int]:
 
 
 def is_sum_held_out(sign: str, a: int, b: int) -> bool:
-    """Whether these operands are kept for the evaluation (for the statements of the text corpus)."""
+    """Return whether these operands are held out; statements of the corpus must not contain them."""
     low, high = sorted((a, b))
     return is_held_out(_NAMES[sign], low, high) or (sign, low, high) == SHOWN_SUM

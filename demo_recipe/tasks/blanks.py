@@ -1,4 +1,4 @@
-"""Statements with one word that can be filled in: text of the corpus, and questions with a [MASK]."""
+"""Make statements with one word that can be blanked, for texts of the corpus and for questions with a [MASK]."""
 
 # ruff: noqa: E501 - lists of words and wordings: a Chinese character counts as two columns, and a list
 # of words reads best as text.
@@ -17,7 +17,7 @@ MASK = "[MASK]"
 
 @dataclass(frozen=True)
 class Statement:
-    """A true sentence around its key word. A held-out sentence appears nowhere in the corpus."""
+    """A true sentence, split at its key word. A held-out sentence is nowhere in the corpus."""
 
     before: str
     key: str
@@ -30,12 +30,12 @@ class Statement:
 
     @property
     def masked(self) -> str:
-        """The sentence with its key cut out."""
+        """The sentence with [MASK] in place of its key word."""
         return self.before + MASK + self.after
 
     @property
     def held_out(self) -> bool:
-        """Whether it belongs to the evaluation."""
+        """The sentence belongs to the evaluation."""
         return is_held_out("statement", normalise(self.text))
 
 
@@ -68,7 +68,7 @@ NEXT = {
 
 
 def statement(rng: random.Random, language: Language) -> Statement:
-    """A true sentence, framed ("As we know, ...") half of the time."""
+    """Return a random statement, in most cases with an introduction such as "As we know, ..."."""
     makers = (_capital, _opposite, _translation, _next, _month, _sum, _row, _everyday, _everyday)
     frame = rng.choice(_FRAME[language])
     text = rng.choice(makers)(rng, language)
@@ -121,7 +121,7 @@ def _sum(rng: random.Random, language: Language) -> str:
 
 
 def _row(rng: random.Random, language: Language) -> str:
-    """A row of numbers with one missing."""
+    """Return a row of consecutive numbers, of which one is the key."""
     start = rng.randint(0, 24)
     numbers = [str(n) for n in range(start, start + rng.randint(4, 6))]
     i = rng.randrange(1, len(numbers))
@@ -135,7 +135,7 @@ def _everyday(rng: random.Random, language: Language) -> str:
 
 
 def fill_blank(rng: random.Random, language: Language) -> Exchange:
-    """The context with a real [MASK] token, and its key: blank filling itself, no chat."""
+    """Return blank filling without chat: a statement with a real [MASK] token; the answer is its key word."""
     made = statement(rng, language)
     return Exchange(
         "fill [MASK]", language, made.masked, made.key, (made.key,), new_combination=made.held_out, is_blank=True
@@ -150,7 +150,7 @@ _GAPS = (MASK, MASK, MASK, "___", "____", "...", "（）")
 
 
 def chat_blank(rng: random.Random, language: Language) -> Exchange:
-    """A sentence with a gap typed into the chat, where [MASK] is ordinary text; the answer is the whole sentence."""
+    """Return a gap typed into the chat, where [MASK] is ordinary text; the answer is the whole sentence."""
     made = statement(rng, language)
     gap = rng.choice(_GAPS)
     question = rng.choice(_ASKED[language]).format(x=made.before + gap + made.after)

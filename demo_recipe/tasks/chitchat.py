@@ -1,4 +1,4 @@
-"""Greetings, thanks, goodbyes and the small talk around them."""
+"""Make greetings, thanks, goodbyes and small talk."""
 
 # ruff: noqa: E501 - lists of words and wordings: a Chinese character counts as two columns, and a list
 # of words reads best as text.
@@ -148,23 +148,23 @@ _JOB_ANSWER = {"en": "A {x}? That sounds interesting!", "zh": "{x}？听起来�
 
 
 def greeting(rng: random.Random, language: Language) -> Exchange:
-    """Hello, good morning, how are you."""
+    """Return a greeting, such as "Hello", "Good morning" or "How are you?"."""
     wordings, answers = rng.choice(GREETING[language])
     return ask(rng, "greeting", language, wordings, answers)
 
 
 def thanks(rng: random.Random, language: Language) -> Exchange:
-    """Thank you."""
+    """Return thanks."""
     return ask(rng, "thanks", language, THANKS[language], THANKS_ANSWERS[language])
 
 
 def goodbye(rng: random.Random, language: Language) -> Exchange:
-    """Goodbye and good night."""
+    """Return a goodbye or a good night."""
     return ask(rng, "goodbye", language, GOODBYE[language], GOODBYE_ANSWERS[language])
 
 
 def small_talk(rng: random.Random, language: Language) -> Exchange:
-    """Praise, blame, feelings, a joke, a test, "ok", the visitor's job."""
+    """Return small talk: praise, blame, feelings, a request for a joke, a test, "ok", the visitor's job."""
     if rng.random() < 0.12:
         job = rng.choice(words.JOBS_EN if language == "en" else words.JOBS_ZH)
         return ask(rng, "small talk", language, _JOB[language], (_JOB_ANSWER[language].format(x=job),), x=job)

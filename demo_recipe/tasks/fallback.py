@@ -1,4 +1,4 @@
-"""Everything else: questions far outside the corpus, and near ones whose fact the model was not taught."""
+"""Make questions that the model should decline: on other subjects, or on facts that it has not learnt."""
 
 # ruff: noqa: E501 - lists of words and wordings: a Chinese character counts as two columns, and a list
 # of words reads best as text.
@@ -102,7 +102,7 @@ OPEN = {
 
 
 def fallback(rng: random.Random, language: Language) -> Exchange:
-    """A question that the demo model should politely decline."""
+    """Return a question that the demo model should decline politely."""
     kind = rng.random()
     if kind < 0.02:
         return _too_far(rng, language)
@@ -136,7 +136,7 @@ def _slots(rng: random.Random, language: Language) -> dict[str, Any]:
 
 
 def _unknown_word(rng: random.Random) -> str:
-    """A word with no known capital, opposite or translation."""
+    """Return a random word whose capital, opposite or translation the model does not learn."""
     word = words.made_up_word(rng) if rng.random() < 0.6 else rng.choice(words.NOUNS_EN)
     return word if word not in _KNOWN else _unknown_word(rng)
 
@@ -166,12 +166,12 @@ def _unknown_fact(rng: random.Random, language: Language) -> Exchange:
 
 
 def bare_sum_too_large(rng: random.Random, _: Language) -> Exchange:
-    """A sum beyond the range, typed as on a calculator; it has no language."""
+    """Return a calculation out of range, typed as on a calculator. It has no words, so its language is "en"."""
     return _too_large(rng, "en", bare=True)
 
 
 def _too_large(rng: random.Random, language: Language, *, bare: bool = False) -> Exchange:
-    """A sum beyond the range, or a division."""
+    """Return a calculation out of range, or a division."""
     sign = rng.choice("+-×÷")
     big = rng.randint(100, 10 ** rng.randint(3, 6))
     a, b = rng.choice(((big, rng.randint(1, 999)), (rng.randint(1, 99), big), (big, rng.randint(100, 99999))))
@@ -190,7 +190,7 @@ def _too_large(rng: random.Random, language: Language, *, bare: bool = False) ->
 
 
 def _too_far(rng: random.Random, language: Language) -> Exchange:
-    """Counting beyond the range."""
+    """Return a request to count beyond the range."""
     a, b = rng.randint(1, 90), rng.randint(arithmetic.LARGEST_COUNT + 1, 10 ** rng.randint(2, 4))
     wordings = arithmetic.COUNT_FROM_ONE if rng.random() < 0.6 else arithmetic.COUNT_UP
     return ask(rng, "fallback", language, wordings[language], TOO_FAR[language], a=a, b=b)

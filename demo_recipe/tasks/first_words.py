@@ -1,6 +1,6 @@
-"""What people type first: the shortest wordings of greetings, thanks, goodbyes and questions about the model.
+"""Make frequent first messages: short greetings, thanks, goodbyes and questions about the model.
 
-In the banks a plain "hello" is one of hundreds of wordings; in front of the program it is one of three.
+In the other tasks a plain "hello" is one of hundreds of wordings, but people type it far more often than that.
 """
 
 import random
@@ -13,7 +13,7 @@ _SHORTEST = 12
 
 
 def _banks(language: Language) -> Iterator[tuple[str, list[str], tuple[str, ...]]]:
-    """(category, wordings, answers) of everything that is asked without a fact in it."""
+    """Yield (category, wordings, answers) of all exchanges whose wordings have no slots."""
     for wordings, answers in chitchat.GREETING[language]:
         yield "greeting", wordings, answers
     yield "thanks", chitchat.THANKS[language], chitchat.THANKS_ANSWERS[language]
@@ -47,12 +47,12 @@ _COMMONEST = {
 
 
 def commonest_words(rng: random.Random, language: Language) -> Exchange:
-    """One of the things that everybody types first, and nothing else."""
+    """Return one of the most frequent first messages (see `exchange.is_common`)."""
     category, wording, answers = rng.choice(_COMMONEST[language])
     return ask(rng, category, language, (wording.rstrip("!?.！？。") if rng.random() < 0.4 else wording,), answers)
 
 
 def first_words(rng: random.Random, language: Language) -> Exchange:
-    """A short wording; the commonest ones twice as often."""
+    """Return an exchange with a short wording; the most frequent ones have twice the weight."""
     category, wordings, answers = rng.choice(_CHOICES[language])
     return ask(rng, category, language, wordings, answers)

@@ -1,4 +1,4 @@
-"""Capitals, opposites, translations, days and months: facts of the corpus under wordings that are held out."""
+"""Make questions on capitals, opposites, translations, days and months. Wordings are held out, facts are not."""
 
 
 # of words reads best as text.
@@ -37,7 +37,7 @@ COUNTRY_ZH = phrases(
 
 
 def capital(rng: random.Random, language: Language) -> Exchange:
-    """The capital of a country, or the country of a capital."""
+    """Return a question on the capital of a country, or on the country of a capital."""
     row = rng.choice(facts.COUNTRIES)
     name, city = (row.name_en, row.capital_en) if language == "en" else (row.name_zh, row.capital_zh)
     answer = f"The capital of {name} is {city}." if language == "en" else f"{name}的首都是{city}。"
@@ -70,7 +70,7 @@ OPPOSITE = {
 
 
 def opposite(rng: random.Random, language: Language) -> Exchange:
-    """The opposite of a word, in both directions."""
+    """Return a question on the opposite of a word; each pair is used in both directions."""
     pair = rng.choice(facts.OPPOSITES_EN if language == "en" else facts.OPPOSITES_ZH)
     x, y = pair if rng.random() < 0.5 else (pair[1], pair[0])
     answer = f"The opposite of {x} is {y}." if language == "en" else f"“{x}”的反义词是“{y}”。"
@@ -109,7 +109,7 @@ TO_ZH_ZH = phrases(
 
 
 def translation(rng: random.Random, language: Language) -> Exchange:
-    """A word from English to Chinese or back, asked for in either language."""
+    """Return a question, in `language`, on the translation of a word from English to Chinese or back."""
     word = rng.choice(facts.WORDS)
     to_zh = rng.random() < (0.6 if language == "en" else 0.4)
     x = word.en if to_zh else word.zh
@@ -186,7 +186,7 @@ UNIT = {
 
 
 def calendar(rng: random.Random, language: Language) -> Exchange:
-    """Days of the week, months and their lengths, units of time."""
+    """Return a question on days of the week, months and their lengths, or units of time."""
     return rng.choice((_neighbour, _neighbour, _neighbour, _tomorrow, _tomorrow, _length, _length, _nth, _unit))(
         rng, language
     )
@@ -219,7 +219,7 @@ def _tomorrow(rng: random.Random, language: Language) -> Exchange:
 
 
 def month_length(month: int, language: Language) -> str:
-    """The sentence that says how long month 0..11 is."""
+    """Return the sentence with the length of a month, 0 to 11."""
     if language == "en":
         name, leap = facts.MONTHS_EN[month], ", or 29 in a leap year" if month == 1 else ""
         return f"{name} has {facts.MONTH_DAYS[month]} days{leap}."
@@ -258,14 +258,14 @@ _DIGITS = {name: f"{i + 1}月" for i, name in enumerate(facts.MONTHS_ZH)}
 
 
 def _quoted(rng: random.Random, word: str, language: Language) -> str:
-    """An English wording quotes its word now and then; a Chinese one has its own marks (see `corpus.vary`)."""
+    """Return the word, in English sometimes with quotation marks; Chinese wordings have their own."""
     if language == "en" and rng.random() < 0.3:
         return rng.choice(('"{}"', "“{}”", "'{}'")).format(word)
     return word
 
 
 def _surface(rng: random.Random, name: str) -> str:
-    """A Chinese day or month as people also write it: 周一, 3月."""
+    """Return the name of a day or month; a Chinese one sometimes in another usual form, such as 周一 or 3月."""
     if name in _DIGITS and rng.random() < 0.35:
         return _DIGITS[name]
     if name.startswith("星期") and rng.random() < 0.35:

@@ -1,4 +1,4 @@
-"""What the visitor said of themselves: a name, a favourite, something they like, asked for rounds later."""
+"""Make statements of visitors about themselves (a name, a favourite, a preference) and questions for them."""
 
 # ruff: noqa: E501 - lists of words and wordings: a Chinese character counts as two columns, and a list
 # of words reads best as text.
@@ -95,7 +95,13 @@ FAVOURITE_NOTED = {"en": "I will remember: your favourite {kind} is {x}.", "zh":
 
 @dataclass(frozen=True)
 class Told:
-    """Something the visitor said, the question that asks for it, and the question without that knowledge."""
+    """A visitor's statement and the questions for it.
+
+    Attributes:
+        statement: the statement, which is to be acknowledged.
+        question: the question for it, with the right answer.
+        unknown: the same question without the statement before it; its answer says that this is not known.
+    """
 
     statement: Exchange
     question: Exchange
@@ -103,7 +109,7 @@ class Told:
 
 
 def name(rng: random.Random, language: Language) -> Told:
-    """A name; the name itself is held out, under every wording."""
+    """Return a statement of a name. The name itself is held out, in every wording."""
     x = words.name_en(rng) if language == "en" else words.name_zh(rng)
     return _told(
         rng, language, "name", (TELL_NAME, ASK_NAME, NAME_NOTED, NAME_OF, NAME_UNKNOWN), ("name", x.casefold()), x=x
@@ -111,24 +117,24 @@ def name(rng: random.Random, language: Language) -> Told:
 
 
 def like(rng: random.Random, language: Language) -> Told:
-    """Something that the visitor likes, of those that one can guess."""
+    """Return a preference for something in the list of preferences."""
     x = rng.choice(words.LIKES_EN if language == "en" else words.LIKES_ZH)
     return _like(rng, language, x)
 
 
 def any_like(rng: random.Random, language: Language) -> Told:
-    """Whatever the visitor likes: it has to be copied, no list helps."""
+    """Return a preference for an arbitrary word, which the model must copy."""
     return _like(rng, language, _anything(rng, language))
 
 
 def any_favourite(rng: random.Random, language: Language) -> Told:
-    """Whatever favourite the visitor has, be it a kettle for an animal."""
+    """Return a favourite of some kind that is an arbitrary word, even if it does not fit the kind."""
     kind = rng.choice(list(words.FAVOURITES_EN if language == "en" else words.FAVOURITES_ZH))
     return _favourite(rng, language, kind, _anything(rng, language))
 
 
 def _anything(rng: random.Random, language: Language) -> str:
-    # A word of the lists in the wrong place too: as one's favourite animal, "jazz" can only be copied.
+    # Half of the words come from all lists together, so that they seldom fit: "jazz" as an animal must be copied.
     if rng.random() < 0.5:
         return rng.choice(words.LISTED_EN if language == "en" else words.LISTED_ZH)
     if language == "zh":
@@ -147,7 +153,7 @@ def _like(rng: random.Random, language: Language, x: str) -> Told:
 
 
 def favourite(rng: random.Random, language: Language) -> Told:
-    """A favourite colour, animal, food, ..."""
+    """Return a favourite colour, animal, food and so on, from the list of its kind."""
     table = words.FAVOURITES_EN if language == "en" else words.FAVOURITES_ZH
     kind = rng.choice(list(table))
     return _favourite(rng, language, kind, rng.choice(table[kind]))
@@ -166,20 +172,20 @@ _Bank = tuple[_Wordings, _Wordings, _Answer, _Answer, _Answer]
 def _told(
     rng: random.Random, language: Language, category: str, bank: _Bank, held: tuple[object, ...], **slots: str
 ) -> Told:
-    tell, wonder, noted, known, unknown = bank
+    tell, request, noted, known, unknown = bank
 
     def one(wordings: list[str], answer: str) -> Exchange:
         return ask(rng, category, language, wordings, (answer.format(**slots),), combination=held, **slots)
 
     statement = one(tell[language], noted[language])
-    question = one(wonder[language], known[language])
-    # Nothing that could be held out is named in "what is my name?" asked too early.
+    question = one(request[language], known[language])
+    # "What is my name?" before a name was said contains no value that could be held out.
     missing = replace(question, answer=unknown[language].format(**slots), accepted=(unknown[language].format(**slots),))
     return Told(statement, question, replace(missing, new_combination=False))
 
 
 def combined(rng: random.Random, language: Language) -> tuple[Told, Told, Round, bool]:
-    """A name and a like in one sentence: both facts, the round, and whether it is held out."""
+    """Return a name and a preference said in one sentence: both statements, the round, and whether it is held out."""
     who, what = name(rng, language), like(rng, language)
     x, y = _slot(who, NAME_OF[language]), _slot(what, LIKE_OF[language])
     if language == "en":

@@ -1,4 +1,4 @@
-"""Saying back what the visitor dictates: nothing but copying, with every word of the lists as something to say."""
+"""Make requests to repeat words, which train copying. All words of the lists occur in them."""
 
 import random
 
@@ -21,13 +21,13 @@ REPEAT = {
 
 
 def repeating(rng: random.Random, language: Language) -> Exchange:
-    """One to three words that have to be said back as they are; the words themselves are held out."""
+    """Return a request to repeat one to three words. The words themselves are held out, in every wording."""
     space = " " if language == "en" else ""
     return _say_back(rng, language, space.join(_word(rng, language) for _ in range(rng.choice((1, 1, 2, 2, 3)))))
 
 
 def dictation(rng: random.Random, language: Language) -> Exchange:
-    """More at once, so that rare characters are copied often enough to be learnt."""
+    """Return a request to repeat a longer text, so that rare characters are copied often enough to be learnt."""
     if language == "zh":
         return _say_back(rng, language, words.characters(rng, 4, 14))
     return _say_back(rng, language, " ".join(_word(rng, language) for _ in range(rng.randint(3, 6))))
