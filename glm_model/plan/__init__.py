@@ -1,1 +1,1 @@
-"""Whether a model fits the GPUs at hand, before anything is loaded: ``python -m glm_model.plan --help``."""
+"""Computes whether a model fits the GPUs at hand, without loading it: ``python -m glm_model.plan --help``."""

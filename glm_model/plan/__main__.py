@@ -33,7 +33,7 @@ _BATCH = Setting("batch", 1, Whole(1), "conversations at once", metavar="N")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program; returns the exit status: 0 if the model fits, 1 if not."""
+    """Run the program. Return the exit status: 0 if the model fits, 1 if not."""
     return run("plan", lambda: _answer(arguments))
 
 
@@ -43,7 +43,7 @@ def _answer(arguments: Sequence[str] | None) -> int:
     if options.table:
         return _show_table(options)
     try:
-        split = _asked_split(options)
+        split = _requested_split(options)
     except ValueError as error:
         parser.error(str(error))
     return _show_plan(options, split)
@@ -80,8 +80,8 @@ def _parser() -> Parser:
     return parser
 
 
-def _asked_split(options: argparse.Namespace) -> Split | None:
-    """Return the split that the flags ask for, if any. Raises ValueError if they do not go together."""
+def _requested_split(options: argparse.Namespace) -> Split | None:
+    """Return the split that the flags name, None if they name none. Raise ValueError if they contradict each other."""
     if options.gpus is None:
         raise ValueError("name the GPUs, as --gpus 4x24GB; or ask for --table")
     tensor, pipeline, count = options.tensor_parallel, options.pipeline_parallel, len(options.gpus)

@@ -1,4 +1,4 @@
-"""What to change when a model does not fit: every single change that would do, found by planning again."""
+"""Finds what to change when a model does not fit: each single change is tried by making the plan again with it."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -11,16 +11,16 @@ from .gpus import GPU, write_gpus
 from .models import with_fields
 from .placement import default_split
 
-_MOST_GPUS = 64
+_MAX_GPUS = 64
 
 
 @dataclass(frozen=True)
 class Change:
-    """One change that makes it fit.
+    """One change that makes the model fit.
 
     Attributes:
-        arguments: of the command line, in the place of those given.
-        plan: what comes of it.
+        arguments: command-line arguments that replace those given, such as ``--batch 2``.
+        plan: the plan with this change; it fits.
     """
 
     arguments: str
@@ -28,10 +28,10 @@ class Change:
 
 
 def changes(plan: Plan) -> list[Change]:
-    """Changes that would each be enough, the smallest first.
+    """Return the changes that are each enough to make the model fit, the least costly first.
 
-    Small is what costs nothing but a word: another split. Then come fewer conversations at once, a context of at least
-    half, coarser weights, more GPUs, larger ones, and last a context shorter than half.
+    The order is: another split, which costs nothing; fewer conversations at once; a shorter context of at least half
+    the tokens; weights of fewer bits; more GPUs; larger GPUs; a context shorter than half.
     """
     shorter = list(_less_of("context", plan))
     short = any(change.plan.workload.context < plan.workload.context / 2 for change in shorter)
@@ -48,7 +48,7 @@ def changes(plan: Plan) -> list[Change]:
 
 
 def largest(plan: Plan, field: Literal["batch", "context"], limit: int) -> Plan | None:
-    """The plan with the largest ``context`` or ``batch`` up to a limit that fits; None if not even 1 does."""
+    """Return the plan with the largest ``context`` or ``batch`` up to ``limit`` that fits; None if not even 1 fits."""
 
     def replanned(value: int) -> Plan:
         changed: dict[str, Any] = {field: value}
@@ -58,13 +58,16 @@ def largest(plan: Plan, field: Literal["batch", "context"], limit: int) -> Plan 
 
 
 def with_quantization(workload: Workload, bits: int, embeddings: bool) -> Workload:
-    """The same with packed weights, those of the embedding and the head too if ``embeddings``."""
+    """Return the workload with weights packed to ``bits``; with ``embeddings`` also those of embedding and head."""
     packed = with_fields(workload.config, quantization_bit=bits, quantization_embeddings=embeddings)
     return dataclasses.replace(workload, config=packed)
 
 
 def _last_that_fits(replanned: Callable[[int], Plan], limit: int) -> Plan | None:
-    """Bisection over 1 to ``limit``, where whatever is larger needs more."""
+    """Return the plan of the largest value from 1 to ``limit`` that fits, found by bisection; None if none fits.
+
+    Bisection is valid because a larger value never needs less memory.
+    """
     best, low, high = None, 1, limit
     while low <= high:
         middle = (low + high + 1) // 2
@@ -90,15 +93,18 @@ def _other_split(plan: Plan) -> Iterator[Change]:
 
 
 def _quantized(plan: Plan) -> Iterator[Change]:
-    for arguments, workload in _coarser(plan.workload):
+    for arguments, workload in _with_fewer_bits(plan.workload):
         tried = make_plan(workload, plan.gpus, plan.split)
         if tried.fits:
             yield Change(arguments, tried)
             return
 
 
-def _coarser(workload: Workload) -> Iterator[tuple[str, Workload]]:
-    """The next smaller weights that the checkpoint can be quantized to, one after the other."""
+def _with_fewer_bits(workload: Workload) -> Iterator[tuple[str, Workload]]:
+    """Yield flags and workload of each quantization that makes the weights smaller, the least reduction first.
+
+    A checkpoint that is packed already allows none.
+    """
     if workload.stored_packed:
         return
     bits = workload.config.quantization_bit or workload.dtype.itemsize * 8
@@ -110,17 +116,21 @@ def _coarser(workload: Workload) -> Iterator[tuple[str, Workload]]:
 
 
 def _more_gpus(plan: Plan, before: str = "") -> Iterator[Change]:
-    """The smallest number of GPUs; the new ones are like the last."""
-    for count in range(len(plan.gpus) + 1, _MOST_GPUS + 1):
+    """Yield the smallest number of GPUs that is enough; added GPUs have the memory of the last one.
+
+    Args:
+        before: flags of a change that ``plan`` includes already; they are put before ``--gpus``.
+    """
+    for count in range(len(plan.gpus) + 1, _MAX_GPUS + 1):
         gpus = plan.gpus + plan.gpus[-1:] * (count - len(plan.gpus))
-        tried = _spread_anew(plan, gpus)
+        tried = _plan_on(plan, gpus)
         if tried is not None and tried.fits:
             yield Change(f"{before}--gpus {write_gpus(gpus)}", tried)
             return
 
 
 def _quantized_on_more_gpus(plan: Plan) -> Iterator[Change]:
-    """Where INT4 alone is not enough, and more GPUs alone would be many."""
+    """Yield INT4 weights together with more GPUs, if INT4 weights alone are not enough."""
     if plan.workload.stored_packed or plan.workload.config.quantization_bit == 4:
         return
     packed = make_plan(with_quantization(plan.workload, 4, False), plan.gpus, plan.split)
@@ -130,14 +140,17 @@ def _quantized_on_more_gpus(plan: Plan) -> Iterator[Change]:
 
 def _larger_gpus(plan: Plan) -> Iterator[Change]:
     if plan.split.device_map:
-        return  # it would deal out the layers in another way
+        return  # larger GPUs would make the device map place the layers otherwise
     card = GPU.with_usable(max(device.needed for device in plan.devices))
     gpus = tuple(max(gpu, card, key=lambda one: one.memory) for gpu in plan.gpus)
     yield Change(f"--gpus {write_gpus(gpus)}", make_plan(plan.workload, gpus, plan.split))
 
 
-def _spread_anew(plan: Plan, gpus: tuple[GPU, ...]) -> Plan | None:
-    """On other GPUs, spread as before in kind; None if the model cannot be spread over so many."""
+def _plan_on(plan: Plan, gpus: tuple[GPU, ...]) -> Plan | None:
+    """Return the plan on other GPUs: with the same device map, or else with the default split.
+
+    Return None if the model cannot be split over this number of GPUs.
+    """
     split = plan.split if plan.split.device_map else default_split(plan.workload.config, len(gpus))
     try:
         return make_plan(plan.workload, gpus, split)

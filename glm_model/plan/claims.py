@@ -1,4 +1,4 @@
-"""What the original projects say about hardware, beside what the arithmetic says."""
+"""Compares what the original projects say about hardware with what a plan computes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,21 +12,21 @@ from .placement import default_split
 GLM_130B = "https://github.com/THUDM/GLM-130B (README.md, docs/quantization.md)"
 CHATGLM_6B = "https://github.com/THUDM/ChatGLM-6B (README.md)"
 
-_TALK = 1024
-"""ChatGLM-6B's figures are for "2 to 3 rounds of dialogue", which names no number of tokens; this is our reading."""
+_DIALOGUE_TOKENS = 1024
+"""Tokens that we assume for the "2 to 3 rounds of dialogue" of ChatGLM-6B's table, which gives no number of tokens."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One line of a hardware table.
+    """One line of a published hardware table.
 
     Attributes:
-        hardware: as the source names it.
-        gpus: in the words of :func:`glm_model.plan.gpus.parse_gpus`.
-        model: a preset.
-        bits: of the packed weights, 0 for half precision.
-        context: tokens that the source speaks of.
-        fits: what it says: whether the model runs there without offloading weights.
+        hardware: the name that the source gives the hardware.
+        gpus: the same hardware in the notation of :func:`glm_model.plan.gpus.parse_gpus`.
+        model: name of a preset.
+        bits: bits of a packed weight, 0 for half precision.
+        context: tokens of prompt and answer that the source names.
+        fits: True if the source says that the model runs there without offloading weights.
     """
 
     hardware: str
@@ -38,7 +38,7 @@ class Claim:
 
     @property
     def source(self) -> str:
-        """Where it stands."""
+        """Address and files of the published table."""
         return GLM_130B if self.model == "glm-130b" else CHATGLM_6B
 
 
@@ -53,20 +53,21 @@ CLAIMS = (
     Claim("8 x RTX 2080 Ti of 11 GB", "8x11GB", "glm-130b", 4, 2048),
     Claim("a card of 80 GB", "80GB", "glm-130b", 4, 2048),
     # "Hardware Requirements".
-    Claim("a card of 13 GB", "13GB", "chatglm-6b", 0, _TALK),
-    Claim("a card of 10 GB", "10GB", "chatglm-6b", 8, _TALK),
-    Claim("a card of 6 GB", "6GB", "chatglm-6b", 4, _TALK),
+    Claim("a card of 13 GB", "13GB", "chatglm-6b", 0, _DIALOGUE_TOKENS),
+    Claim("a card of 10 GB", "10GB", "chatglm-6b", 8, _DIALOGUE_TOKENS),
+    Claim("a card of 6 GB", "6GB", "chatglm-6b", 4, _DIALOGUE_TOKENS),
 )
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A claim and what the arithmetic says of it.
+    """A claim with the plans that confirm or contradict it.
 
     Attributes:
-        plan: for the claim's context.
-        whole: for all tokens that the model was trained for.
-        longest: tokens of the longest context up to that which fits; 0 if none does.
+        claim: the line of the table.
+        plan: the plan for the claim's context.
+        whole: the plan for the longest context that the model was trained for.
+        longest: tokens of the longest context that fits, at most as in ``whole``; 0 if no context fits.
     """
 
     claim: Claim
@@ -76,12 +77,12 @@ class Judged:
 
     @property
     def agrees(self) -> bool:
-        """Whether both say the same."""
+        """Whether plan and claim agree on whether the model fits."""
         return self.plan.fits == self.claim.fits
 
 
 def judge() -> Iterator[Judged]:
-    """Every claim."""
+    """Yield every claim with its plans."""
     for claim in CLAIMS:
         config = preset(claim.model, quantization_bit=claim.bits)
         gpus = parse_gpus(claim.gpus)

@@ -1,4 +1,4 @@
-"""How much memory every GPU needs, and whether it has it."""
+"""Estimates the memory that a workload needs on every GPU, and compares it with the memory that is there."""
 
 from dataclasses import dataclass
 
@@ -11,31 +11,33 @@ from .gpus import GPU, MIB
 from .placement import Part, Split, parts_of, shared_meta_model
 
 CUDA_CONTEXT = 512 * MIB
-"""The driver's context and the kernels loaded into it, per process and GPU: about 400 MiB with lazy loading of kernels
-(https://github.com/pytorch/pytorch/issues/109888), 470 MiB seen on an RTX 4090, 695 MiB on an H200 (torch 2.11, cuDNN
-loaded too); it grows with the kernels in use."""
+"""Bytes of the CUDA context and the kernels loaded into it, per process and GPU. An assumption: about 400 MiB with lazy
+loading of kernels (https://github.com/pytorch/pytorch/issues/109888), 470 MiB seen on an RTX 4090, 695 MiB on an H200
+(torch 2.11, cuDNN loaded too). It grows with the number of kernels in use."""
 
 CUBLAS_WORKSPACE = 32 * MIB
-"""What PyTorch gives it on Hopper (https://github.com/pytorch/pytorch/pull/120925); 8 MiB before."""
+"""Bytes that PyTorch gives cuBLAS as workspace on Hopper (https://github.com/pytorch/pytorch/pull/120925); on older
+GPUs it is 8 MiB."""
 
 NCCL_BUFFERS = 240 * MIB
-"""For each group of GPUs that talk: those that share layers, those that form a pipeline. 24 channels, as many as A100s
-have among them, of 10 MiB each (https://github.com/NVIDIA/nccl/issues/1685). Without NVLink there are 2 to 4."""
+"""Bytes of NCCL's buffers on a GPU, per process group: tensor parallel ranks are one group, pipeline stages another.
+24 channels of 10 MiB each, as between A100s (https://github.com/NVIDIA/nccl/issues/1685). Without NVLink there are 2 to
+4 channels."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What shall run.
+    """A model and how it is to run.
 
     Attributes:
-        config: of the model, its quantization included.
-        dtype: of activations, KV cache and whatever is not packed.
+        config: the model's configuration, its quantization included.
+        dtype: dtype of activations, KV cache and weights that are not packed.
         context: tokens of prompt and answer.
         batch: conversations at once.
-        stored_packed: whether the checkpoint itself holds packed weights, so that no other quantization is possible.
+        stored_packed: True if the checkpoint itself holds packed weights, so that no other quantization is possible.
 
     Raises:
-        ValueError: no token or no conversation.
+        ValueError: ``context`` or ``batch`` is below 1.
     """
 
     config: GLMConfig
@@ -52,15 +54,15 @@ class Workload:
 
 @dataclass(frozen=True)
 class DevicePlan:
-    """One GPU; all numbers are bytes but ``layers``.
+    """The memory of one GPU; all numbers but ``layers`` are bytes.
 
     Attributes:
-        usable: what CUDA offers.
-        layers: how many layers, or parts of them, it holds.
+        usable: memory that CUDA offers.
+        layers: number of layers of which the GPU holds all or a part.
         weights: parameters and buffers.
         cache: keys and values of a full context.
-        activations: the most that a prompt of the whole context needs besides.
-        overhead: CUDA context, workspace and buffers of communication; an assumption.
+        activations: peak of all other tensors while a prompt as long as the context is computed.
+        overhead: CUDA context, cuBLAS workspace and NCCL buffers; an assumption.
     """
 
     usable: int
@@ -72,22 +74,25 @@ class DevicePlan:
 
     @property
     def needed(self) -> int:
-        """All of it."""
+        """Bytes that weights, KV cache, activations and overhead need together."""
         return self.weights + self.cache + self.activations + self.overhead
 
     @property
     def free(self) -> int:
-        """What is left; negative where the GPU is too small."""
+        """Usable bytes that are not needed; negative if the GPU is too small."""
         return self.usable - self.needed
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A workload on GPUs.
+    """The memory that a workload needs on given GPUs.
 
     Attributes:
-        devices: one per GPU.
-        unplaced: bytes of weights that a device map leaves to CPU memory or disk.
+        workload: what runs.
+        gpus: the GPUs.
+        split: how the model is spread over them.
+        devices: the memory of each GPU, in the order of ``gpus``.
+        unplaced: bytes of weights that a device map puts into CPU memory or on the disk.
     """
 
     workload: Workload
@@ -98,24 +103,28 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether everything lies on a GPU that is large enough."""
+        """Whether all weights are on GPUs and every GPU has enough memory."""
         return not self.unplaced and all(device.free >= 0 for device in self.devices)
 
     @property
     def lacking(self) -> int:
-        """Bytes that the worst GPU lacks, or that no GPU takes; 0 if it fits."""
+        """Bytes that the fullest GPU lacks, or bytes of weights on no GPU, whichever are more; 0 if the model fits."""
         return max(self.unplaced, *(-device.free for device in self.devices), 0)
 
 
 def make_plan(workload: Workload, gpus: tuple[GPU, ...], split: Split, product: Product = on_gpu) -> Plan:
-    """The memory of every GPU.
+    """Return the plan of a workload: the memory that it needs on every GPU.
 
     Args:
-        product: how packed weights are multiplied; for a comparison with another device.
+        workload: what runs.
+        gpus: the GPUs, in the order of ranks.
+        split: how the model is spread over them.
+        product: stands for the kernel that multiplies packed weights; another one is for comparison with another
+            device.
 
     Raises:
-        ValueError: another number of GPUs than the split has ranks.
-        UnsupportedError: the model cannot be split so.
+        ValueError: the number of GPUs is not the number of ranks of the split.
+        UnsupportedError: the model cannot be split in this way.
     """
     config = workload.config
     split.require_gpus(len(gpus))
@@ -133,14 +142,17 @@ def make_plan(workload: Workload, gpus: tuple[GPU, ...], split: Split, product: 
 
 
 def _device(part: Part, gpu: GPU, workload: Workload, ranks: int, activations: int, overhead: int) -> DevicePlan:
-    if not part.weights:  # a device map left it empty
+    if not part.weights:  # the device map places nothing on this GPU
         return DevicePlan(gpu.usable, 0, 0, 0, 0, overhead)
     cache = _cache(workload, part.layers) // ranks
     return DevicePlan(gpu.usable, part.layers, part.weights, cache, activations, overhead)
 
 
 def _cache(workload: Workload, layers: int) -> int:
-    """Bytes of keys and values for a full context, and of a P-Tuning prefix, which conversations and stages share."""
+    """Return the bytes of keys and values of a full context in ``layers`` layers, before tensor parallelism cuts them.
+
+    A P-Tuning prefix is counted once, for all layers of the model: conversations share it and every stage holds it.
+    """
     config = workload.config
     prefix = getattr(config, "pre_seq_len", None) or 0
     positions = layers * workload.batch * workload.context + config.num_layers * prefix

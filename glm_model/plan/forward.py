@@ -1,8 +1,8 @@
-"""Activations of a prompt: the model's own forward pass on the meta device, with every allocation counted.
+"""Counts the bytes of activations of a prompt, by running the model's own forward pass on the meta device.
 
-No formula restates the model here; where its code changes, the count follows. Two things are stood in for, because the
-meta device has no kernels: attention, which a fused kernel computes without a matrix of scores, and the product with
-packed weights, of which there are several.
+Every allocation is counted. No formula repeats the model here, so the count follows changes of its code. Two operations
+are replaced, because the meta device has no kernels for them: attention, which a fused kernel computes without a matrix
+of scores, and the product with packed weights, for which there are several kernels.
 """
 
 import functools
@@ -26,14 +26,18 @@ from .models import from_key, to_key, with_fields
 from .placement import COLUMNS, cut, cut_dimensions, meta_model
 
 Product = Callable[[Tensor, Tensor, Tensor, int, Tensor | None], Tensor]
-"""A product with a packed weight on the meta device: of (states, weight, scale, bits, bias)."""
+"""A function (states, weight, scale, bits, bias) that allocates on the meta device what a product with a packed weight
+allocates, and returns its output."""
 
-_LAYERS = 2  # the first one's input is the embedding's output; from the second one on all are alike
-_FUSED_ROWS = 16  # the Triton kernel multiplies so many rows without a float weight
+_LAYERS = 2  # The first layer's input is the embedding's output; all later layers allocate alike.
+_FUSED_ROWS = 16  # The Triton kernel multiplies up to this many rows without making a float weight.
 
 
 def on_gpu(states: Tensor, weight: Tensor, scale: Tensor, bits: int, bias: Tensor | None) -> Tensor:
-    """As :mod:`glm_model.kernels.triton_backend` allocates, which knows half and bfloat16 alone."""
+    """Return the output of a packed product, allocated as :mod:`glm_model.kernels.triton_backend` allocates.
+
+    That kernel takes float16 and bfloat16 only; float32 states are multiplied by the reference kernel.
+    """
     if states.dtype == torch.float32:
         return by_reference(states, weight, scale, bits, bias)
     rows = states.reshape(-1, states.shape[-1])
@@ -45,7 +49,7 @@ def on_gpu(states: Tensor, weight: Tensor, scale: Tensor, bits: int, bias: Tenso
 
 
 def by_reference(states: Tensor, weight: Tensor, scale: Tensor, bits: int, bias: Tensor | None) -> Tensor:
-    """As the reference kernel allocates, which serves every device and dtype."""
+    """Return the output of a packed product, allocated as the reference kernel allocates on any device and dtype."""
     output = _joined_blocks(states, weight, scale, bits)
     return output if bias is None else output + bias
 
@@ -53,16 +57,17 @@ def by_reference(states: Tensor, weight: Tensor, scale: Tensor, bits: int, bias:
 def peak_activations(
     config: GLMConfig, dtype: torch.dtype, ranks: int, batch: int, context: int, product: Product = on_gpu
 ) -> int:
-    """Bytes that a prompt as long as the context needs at its worst moment, besides weights and filled KV cache.
+    """Return the peak bytes of a prompt's forward pass, besides the weights and the filled KV cache.
 
-    It is the same on every GPU but for a few rows: one with a layer has all of the layer's activations.
+    The peak is the same on every GPU but for a few rows: a GPU with any layer holds all activations of that layer.
 
     Args:
-        config: of the model; the number of layers does not matter.
+        config: the model's configuration; the number of layers does not matter.
+        dtype: dtype of the activations.
         ranks: tensor parallel ranks that share a layer.
         batch: prompts at once.
         context: tokens of a prompt.
-        product: with packed weights.
+        product: allocates as a kernel for packed weights does.
     """
     shallow = with_fields(config, num_layers=min(_LAYERS, config.num_layers))
     return _peak_once(to_key(shallow), dtype, ranks, batch, context, product)
@@ -72,7 +77,7 @@ def peak_activations(
 def _peak_once(key: str, dtype: torch.dtype, ranks: int, batch: int, context: int, product: Product) -> int:
     model = meta_model(from_key(key), dtype)
     cut(model, ranks)
-    _stand_in_for_kernels(model, product, ranks)
+    _replace_linear_layers(model, product, ranks)
     if ranks > 1:
         _cut_prefix(model, ranks)
     known = [*model.parameters(), *model.buffers()]
@@ -86,11 +91,14 @@ def _peak_once(key: str, dtype: torch.dtype, ranks: int, batch: int, context: in
 
 
 class Allocations(TorchDispatchMode):
-    """Counts the bytes of tensors that come to life while it is active, until they are freed.
+    """A mode that counts the bytes of all storages allocated while it is active, until they are freed.
+
+    Args:
+        known: tensors whose storages are not counted.
 
     Attributes:
-        live: bytes now.
-        peak: the most there were.
+        live: bytes allocated now.
+        peak: the largest value of ``live`` so far.
     """
 
     def __init__(self, known: Iterable[Tensor]) -> None:
@@ -102,10 +110,10 @@ class Allocations(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
-                self._see(leaf.untyped_storage())
+                self._count(leaf.untyped_storage())
         return result
 
-    def _see(self, storage: torch.UntypedStorage) -> None:
+    def _count(self, storage: torch.UntypedStorage) -> None:
         key = storage._cdata
         if key not in self._sizes:
             self._sizes[key] = storage.nbytes()
@@ -118,9 +126,10 @@ class Allocations(TorchDispatchMode):
 
 
 class _FusedAttention(TorchFunctionMode):
-    """What flash, memory-efficient and cuDNN attention allocate: the output, and a sum per row of scores.
+    """A mode in which attention allocates what flash, memory-efficient and cuDNN attention allocate.
 
-    A bool mask becomes one to add, in the dtype of the query, before any of them starts.
+    These allocate the output and one float32 per row of scores. PyTorch first turns a bool mask into a mask to add, in
+    the dtype of the query.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -132,11 +141,12 @@ class _FusedAttention(TorchFunctionMode):
         return torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
 
 
-def _stand_in_for_kernels(model: Any, product: Product, ranks: int) -> None:
+def _replace_linear_layers(model: Any, product: Product, ranks: int) -> None:
+    """Make the linear layers of a model, packed ones with ``product``, allocate as one of ``ranks`` ranks does."""
     dimensions = cut_dimensions(model) if ranks > 1 else {}
     for name, layer in model.named_modules():
         if isinstance(layer, QuantizedLinear | nn.Linear):
-            # What ranks add up gets its bias in a step of its own.
+            # Ranks that hold columns add up their outputs first, and add the bias in a separate step.
             in_sum = dimensions.get(f"{name}.weight") == COLUMNS
             layer.forward = functools.partial(_linear, layer, product, in_sum)  # type: ignore[method-assign]
 
@@ -155,7 +165,11 @@ def _dequantized(packed: Tensor, scale: Tensor, bits: int, dtype: torch.dtype) -
 
 
 def _joined_blocks(states: Tensor, weight: Tensor, scale: Tensor, bits: int) -> Tensor:
-    """The kernel takes a million weights at a time: thousands of blocks. The last two, one of them whole, will do."""
+    """Return what the reference kernel returns, its blocks joined; only the last two blocks are computed.
+
+    The kernel multiplies a million weights at a time, so there can be thousands of blocks. The last two include a full
+    one, which is enough to reach the peak.
+    """
     computed = list(row_blocks(len(weight), weight.shape[1] * 8 // bits))[-2:]
     parts = [states.new_empty(*states.shape[:-1], computed[0].start)] if computed[0].start else []
     parts += [reference.matmul(states, weight[block], scale[block], bits) for block in computed]
@@ -163,7 +177,10 @@ def _joined_blocks(states: Tensor, weight: Tensor, scale: Tensor, bits: int) -> 
 
 
 def _cut_prefix(model: Any, ranks: int) -> None:
-    """A rank uses the heads of a P-Tuning prefix that are its own; see :mod:`glm_model.parallel.styles`."""
+    """Make the prefix encoder return the first rank's heads of a P-Tuning prefix; see :mod:`glm_model.parallel.styles`.
+
+    Do nothing for a model without a prefix encoder.
+    """
     encoder = model.model.prefix_encoder
     if encoder is not None:
         whole = encoder.forward
@@ -171,11 +188,15 @@ def _cut_prefix(model: Any, ranks: int) -> None:
 
 
 def _prefill(model: Any, batch: int, context: int) -> Any:
-    """Run a prompt. On the meta device ids say nothing, so positions and mask are given, as those of a prompt are."""
+    """Run a prompt and return its KV cache.
+
+    The ids have no values on the meta device, so positions and mask cannot follow from them and are given.
+    """
     with torch.device("meta"):
         ids = torch.zeros(batch, context, dtype=torch.long)
         rows = (2,) if model.config.position_encoding_2d else ()
         positions = torch.zeros(batch, *rows, context, dtype=torch.long)
-    # Made when it is asked for, and kept by nobody else: with a prefix the model goes on with a longer one.
+    # The mask is made on each call and has no other reference, so that it is freed when a prefix replaces it by a
+    # longer one, as in a real pass.
     model.model.mask_of_pass = lambda *_: torch.zeros(batch, 1, context, context, dtype=torch.bool, device="meta")
     return cache_of(model(ids, position_ids=positions, use_cache=True, logits_to_keep=1))

@@ -1,4 +1,4 @@
-"""The model that is planned for: a preset by its name, or the config.json of a folder."""
+"""Finds the configuration of the model to plan for: a preset by its name, or the config.json of a folder."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ PRESETS = sorted(name for architecture in _ARCHITECTURES for name in architectur
 
 
 def preset(name: str, **overrides: Any) -> GLMConfig:
-    """The configuration of a published model; raises ValueError for another name."""
+    """Return the configuration of a published model, with ``overrides`` as its fields. Raise ValueError if unknown."""
     for architecture in _ARCHITECTURES:
         if name in architecture.presets:
             return architecture.preset(name, **overrides)
@@ -20,11 +20,11 @@ def preset(name: str, **overrides: Any) -> GLMConfig:
 
 
 def find_config(name: str) -> GLMConfig:
-    """That of a preset, or of a folder with a config.json; weights need not be there.
+    """Return the configuration of a preset, or of a folder with a config.json; the folder needs no weights.
 
     Raises:
-        ValueError: neither a preset nor a folder.
-        CheckpointError: a config.json that is missing, damaged or of another model.
+        ValueError: ``name`` is neither a preset nor a folder.
+        CheckpointError: config.json is missing, damaged or of another model.
     """
     if name in PRESETS:
         return preset(name)
@@ -36,17 +36,17 @@ def find_config(name: str) -> GLMConfig:
 
 
 def with_fields(config: GLMConfig, **fields: Any) -> GLMConfig:
-    """The same configuration but for some fields."""
+    """Return a copy of a configuration with some fields changed."""
     return type(config).from_dict({**config.to_dict(), **fields})
 
 
 def to_key(config: GLMConfig) -> str:
-    """What tells two configurations apart, to remember what was found out for one."""
+    """Return a text that is equal for equal configurations, as a key of a cache."""
     return json.dumps(config.to_dict(), sort_keys=True)
 
 
 def from_key(key: str) -> GLMConfig:
-    """The inverse of :func:`to_key`."""
+    """Return the configuration of which :func:`to_key` made the key."""
     fields = json.loads(key)
     (architecture,) = (known for known in _ARCHITECTURES if known.model_type == fields["model_type"])
     return architecture.from_dict(fields)

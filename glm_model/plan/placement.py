@@ -1,6 +1,6 @@
-"""Which tensors lie on which GPU: cut for tensor parallel ranks, dealt out to pipeline stages or by a device map.
+"""Computes which tensors lie on which GPU: by tensor parallel ranks, by pipeline stages, or by a device map.
 
-All of it looks at a model on the meta device, so at the tensors that would be there: a packed layer has the integers,
+It counts the tensors of a model on the meta device, which takes no memory. A packed layer there has the integers,
 scales and bias of :class:`~glm_model.quantization.linear.QuantizedLinear`.
 """
 
@@ -23,8 +23,8 @@ from ..model.split import COLWISE_HALVES, PACKED_ROWWISE, VOCABULARY, require_te
 from ..options import DeviceMap
 from .models import from_key, to_key
 
-# Tensor parallel styles: the dimension of a weight that the ranks share. Where it is the rows, they share scales and
-# bias as well; where it is the columns, every rank has all of those.
+# The dimension along which each tensor parallel style cuts a weight. Ranks that cut the rows also cut scales and bias;
+# ranks that cut the columns each hold all scales and the whole bias.
 ROWS, COLUMNS = 0, 1
 _CUTS = {
     "colwise": ROWS,
@@ -38,12 +38,12 @@ _CUTS = {
 
 @dataclass(frozen=True)
 class Split:
-    """How a model is spread: ``pipeline`` stages of ``tensor`` ranks each, or as a device map says.
+    """How a model is spread over GPUs: ``pipeline`` stages of ``tensor`` ranks each, or by a device map.
 
     Attributes:
         tensor: ranks that share every layer.
-        pipeline: stages that have some of the layers each. GPU ``stage * tensor + rank`` is a stage's rank.
-        device_map: accelerate's rule; the other two are 1 then.
+        pipeline: stages that hold some of the layers each. GPU ``stage * tensor + rank`` is the rank of a stage.
+        device_map: accelerate's rule for a device map; ``tensor`` and ``pipeline`` are 1 then.
     """
 
     tensor: int = 1
@@ -58,52 +58,57 @@ class Split:
         return ", ".join(parts) or "one GPU"
 
     def require_gpus(self, count: int) -> None:
-        """Raise ValueError unless it is spread over so many GPUs."""
+        """Raise ValueError unless the split takes ``count`` GPUs; a device map takes any number."""
         if not self.device_map and self.processes != count:
             raise ValueError(f"{self} takes {self.processes} GPUs; there are {count}")
 
     @property
     def arguments(self) -> str:
-        """The same on the command line."""
+        """The command-line arguments that name this split."""
         if self.device_map:
             return f"--device-map {self.device_map}"
         return f"--tensor-parallel {self.tensor} --pipeline-parallel {self.pipeline}"
 
     @property
     def processes(self) -> int:
-        """One per GPU, but a device map is served by a single one."""
+        """The number of processes: one per GPU, or a single one for a device map."""
         return self.tensor * self.pipeline
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one GPU holds: bytes of weights, and for how many layers it keeps a KV cache."""
+    """The part of a model that one GPU holds.
+
+    Attributes:
+        weights: bytes of parameters and buffers.
+        layers: number of layers whose KV cache it holds.
+    """
 
     weights: int
     layers: int
 
 
 def meta_model(config: GLMConfig, dtype: torch.dtype) -> Any:
-    """The model without memory, its tensors in the dtypes of :func:`glm_model.loading.load`."""
+    """Return the model on the meta device, its tensors in the dtypes of :func:`glm_model.loading.load`."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     if model.model.prefix_encoder is not None:
-        model.model.prefix_encoder.float()  # loading keeps it so
+        model.model.prefix_encoder.float()  # loading keeps the prefix encoder in float32
     return model.eval()
 
 
 def shared_meta_model(config: GLMConfig, dtype: torch.dtype) -> Any:
-    """As :func:`meta_model`, but made once for all plans of a model; not to be changed."""
-    return _made_once(to_key(config), dtype)
+    """Return the model of :func:`meta_model`, made once for all plans; the caller must not change it."""
+    return _cached_meta_model(to_key(config), dtype)
 
 
 @functools.lru_cache(maxsize=4)
-def _made_once(key: str, dtype: torch.dtype) -> Any:
+def _cached_meta_model(key: str, dtype: torch.dtype) -> Any:
     return meta_model(from_key(key), dtype)
 
 
 def cut_dimensions(model: Any) -> dict[str, int]:
-    """The dimension along which tensor parallel ranks share a tensor, by name; others are whole on every rank."""
+    """Return, by name, the dimension along which tensor parallel ranks cut each tensor; others are whole on each."""
     found = {}
     for name, _ in model.named_parameters(remove_duplicate=False):
         module, _, tensor = name.rpartition(".")
@@ -114,7 +119,7 @@ def cut_dimensions(model: Any) -> dict[str, int]:
 
 
 def cut(model: Any, ranks: int) -> None:
-    """Shrink a model on the meta device to what one of ``ranks`` tensor parallel ranks holds."""
+    """Shrink a model on the meta device, in place, to the part that one of ``ranks`` tensor parallel ranks holds."""
     dimensions = cut_dimensions(model)
     for name, parameter in model.named_parameters():
         if name in dimensions and ranks > 1:
@@ -124,7 +129,7 @@ def cut(model: Any, ranks: int) -> None:
 
 
 def default_split(config: GLMConfig, gpus: int) -> Split:
-    """Tensor parallel over all GPUs, the fastest, if the model divides so; otherwise a pipeline."""
+    """Return tensor parallelism over all GPUs, the fastest, if the model divides by their number; else a pipeline."""
     try:
         require_tensor_parallel(config, gpus)
     except UnsupportedError:
@@ -133,14 +138,15 @@ def default_split(config: GLMConfig, gpus: int) -> Split:
 
 
 def parts_of(model: Any, split: Split, usable: Sequence[int]) -> tuple[list[Part], int]:
-    """What every GPU holds, and the bytes of weights for which no GPU has room.
+    """Return the part that every GPU holds, and the bytes of weights for which no GPU has room.
 
     Args:
-        model: the whole one, on the meta device.
-        usable: bytes on every GPU, for a device map, which fills them.
+        model: the whole model, on the meta device.
+        split: how the model is spread.
+        usable: usable bytes of every GPU; only a device map depends on them.
 
     Raises:
-        UnsupportedError: more stages than layers.
+        UnsupportedError: there are more stages than layers.
     """
     if split.device_map:
         return _parts_of_map(model, split.device_map, usable)
@@ -164,7 +170,11 @@ def _stages(model: Any, stages: int, ranks: int) -> list[Part]:
 
 
 def _stages_with(name: str, stage_of_layer: dict[int, int], stages: int) -> Sequence[int]:
-    """The stages that hold a tensor: a layer's, the first, which has the head too, the last, or all."""
+    """Return the stages that hold a tensor.
+
+    A layer is on its own stage, embedding and head on the first, the final LayerNorm on the last, all else on every
+    stage.
+    """
     if name.startswith("model.layers."):
         return (stage_of_layer[int(name.split(".")[2])],)
     if name.startswith(("model.embed_tokens.", "lm_head.")):
@@ -183,12 +193,12 @@ def _parts_of_map(model: Any, rule: DeviceMap, usable: Sequence[int]) -> tuple[l
 
 
 def _device_map(model: Any, rule: DeviceMap, usable: Sequence[int]) -> dict[str, Any]:
-    """As ``from_pretrained(device_map=rule)`` makes it."""
+    """Return the device map that ``from_pretrained(device_map=rule)`` makes on GPUs with so many usable bytes."""
     whole = {"no_split_module_classes": list(model._no_split_modules)}
     memory: Any = dict(enumerate(usable))
     accelerate = logging.getLogger("accelerate.utils.modeling")
     level = accelerate.level
-    accelerate.setLevel(logging.ERROR)  # the GPUs that are planned for need not be in this machine
+    accelerate.setLevel(logging.ERROR)  # accelerate warns of GPUs that this machine does not have
     try:
         if rule == "sequential":
             memory = get_max_memory(memory)
@@ -200,13 +210,13 @@ def _device_map(model: Any, rule: DeviceMap, usable: Sequence[int]) -> dict[str,
 
 
 def _place(places: dict[str, Any], name: str) -> Any:
-    """The device of a tensor or module: that of the innermost module around it that the map names."""
+    """Return the device of a tensor or module: that of the innermost enclosing module that the map names."""
     while name not in places:
         name, _, _ = name.rpartition(".")
     return places[name]
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor that takes memory once; a tied head is part of the embedding."""
+    """Yield name and tensor of every parameter and buffer; a head tied to the embedding is not repeated."""
     yield from model.named_parameters()
     yield from model.named_buffers()

@@ -1,4 +1,4 @@
-"""Plans as text for people and as JSON for programs."""
+"""Writes plans as text for people and as JSON for programs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,16 +21,22 @@ _HEADINGS = ("", "layers", "weights", "KV cache", "activations", "CUDA", "needed
 
 
 def plan_text(plan: Plan, name: str, advice: Sequence[Change]) -> str:
-    """A table of the GPUs, the verdict, and what to change."""
+    """Return a table of the GPUs, the verdict, and the changes to make.
+
+    Args:
+        plan: what to show.
+        name: the model's name as the user gave it.
+        advice: changes that are each enough, the least costly first.
+    """
     lines = [_title(plan, name), "", *_aligned([_HEADINGS, *_rows(plan)]), "", _verdict(plan)]
     if advice:
         lines += ["", "Each of these would be enough, the smallest change first:"]
-        lines += [f"  {change.arguments:<34}{_leaves(change.plan)}" for change in advice]
+        lines += [f"  {change.arguments:<34}{_free_memory(change.plan)}" for change in advice]
     return "\n".join([*lines, *_warnings(plan), "", NOTES])
 
 
 def plan_json(plan: Plan, name: str, advice: Sequence[Change]) -> dict[str, Any]:
-    """The same, in bytes."""
+    """Return the content of :func:`plan_text` as a dictionary for JSON; sizes are bytes."""
     return {
         "model": name,
         "weights": weights_name(plan.workload.config, str(plan.workload.dtype)),
@@ -48,7 +54,7 @@ def plan_json(plan: Plan, name: str, advice: Sequence[Change]) -> dict[str, Any]
 
 
 def claims_text(judged: Sequence[Judged]) -> str:
-    """The hardware table, then what needs a word."""
+    """Return the table of claims and plans, and a remark on each line that needs one."""
     headings = ("hardware", "model", "weights", "tokens", "needed", "usable", "fits", "claimed", "longest context")
     rows = [
         (
@@ -57,8 +63,8 @@ def claims_text(judged: Sequence[Judged]) -> str:
             weights_name(one.plan.workload.config, "torch.float16"),
             str(one.claim.context),
             *(_gib(size) for size in _fullest(one.plan)),
-            _yes(one.plan.fits),
-            _yes(one.claim.fits),
+            _yes_or_no(one.plan.fits),
+            _yes_or_no(one.claim.fits),
             str(one.longest or "none"),
         )
         for one in judged
@@ -72,7 +78,7 @@ def claims_text(judged: Sequence[Judged]) -> str:
 
 
 def claims_json(judged: Sequence[Judged]) -> list[dict[str, Any]]:
-    """The same, in bytes."""
+    """Return the content of :func:`claims_text` as a list for JSON; sizes are bytes."""
     return [
         {
             **plan_json(one.plan, one.claim.model, []),
@@ -87,7 +93,7 @@ def claims_json(judged: Sequence[Judged]) -> list[dict[str, Any]]:
 
 
 def weights_name(config: GLMConfig, dtype: str) -> str:
-    """``INT4``, ``INT4 with embeddings``, or the dtype."""
+    """Return the name of a model's weights: ``INT4``, ``INT4 with embeddings``, or the dtype, without ``torch.``."""
     if not config.quantization_bit:
         return dtype.removeprefix("torch.")
     return f"INT{config.quantization_bit}" + " with embeddings" * config.quantization_embeddings
@@ -96,9 +102,9 @@ def weights_name(config: GLMConfig, dtype: str) -> str:
 def _title(plan: Plan, name: str) -> str:
     workload = plan.workload
     weights = weights_name(workload.config, str(workload.dtype))
-    spoken = weights if weights == _dtype(plan) else f"{weights} weights, {_dtype(plan)}"
+    described = weights if weights == _dtype(plan) else f"{weights} weights, {_dtype(plan)}"
     tokens = f"context {workload.context}, batch {workload.batch}"
-    return f"{name}, {spoken}, {tokens}\n{write_gpus(plan.gpus)}, {plan.split}; GiB"
+    return f"{name}, {described}, {tokens}\n{write_gpus(plan.gpus)}, {plan.split}; GiB"
 
 
 def _dtype(plan: Plan) -> str:
@@ -106,7 +112,7 @@ def _dtype(plan: Plan) -> str:
 
 
 def _rows(plan: Plan) -> list[tuple[str, ...]]:
-    """Neighbours that are alike share a line."""
+    """Return the rows of the table; neighbouring GPUs with equal numbers share a row."""
     groups: list[tuple[int, int, DevicePlan]] = []
     for index, device in enumerate(plan.devices):
         if groups and groups[-1][2] == device:
@@ -126,15 +132,15 @@ def _rows(plan: Plan) -> list[tuple[str, ...]]:
 
 def _verdict(plan: Plan) -> str:
     if plan.fits:
-        tight = min(device.free / device.usable for device in plan.devices) < 0.03
-        return "It fits" + (", with less than 3% to spare: allocations scatter, so it may not." if tight else ".")
+        is_tight = min(device.free / device.usable for device in plan.devices) < 0.03
+        return "It fits" + (", with less than 3% to spare: allocations scatter, so it may not." if is_tight else ".")
     if plan.unplaced:
         return f"It does not fit: {_gib(plan.unplaced)} GiB of weights would go to CPU memory or disk."
     worst = min(range(len(plan.devices)), key=lambda index: plan.devices[index].free)
     return f"It does not fit: GPU {worst} lacks {_gib(plan.lacking)} GiB."
 
 
-def _leaves(plan: Plan) -> str:
+def _free_memory(plan: Plan) -> str:
     return f"leaves {_gib(min(device.free for device in plan.devices))} GiB ({plan.split})"
 
 
@@ -152,7 +158,7 @@ def _fullest(plan: Plan) -> tuple[int, int]:
 
 
 def _remark(judged: Judged) -> str:
-    """What the two words of the table leave out."""
+    """Return a sentence about a claim that "yes" and "no" in the table do not say; empty if there is none to add."""
     claim, lacking, whole = judged.claim, _gib(judged.plan.lacking), judged.whole
     subject = f"{claim.model}, {weights_name(judged.plan.workload.config, 'torch.float16')}, {claim.hardware}"
     if not judged.agrees:
@@ -174,12 +180,12 @@ def _gib(size: int) -> str:
     return f"{size / GIB:.2f}"
 
 
-def _yes(value: bool) -> str:
+def _yes_or_no(value: bool) -> str:
     return "yes" if value else "no"
 
 
 def _aligned(rows: Sequence[tuple[str, ...]], text_columns: int = 1) -> list[str]:
-    """Columns side by side; the first ones are text and start at the left."""
+    """Return the rows as lines of aligned columns; the first ``text_columns`` are aligned left, the others right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
