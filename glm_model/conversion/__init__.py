@@ -1,1 +1,1 @@
-"""Checkpoint formats: published names (keys), GLM-130B's archives (sat), INT8 and INT4 made from float (quantize)."""
+"""Converts checkpoints: GLM-130B's own archives to and from the Hugging Face layout, float weights to INT8 or INT4."""

@@ -1,4 +1,4 @@
-"""``python -m glm_model.conversion COMMAND``: checkpoints from one form into another."""
+"""Runs ``python -m glm_model.conversion COMMAND``: converts checkpoints from one format into another."""
 
 import argparse
 import sys
@@ -32,7 +32,7 @@ _RANKS = Setting("tensor_parallel", None, Whole(1), "write an archive of N ranks
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
+    """Run one command. Return the exit status; see :mod:`glm_model.command_line`."""
     return run(_NAME, lambda: _convert(arguments))
 
 
@@ -96,7 +96,7 @@ def _add_folders(command: Parser, source: str) -> None:
 
 
 def _add_quantization(group: "argparse._MutuallyExclusiveGroup") -> None:
-    """Add --quantize, and --bits of earlier releases."""
+    """Add ``--quantize``, and its name in earlier releases, ``--bits``."""
     add_settings(group, LoadOptions, ["quantize"])
     add_hidden_alias(group, "--bits", "quantize", type=with_sentence(_name_of_bits), metavar="BITS")
 

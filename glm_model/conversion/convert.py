@@ -1,6 +1,7 @@
-"""Whole conversions: an archive of SwissArmyTransformer into a Hugging Face folder, and either of them into an archive.
+"""Converts an archive of SwissArmyTransformer into a Hugging Face folder, and either of them into an archive.
 
-Both write into ``TARGET.partial`` (see :mod:`.unfinished`), which becomes TARGET when it is whole.
+Both conversions write into ``TARGET.partial`` (see :mod:`glm_model.checkpoint.unfinished`), which is renamed to TARGET
+once complete.
 """
 
 from pathlib import Path
@@ -32,24 +33,26 @@ def sat_to_huggingface(
 ) -> str:
     """Write ``target``, a folder that ``from_pretrained`` and :func:`glm_model.load` take, from an archive.
 
-    Killed, it goes on where it was when it is called again. Memory holds one layer of all ranks, and a tensor.
+    After an interruption the same call continues with the first shard that is missing. Memory holds one layer of all
+    ranks and one joined tensor.
 
     Args:
         source: holds ``latest``.
         target: a folder that does not exist yet, or is empty.
-        bits: 4 or 8 packs the linear layers of a float archive. A packed archive stays packed without it, if its ranks
-            have the same scales; where each rank has made its own for the same rows, the weights become float32, which
-            is exact.
-        shard_size: largest size of a file of weights.
-        config: a config.json or model_config.json that tells what the tensors cannot; see :class:`.sat.SatArchive`.
+        bits: 4 or 8 packs the linear layers of a float archive. With 0, a packed archive stays packed if all its ranks
+            have the same scales; if they have different scales for the same rows, the weights become float32, which is
+            exact.
+        shard_size: largest size of a file of weights, such as "5GB".
+        config: a config.json or model_config.json with the fields that do not follow from the tensors; see
+            :class:`.sat.SatArchive`.
         progress: show a progress bar.
 
     Returns:
-        What was made, in a few words.
+        The kind of weights written: "INT4", "INT8", or a dtype such as "float16".
 
     Raises:
-        CheckpointError: what is wrong with the archive, or that it cannot be packed as asked for.
-        ValueError: the target is there already, another process writes it, or an argument is not known.
+        CheckpointError: the archive is damaged or incomplete, or cannot be packed to ``bits``.
+        ValueError: ``target`` exists and is not empty, another process writes it, or an argument is invalid.
     """
     if _is_huggingface(Path(source)):
         require_model_type(Path(source), {GLM130BConfig.model_type})
@@ -64,7 +67,7 @@ def sat_to_huggingface(
         "config": made.config.to_diff_dict(),
     }
     _write(writer, made, target, plan, progress)
-    return _described(made)
+    return _weights_name(made)
 
 
 def to_sat(
@@ -78,23 +81,23 @@ def to_sat(
 ) -> str:
     """Write ``target``, an archive for ``ranks`` tensor-parallel ranks, from another archive or a Hugging Face folder.
 
-    Killed, it starts over when it is called again. Memory holds one layer of all ranks.
+    After an interruption the same call starts from the beginning. Memory holds one layer of all ranks.
 
     Args:
         source: holds ``latest``, or config.json and weights.
         target: a folder that does not exist yet, or is empty.
-        ranks: must divide the attention heads and what is cut.
-        bits: 4 or 8 packs the linear layers of a float source, with scales of its own for each rank's part. Packed ones
-            are cut as they are, and joined as long as a row needs no more than one scale.
-        config: as in :func:`sat_to_huggingface`, of an archive.
+        ranks: number of ranks; it must divide the attention heads, and the rows or columns of each tensor that is cut.
+        bits: 4 or 8 packs the linear layers of a float source, each rank's part with scales of its own. Packed layers
+            are cut without repacking, and joined only if no rank needs more than one scale per row.
+        config: as in :func:`sat_to_huggingface`; for an archive only.
         progress: show a progress bar.
 
     Returns:
-        What was made, in a few words.
+        The number of ranks and the kind of weights written, such as "4 ranks, INT4".
 
     Raises:
-        CheckpointError: what is wrong with the source, or that it cannot be cut or packed as asked for.
-        ValueError: the target is there already, another process writes it, or an argument is not known.
+        CheckpointError: the source is damaged or incomplete, or cannot be cut into ``ranks`` or packed to ``bits``.
+        ValueError: ``target`` exists and is not empty, another process writes it, or an argument is invalid.
     """
     if ranks < 1:
         raise ValueError(f"tensor-parallel must be 1 or more, not {ranks}")
@@ -106,10 +109,12 @@ def to_sat(
     writer = SatWriter(read, ranks, 0 if stored_bits else bits, step)
     _write(writer, read, target, None, progress)
     files = "1 rank" if ranks == 1 else f"{ranks} ranks"
-    return f"{files}, INT{bits or stored_bits}" if bits or stored_bits else f"{files}, {_described(read)}"
+    return f"{files}, INT{bits or stored_bits}" if bits or stored_bits else f"{files}, {_weights_name(read)}"
 
 
 class _Writer(Protocol):
+    """A writer of one of the two formats; see :class:`HuggingFaceWriter` and :class:`SatWriter`."""
+
     total_bytes: int
 
     def finished_bytes(self, folder: Path) -> int: ...
@@ -127,7 +132,7 @@ def _write(writer: _Writer, source: Source, target: str | Path, plan: dict[str, 
 
 
 def _open(folder: Path, config: str | Path | None) -> tuple[Source, str]:
-    """A source of either kind, and the name for the step's folder of an archive made from it."""
+    """Return the source in a folder of either format, and the name of the step's folder of an archive made from it."""
     if _is_huggingface(folder):
         if config is not None:
             raise ValueError(f"{folder} has a {CONFIG} of its own: leave out --config, which is for archives")
@@ -141,7 +146,11 @@ def _is_huggingface(folder: Path) -> bool:
 
 
 def _choose_packing(archive: SatArchive, bits: int) -> Source:
-    """The archive, or what becomes of it so that every row has one scale or none."""
+    """Return the archive, packed or dequantized if need be so that every row of a weight has at most one scale.
+
+    Raises:
+        CheckpointError: the archive is packed to other bits, or cannot stay packed because its ranks' scales differ.
+    """
     _require_bits(bits)
     stored_bits = archive.config.quantization_bit or 0
     if not stored_bits:
@@ -173,10 +182,11 @@ def _packed_already(source: Source, bits: int) -> str:
 
 
 def _fingerprint(source: Source) -> list[list[Any]]:
+    """Return path, size in bytes and time of change in nanoseconds of each file of weights."""
     return [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in source.files]
 
 
-def _described(source: Source) -> str:
-    """INT4, float16, ..."""
+def _weights_name(source: Source) -> str:
+    """Return the kind of weights: "INT4", "INT8", or the dtype, such as "float16"."""
     bits = source.config.quantization_bit
     return f"INT{bits}" if bits else str(source.config.dtype).removeprefix("torch.")

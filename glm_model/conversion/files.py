@@ -1,4 +1,4 @@
-"""What every command of this package does with folders and their smaller files."""
+"""Handles target folders, disk space and the small files of a checkpoint, for every conversion."""
 
 import json
 import os
@@ -11,17 +11,17 @@ from tqdm.auto import tqdm
 
 from ..checkpoint.files import CONFIG
 
-# Under whatever name: an index may name shards as it likes, and a training leaves its own state beside them.
+# Weights by extension, because an index may give shards any name and a training run leaves its own state beside them.
 _WEIGHT_FILE = re.compile(r".*\.(safetensors|bin|pt|pth|ckpt|h5|msgpack)(\.index\.json)?$", re.IGNORECASE)
-# Of an archive of SwissArmyTransformer.
+# Files that describe an archive of SwissArmyTransformer.
 _DESCRIPTIONS = ("latest", "model_config.json")
 
 
 def free_folder(target: str | Path) -> Path:
-    """Where ``target`` leads, as an absolute path; links are followed, so that they stay.
+    """Return ``target`` as an absolute path with links followed, so that a link is kept and its goal written.
 
     Raises:
-        ValueError: no folder can be made there: something is, other than an empty folder that can be replaced.
+        ValueError: ``target`` exists and is not an empty folder, or is a mount point.
     """
     place = Path(target).resolve()
     if place.exists() and not (place.is_dir() and not any(place.iterdir())):
@@ -32,19 +32,19 @@ def free_folder(target: str | Path) -> Path:
 
 
 def require_space(folder: Path, needed: int) -> None:
-    """Raises ValueError if so many bytes more do not fit on a folder's disk."""
+    """Raise ValueError if the disk of a folder has fewer than ``needed`` bytes free."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ValueError(f"{folder} needs {in_words(needed)} more, but its disk has {in_words(free)} free")
 
 
 def in_words(size: int) -> str:
-    """A number of bytes: 3.96MB."""
+    """Return a number of bytes as text with a decimal unit, such as 3.96MB."""
     return str(tqdm.format_sizeof(size, "B"))
 
 
 def copy_other_files(source: Path, folder: Path) -> None:
-    """Tokenizer, model card, licence and published code; not what belongs to the weights or to a version control."""
+    """Copy tokenizer, model card, licence and published code; no configuration, no weights, no hidden files."""
     for file in source.iterdir():
         if (
             file.is_file()
@@ -56,5 +56,5 @@ def copy_other_files(source: Path, folder: Path) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Indented, with Chinese as it is, and a newline at the end."""
+    """Write JSON in UTF-8, indented, with characters unescaped and a newline at the end."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

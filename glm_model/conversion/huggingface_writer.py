@@ -1,4 +1,4 @@
-"""A source written as a folder in the Hugging Face layout: shards in safetensors, their index, config.json."""
+"""Writes a source as a folder in the Hugging Face layout: shards in safetensors, their index, config.json."""
 
 import re
 from collections.abc import Mapping
@@ -19,9 +19,9 @@ INDEX = "model.safetensors.index.json"
 
 
 def require_shard_size(size: str) -> None:
-    """Raise ValueError unless it is a size above 0 with a unit, such as "5GB"."""
+    """Raise ValueError unless ``size`` is a size above 0 with a unit, such as "5GB"."""
     try:
-        split_torch_state_dict_into_shards({}, max_shard_size=size)  # for its reading of the size
+        split_torch_state_dict_into_shards({}, max_shard_size=size)  # raises ValueError for a size it cannot read
     except ValueError:
         size_above_zero = None
     else:
@@ -31,17 +31,17 @@ def require_shard_size(size: str) -> None:
 
 
 class HuggingFaceWriter:
-    """Writes shard by shard, each tensor by tensor; memory holds one layer of the source, and one tensor of the target.
+    """A writer of Hugging Face folders. Memory holds one layer of the source and one tensor of the target.
 
     Args:
-        source: what to write.
-        shard_size: largest size of a file, such as "5GB". A tensor that is larger has a file of its own.
+        source: the checkpoint to write.
+        shard_size: largest size of a file, such as "5GB". A larger tensor gets a file of its own.
 
     Attributes:
-        total_bytes: of the tensors to write.
+        total_bytes: bytes of the tensors to write.
 
     Raises:
-        ValueError: ``shard_size`` is no size.
+        ValueError: ``shard_size`` is not a size above 0 with a unit.
     """
 
     def __init__(self, source: Source, shard_size: str) -> None:
@@ -51,11 +51,11 @@ class HuggingFaceWriter:
         self._split = split_torch_state_dict_into_shards(source.headers, max_shard_size=shard_size)
 
     def finished_bytes(self, folder: Path) -> int:
-        """Of tensors in the shards that an earlier run has left there whole."""
+        """Return the bytes of tensors in the complete shards that an earlier run left in ``folder``."""
         return sum(header.nbytes for file in self._finished(folder) for header in self._headers(file).values())
 
     def write(self, folder: Path, bar: Any) -> None:
-        """Write what ``folder`` does not hold yet; config.json comes last. ``bar`` counts the bytes of tensors."""
+        """Write the files that ``folder`` does not hold yet, config.json last; add the bytes of tensors to the bar."""
         finished = self._finished(folder)
         _keep_only(folder, finished)
         for file, names in self._split.filename_to_tensors.items():
@@ -78,7 +78,7 @@ class HuggingFaceWriter:
             for name, tensor in self._source.read(names):
                 shard.write(name, tensor)
                 bar.update(tensor.nbytes)
-                del tensor  # gone before the next one is joined
+                del tensor  # free its memory before the next tensor is joined
 
     def _write_config(self, path: Path) -> None:
         config = self._source.config
@@ -87,14 +87,17 @@ class HuggingFaceWriter:
 
 
 def _keep_only(folder: Path, files: list[str]) -> None:
-    """Remove what a kill has left half-written, under whatever name."""
+    """Remove all other files, such as incomplete ones that an interrupted run left."""
     for left in folder.iterdir():
         if left.name not in files:
             left.unlink()
 
 
 def _is_whole(path: Path, headers: Mapping[str, Tensor]) -> bool:
-    """Whether a file holds just these tensors. It was renamed when its content was on the disk."""
+    """Return whether a file holds exactly these tensors, by names, shapes and dtypes.
+
+    Its bytes are complete if it exists, because it gets its name only after they are on the disk.
+    """
     if not path.is_file():
         return False
     try:

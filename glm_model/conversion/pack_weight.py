@@ -1,4 +1,4 @@
-"""A float weight of a checkpoint on its way to packed integers, with errors that name it."""
+"""Packs a float weight of a checkpoint into integers and scales, with errors that name the weight and its file."""
 
 from pathlib import Path
 
@@ -11,18 +11,24 @@ from ..quantization.rules import is_packed
 
 
 def is_packable(name: str) -> bool:
-    """Whether a tensor of GLM-130B is the weight of a linear layer."""
+    """Return whether a tensor of GLM-130B, by its published name, is the weight of a linear layer."""
     return name.endswith(".weight") and is_packed(name.removesuffix(".weight"), embeddings=False)
 
 
 def pack(place: Path, name: str, weight: Tensor, bits: int) -> dict[str, Tensor]:
-    """Packed integers and scales by the names they are stored under; of a meta tensor, their headers.
+    """Return packed integers and scales of a weight, by the names they are stored under.
 
     Args:
         place: file or folder that the weight comes from, for errors.
+        name: name of the weight.
+        weight: [rows, columns] in float; for a meta tensor the results are meta tensors too.
+        bits: 4 or 8.
+
+    Returns:
+        ``name``: int8 [rows, packed columns], and ``name`` + "_scale": float16 [rows].
 
     Raises:
-        CheckpointError: the weight cannot be packed, or holds values without a scale.
+        CheckpointError: the weight cannot be packed, or holds values for which no finite scale exists.
     """
     try:
         packed, scale = _headers(weight, bits) if weight.is_meta else quantize(weight, bits)
@@ -34,7 +40,7 @@ def pack(place: Path, name: str, weight: Tensor, bits: int) -> dict[str, Tensor]
 
 
 def _headers(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """What :func:`quantize` would make, at once for a weight of any size."""
+    """Return integers and scales as :func:`quantize` makes them, but on the meta device, so without any work."""
     rows, columns = weight.shape
     packed = torch.empty(rows, packed_columns(columns, bits), dtype=torch.int8, device="meta")
     return packed, torch.empty(rows, dtype=torch.float16, device="meta")

@@ -1,4 +1,4 @@
-"""A float checkpoint rewritten as an INT8 or INT4 one in the published layout, tensor by tensor."""
+"""Rewrites a float checkpoint as INT8 or INT4 in the published layout, tensor by tensor."""
 
 import math
 import re
@@ -28,22 +28,22 @@ _EMBEDDING = re.compile(r"\.(word_embeddings|embed_tokens)\.weight$")
 def quantize_checkpoint(
     source: str | Path, target: str | Path, bits: int, embeddings: bool = False, progress: bool = False
 ) -> None:
-    """Write ``target``: the checkpoint ``source`` with its linear layers packed, everything else as it was.
+    """Write ``target``: the checkpoint ``source`` with packed linear layers and everything else unchanged.
 
-    The shards stay those of the source, as safetensors; memory holds one packed shard and one tensor more, of a .bin
-    file the whole shard. A head that is tied to the embedding is left out, as ``save_pretrained`` does; packed it is
-    written again, because the published code needs its scales. The folder appears when it is whole.
+    Each shard of the source becomes one shard in safetensors. Memory holds one packed shard and one source tensor, or
+    the whole source shard of a .bin file. A head that is tied to the embedding is not written, as by
+    ``save_pretrained``; a packed one is, because the published code needs its scales. ``target`` appears once complete.
 
     Args:
         source: folder with a float checkpoint in the published layout.
         target: a folder that does not exist yet, or is empty.
         bits: 4 or 8.
-        embeddings: the embedding and the head too, as in chatglm-6b-int4-qe.
+        embeddings: pack the embedding and the head too, as in chatglm-6b-int4-qe.
         progress: show a progress bar.
 
     Raises:
         CheckpointError: the source is damaged, packed already, or holds a weight that cannot be packed.
-        ValueError: ``bits``, or ``target`` is there already, or its disk too small.
+        ValueError: ``bits`` is neither 4 nor 8, ``target`` exists and is not empty, or its disk is too small.
     """
     source = Path(source)
     fields = {"quantization_bit": bits, "quantization_embeddings": embeddings}
@@ -67,7 +67,7 @@ def quantize_checkpoint(
 
 
 class _Shards:
-    """The tensors of a checkpoint by the file they come from, on their way into packed shards."""
+    """The tensors of a checkpoint, grouped by source file, and the packed shards that are written of them."""
 
     def __init__(self, stored: dict[str, StoredTensor], bits: int, embeddings: bool, tied: bool) -> None:
         self.bits, self.embeddings, self.tied = bits, embeddings, tied
@@ -78,15 +78,16 @@ class _Shards:
 
     @property
     def bytes(self) -> int:
+        """Bytes of the source tensors to read."""
         return sum(map(_size, self.stored.values()))
 
     @property
     def packed_bytes(self) -> int:
-        """Of the tensors to write; a tied embedding is written twice."""
+        """Bytes of the tensors to write; a packed embedding that is tied to the head is written twice."""
         return sum(self._packed_size(name, tensor) for name, tensor in self.stored.items())
 
     def packs(self, name: str) -> bool:
-        """Whether a tensor is written as integers and scales."""
+        """Return whether a tensor is written as integers and scales."""
         return name.endswith(".weight") and is_packed(name.removesuffix(".weight"), self.embeddings)
 
     def _packed_size(self, name: str, tensor: StoredTensor) -> int:
@@ -96,6 +97,7 @@ class _Shards:
         return 2 * packed if self.tied and _EMBEDDING.search(name) else packed
 
     def write(self, folder: Path, bar: Any) -> None:
+        """Write all shards and, for more than one, their index; add the bytes of source tensors to the bar."""
         weight_map: dict[str, str] = {}
         total = 0
         for number, source in enumerate(self.names, start=1):
@@ -110,12 +112,12 @@ class _Shards:
             write_json(folder / "model.safetensors.index.json", index)
 
     def _write_shard(self, source: Path, target: Path, bar: Any) -> dict[str, int]:
-        """Bytes of each tensor written; of the tensors themselves nothing is left when the next shard comes."""
+        """Write one shard and return the bytes of each of its tensors, which are freed before the next shard."""
         shard = self._packed(source, bar)
         with write_through(target) as unfinished:
             try:
                 save_file(shard, unfinished, metadata={"format": "pt"})
-            except SafetensorError as error:  # a full disk, too
+            except SafetensorError as error:  # raised for a full disk, among others
                 raise OSError(f"{target} cannot be written: {error}") from error
         return {name: tensor.nbytes for name, tensor in shard.items()}
 
@@ -129,13 +131,16 @@ class _Shards:
                 if self.tied and _EMBEDDING.search(name):
                     shard[_HEAD], shard[f"{_HEAD}_scale"] = shard[name].clone(), shard[f"{name}_scale"].clone()
             else:
-                shard[name] = _apart(tensors[name][...], shard)
+                shard[name] = _unshared(tensors[name][...], shard)
             bar.update(_size(self.stored[name]))
         return shard
 
 
-def _apart(tensor: Tensor, others: dict[str, Tensor]) -> Tensor:
-    """For safetensors: contiguous, and in no other tensor's memory, as a head and an embedding of a .bin may be."""
+def _unshared(tensor: Tensor, others: dict[str, Tensor]) -> Tensor:
+    """Return a contiguous tensor that shares no memory with others, as safetensors requires.
+
+    A head and an embedding of a .bin file may share theirs.
+    """
     taken = {other.data_ptr() for other in others.values()}
     return tensor.clone() if tensor.data_ptr() in taken else tensor.contiguous()
 

@@ -1,7 +1,8 @@
-"""A file as ``safetensors.torch.save_file`` writes it, byte for byte, tensor by tensor. Imports nothing of ours.
+"""Writes the same bytes as ``safetensors.torch.save_file``, but tensor by tensor.
 
-The library needs all tensors of a file at once, and a file may be 5 GB. The format: the length of a header (8 bytes,
-little endian), the header as JSON, filled up with spaces to a multiple of 8, then the tensors' bytes without gaps.
+The library needs all tensors of a file in memory, and a file can have 5 GB. The format is: the length of the header (8
+bytes, little endian), the header as JSON, padded with spaces to a multiple of 8, then the tensors' bytes without gaps.
+This file imports no other file of the package.
 """
 
 import json
@@ -13,16 +14,16 @@ import torch
 from torch import Tensor
 
 _ALIGNMENT = 8
-# In the library's order, the widest first, so that every tensor is aligned.
+# In the library's order: the widest first, so that every tensor is aligned.
 _DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int8: "I8"}
 
 
 class SafetensorsFile:
-    """Use it as a context; :meth:`write` every tensor once, in any order.
+    """A file to write as a context manager: :meth:`write` every tensor once, in any order.
 
     Args:
-        path: of the file; it is whole when the context ends, and on the disk when the caller has seen to it.
-        headers: the tensors to come, on the meta device: float32, bfloat16, float16 or int8.
+        path: path of the file; it is complete when the context ends, but the caller must flush it to the disk.
+        headers: the tensors to be written, on the meta device: float32, bfloat16, float16 or int8.
     """
 
     def __init__(self, path: Path, headers: Mapping[str, Tensor]) -> None:
@@ -39,6 +40,7 @@ class SafetensorsFile:
         assert error is not None or not self._headers, "a tensor was not written"
 
     def write(self, name: str, tensor: Tensor) -> None:
+        """Write one tensor; shape and dtype must be those of its header."""
         header = self._headers.pop(name)
         assert (tensor.shape, tensor.dtype) == (header.shape, header.dtype)
         content: Any = tensor.contiguous().view(-1).view(torch.uint8).numpy()
@@ -47,7 +49,7 @@ class SafetensorsFile:
 
 
 def _layout(headers: Mapping[str, Tensor]) -> tuple[bytes, dict[str, int]]:
-    """The start of the file, and where in it each tensor begins."""
+    """Return the file's first bytes, which are the header with its length, and the offset of each tensor."""
     order = list(_DTYPES)
     described: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     starts, end = {}, 0

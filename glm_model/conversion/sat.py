@@ -1,7 +1,7 @@
-"""GLM-130B's own archive, as SwissArmyTransformer writes it: ``latest`` and ``<step>/mp_rank_XX_model_states.pt``.
+"""Reads GLM-130B's own archive, written by SwissArmyTransformer: ``latest`` and ``<step>/mp_rank_XX_model_states.pt``.
 
-Tensors in it have the published names. Each rank holds its part of them, plain or quantized; :class:`SatArchive` checks
-the parts and joins them, a layer at a time.
+The tensors have the published names. Each rank's file holds one part of every tensor, float or quantized.
+:class:`SatArchive` checks the parts and joins them, one layer at a time.
 """
 
 import logging
@@ -31,29 +31,29 @@ logger = logging.getLogger(__name__)
 _QUERY_KEY_VALUE = "transformer.layers.0.attention.query_key_value.weight"
 _DOWN_PROJECTION = "transformer.layers.0.mlp.dense_4h_to_h.weight"
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
-# Relative; between the copies of a tensor that every rank has.
+# Largest difference between the copies of a tensor that every rank holds whole, relative to its largest value.
 _TOLERATED_DIFFERENCE = 0.01
 
 
 def read_sat_checkpoint(
     folder: str | Path, model_config: str | Path | None = None, **overrides: Any
 ) -> tuple[GLM130BConfig, dict[str, Tensor]]:
-    """Configuration and tensors of an archive; ``from_pretrained(None, config=..., state_dict=...)`` takes both.
+    """Return configuration and tensors of an archive; ``from_pretrained(None, config=..., state_dict=...)`` takes both.
 
-    All of it is in memory then, or mapped into it, if it is of one rank. ``python -m glm_model.conversion sat`` needs
-    less, and makes a folder that loads as any other.
+    All tensors are then in memory, or mapped into memory if the archive has one rank. Converting the archive with
+    ``python -m glm_model.conversion sat`` needs less memory, and makes a folder that loads like any other.
 
     Args:
         folder: holds ``latest``.
         model_config: a config.json or model_config.json; see :class:`SatArchive`.
-        overrides: fields of :class:`GLM130BConfig` that no file tells, such as the ids of special tokens.
+        overrides: fields of :class:`GLM130BConfig` that no file gives, such as the ids of special tokens.
 
     Returns:
         The configuration, and the tensors by their published names, without ``inv_freq``. Packed weights stay packed
-        if the scales of all ranks can be joined, else they are float32.
+        if the scales of all ranks are equal, else they are float32.
 
     Raises:
-        CheckpointError: as :class:`SatArchive`.
+        CheckpointError: see :class:`SatArchive`.
     """
     archive = SatArchive(folder, model_config, **overrides)
     source: Source = Dequantized(archive) if archive.scales_differ else archive
@@ -63,25 +63,26 @@ def read_sat_checkpoint(
 class SatArchive:
     """A :class:`~glm_model.conversion.sources.Source`: an archive of any number of ranks.
 
-    As SwissArmyTransformer does, it ignores tensors that GLM-130B does not have, with a warning.
+    Tensors that GLM-130B does not have are ignored with a warning, as by SwissArmyTransformer.
 
     Args:
         folder: holds ``latest``.
-        config_file: a config.json or model_config.json that tells, over ``model_config.json`` beside ``latest``, what
-            the tensors cannot: the number of heads, the ids of special tokens. GLM-130B itself is known by its sizes.
-        overrides: single fields of the configuration.
+        config_file: a config.json or model_config.json with the fields that do not follow from the tensors: the number
+            of heads and the ids of special tokens. It replaces fields of ``model_config.json`` beside ``latest``.
+            GLM-130B itself needs neither file: it is recognised by its sizes.
+        overrides: single fields of the configuration; they replace those of the files.
 
     Attributes:
-        folder: where it lies.
+        folder: the archive's folder.
         step: the name of the step's folder, a number or "release".
-        files: of the ranks, in order.
-        config: :class:`GLM130BConfig`.
+        files: the files of the ranks, in the order of ranks.
+        config: the model's :class:`GLM130BConfig`.
         headers: the joined tensors on the meta device. Scales of a weight that is cut by columns are [rows], or
-            [rows, ranks] where those of the ranks differ.
+            [rows, ranks] if the ranks have different scales.
 
     Raises:
-        CheckpointError: a file or tensor is missing, damaged or of another shape than the others ask for, ranks do not
-            belong together, or the configuration is not known.
+        CheckpointError: a file or tensor is missing, damaged or of a shape that does not fit the others, the files are
+            of different checkpoints, or the configuration is not known.
     """
 
     def __init__(self, folder: str | Path, config_file: str | Path | None = None, **overrides: Any) -> None:
@@ -100,13 +101,14 @@ class SatArchive:
 
     @property
     def scales_differ(self) -> bool:
-        """Whether a weight has scales that one column cannot hold: each rank has made its own."""
+        """Whether the ranks of some weight have different scales for the same row, so that they are [rows, ranks]."""
         return any(name.endswith("_scale") and header.ndim == 2 for name, header in self.headers.items())
 
     def read(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-        """The joined tensors of these names. Of one rank they are views into its file, mapped into memory."""
+        """Yield name and joined tensor for each name. With one rank the tensors are views into its mapped file."""
         for layer in by_layer(names):
-            # Opened anew for each layer: what was looked at stays in memory as long as its file is mapped.
+            # The files are mapped anew for each layer, because pages that were read stay in memory while a file is
+            # mapped.
             ranks = self._open()
             for name in layer:
                 yield name, join([rank[name] for rank in ranks], cut_of(name))
@@ -123,7 +125,7 @@ def _step_folder(folder: Path) -> Path:
     if not (step.isdecimal() or step == "release"):
         raise CheckpointError(f"{latest} must hold a step number or 'release', not {step[:40]!r}.")
     if step.isdecimal():
-        step = str(int(step))  # as the original, which writes it so and reads a number
+        step = str(int(step))  # SwissArmyTransformer reads a number and names the folder without leading zeros
     if not (folder / step).is_dir():
         raise CheckpointError(f"{latest} names step {step}, but there is no folder {folder / step}.")
     return folder / step
@@ -150,7 +152,7 @@ def _module(file: Path) -> dict[str, Tensor]:
 
 
 def _sizes(files: list[Path], ranks: list[dict[str, Tensor]]) -> tuple[dict[str, int], int]:
-    """Sizes of the model and bits of its packed layers (or 0), by the parts of the first rank."""
+    """Return the sizes of the model and the bits of its packed layers (0 for float), from the first rank's parts."""
     file, tensors = files[0], ranks[0]
     for name in (EMBEDDING, _DOWN_PROJECTION, _QUERY_KEY_VALUE):
         if name not in tensors or tensors[name].ndim != 2:
@@ -186,7 +188,7 @@ def _bits(file: Path, weight: Tensor, hidden_size: int) -> int:
 
 
 def _require_parts(files: list[Path], ranks: list[dict[str, Tensor]], sizes: dict[str, int], bits: int) -> list[str]:
-    """The names of all tensors; raises CheckpointError unless each rank has each, of its shape and dtype."""
+    """Return the names of all tensors. Raise CheckpointError unless every rank has each, of its shape and dtype."""
     shapes = dict(tensor_shapes(sizes, bits))
     for file, tensors in zip(files, ranks, strict=True):
         if missing := sorted(shapes.keys() - tensors.keys()):
@@ -199,7 +201,7 @@ def _require_parts(files: list[Path], ranks: list[dict[str, Tensor]], sizes: dic
 
 
 def _ignore(file: Path, unknown: list[str], shapes: Mapping[str, Any]) -> None:
-    """Say what is not used; raises CheckpointError for scales, without which a packed weight would be noise."""
+    """Warn of tensors that are not used. Raise CheckpointError if one is the scale of a weight that is not packed."""
     if scales := [name for name in unknown if name.removesuffix(SCALE) in shapes]:
         raise CheckpointError(f"{file} holds {_listed(scales)}, but not all linear layers of the archive are packed.")
     if unknown:
@@ -246,7 +248,7 @@ def _require_equal_copies(files: list[Path], ranks: list[dict[str, Tensor]], nam
 
 
 def _joined_header(name: str, parts: list[Tensor]) -> Tensor:
-    """On the meta device, where scales could not be compared."""
+    """Return the joined tensor on the meta device; scales are joined before, because joining compares their values."""
     if cut_of(name) == "scales":
         return join(parts, "scales").to("meta")
     return join([part.to("meta") for part in parts], cut_of(name))

@@ -1,4 +1,4 @@
-"""``model_config.json`` beside an archive's ``latest``, and GLM-130B's configuration: the one from the other."""
+"""Reads GLM-130B's configuration from the ``model_config.json`` beside an archive's ``latest``; writes that file."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from .files import write_json
 MODEL_CONFIG = "model_config.json"
 SIZES = ("vocab_size", "hidden_size", "num_layers", "inner_hidden_size")
 _SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id", "gmask_token_id", "smask_token_id")
-# What the tensors cannot tell.
+# Fields that do not follow from the tensors.
 _DESCRIBED = (
     "num_attention_heads",
     "max_sequence_length",
@@ -27,18 +27,18 @@ _DESCRIBED = (
 def read_configuration(
     folder: Path, sizes: dict[str, int], bits: int, config_file: Path | None, overrides: dict[str, Any]
 ) -> GLM130BConfig:
-    """The configuration of an archive.
+    """Return the configuration of an archive.
 
     Args:
-        folder: holds ``latest`` and perhaps ``model_config.json``, which is not needed for GLM-130B itself: that one is
-            known by its sizes.
-        sizes: of the tensors, by the names in ``SIZES``.
-        bits: of its packed layers, or 0.
-        config_file: a ``config.json`` or ``model_config.json`` that has the last word.
-        overrides: single fields with a word even after it.
+        folder: holds ``latest`` and perhaps ``model_config.json``. GLM-130B itself does not need that file: it is
+            recognised by its sizes.
+        sizes: sizes that follow from the tensors, by the names in ``SIZES``.
+        bits: 4 or 8, the bits of the packed layers; 0 for float layers.
+        config_file: a ``config.json`` or ``model_config.json`` whose fields replace those of ``model_config.json``.
+        overrides: fields that replace those of both files.
 
     Raises:
-        CheckpointError: the number of heads is nowhere, a description contradicts the tensors, or a special token is
+        CheckpointError: no file gives the number of heads, a file contradicts the tensors, or a special token is
             outside the vocabulary.
     """
     described: dict[str, Any] = {}
@@ -51,9 +51,9 @@ def read_configuration(
             f"{' and '.join(map(str, files))} {'do' if len(files) > 1 else 'does'} not say num_attention_heads, which "
             "the tensors cannot tell: name a config.json that does (--config)."
         )
-    told = {**_fallbacks(sizes["vocab_size"]), **described, **overrides}
+    given = {**_fallbacks(sizes["vocab_size"]), **described, **overrides}
     try:
-        config = GLM130BConfig(**{**sizes, "quantization_bit": bits, **told})
+        config = GLM130BConfig(**{**sizes, "quantization_bit": bits, **given})
     except StrictDataclassError as error:
         raise CheckpointError(f"{' or '.join(map(str, files))}: {' '.join(str(error).split())}") from None
     _require_special_tokens(config, folder)
@@ -61,7 +61,7 @@ def read_configuration(
 
 
 def write_description(path: Path, config: GLM130BConfig, ranks: int) -> None:
-    """SAT's description of a model, and what :func:`read_configuration` needs besides."""
+    """Write ``model_config.json``: fields for SwissArmyTransformer and fields for :func:`read_configuration`."""
     sizes = {name: getattr(config, name) for name in SIZES}
     own = {"model_class": "GLM130B", "tokenizer_type": "icetk-glm-130B", "layernorm_order": "post"}
     described = {name: getattr(config, name) for name in _DESCRIBED if getattr(config, name) is not None}
@@ -82,7 +82,7 @@ def _description(file: Path, sizes: dict[str, int], folder: Path) -> dict[str, A
 
 
 def _fallbacks(vocab_size: int) -> dict[str, Any]:
-    """For tokens that a smaller model can do without, where GLM-130B's own ids are outside its vocabulary."""
+    """Return ids for the special tokens that a smaller model can do without, if GLM-130B's are outside its vocabulary."""
     fallbacks = {"pad_token_id": 0, "smask_token_id": None}
     released = GLM130BConfig()
     return {name: value for name, value in fallbacks.items() if getattr(released, name) >= vocab_size}

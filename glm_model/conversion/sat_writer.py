@@ -1,4 +1,4 @@
-"""A source written as an archive of SwissArmyTransformer, cut for any number of ranks."""
+"""Writes a source as an archive of SwissArmyTransformer, cut for any number of ranks."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -16,23 +16,23 @@ from .sources import Source
 from .tensor_parallel import cut_of, split
 from .torch_archive import TorchArchive
 
-# The last tensor before `inv_freq` in every layer, which an archive has and a source has not.
+# An archive holds `inv_freq` in every layer, a source does not. This tensor comes directly before it.
 _BEFORE_FREQUENCIES = ".input_layernorm.bias"
 _FREQUENCIES = ".attention.rotary_emb.inv_freq"
 
 
 class SatWriter:
-    """Writes the files of all ranks side by side; memory holds one layer of the source.
+    """A writer of archives. It writes the files of all ranks at the same time; memory holds one layer of the source.
 
     Args:
-        source: what to write.
+        source: the checkpoint to write.
         ranks: number of tensor-parallel ranks.
-        bits: 4 or 8 packs a float source's linear layers, each rank's part with scales of its own, as GLM-130B's
+        bits: 4 or 8 packs the linear layers of a float source, each rank's part with scales of its own, as GLM-130B's
             tools/convert_tp.py does; 0 leaves them as they are.
         step: name of the step's folder: a number, or "release".
 
     Attributes:
-        total_bytes: of the tensors to write, of all ranks.
+        total_bytes: bytes of the tensors to write, of all ranks together.
 
     Raises:
         CheckpointError: heads, rows or columns do not divide by the ranks, or a rank would need several scales for one
@@ -49,11 +49,11 @@ class SatWriter:
         self.total_bytes = ranks * sum(header.nbytes for header in self._headers.values())
 
     def finished_bytes(self, folder: Path) -> int:
-        """0: nothing of an earlier run is used."""
+        """Return 0: an archive is always written from the start."""
         return 0
 
     def write(self, folder: Path, bar: Any) -> None:
-        """Write into an empty folder. ``bar`` counts the bytes of the source's tensors."""
+        """Write the archive into an empty folder, and add the bytes of each source tensor to the progress bar."""
         step = folder / self._step
         step.mkdir()
         with ExitStack() as stack:
@@ -69,8 +69,8 @@ class SatWriter:
         (folder / "latest").write_text(self._step, encoding="utf-8")
 
     def _part_headers(self) -> dict[str, Tensor]:
-        """Of every rank's tensors, on the meta device. Raises for whatever cannot be cut."""
-        # Whether scales can be cut depends on their values.
+        """Return the tensors of one rank's file on the meta device. Raise CheckpointError if one cannot be cut."""
+        # Scales are read, because their values decide whether they can be cut.
         scales = dict(self._source.read([name for name in self._source.headers if cut_of(name) == "scales"]))
         headers: dict[str, Tensor] = {}
         for name, header in self._source.headers.items():
@@ -79,7 +79,7 @@ class SatWriter:
         return headers
 
     def _parts(self, name: str, tensor: Tensor) -> Iterator[dict[str, Tensor]]:
-        """For each rank, what it stores of a tensor."""
+        """Yield for each rank the tensors, by name, that its file stores of one source tensor."""
         try:
             parts = split(tensor, cut_of(name), self._ranks)
         except ValueError as error:

@@ -1,4 +1,4 @@
-"""The tensors of a GLM-130B checkpoint: their names, their shapes, and the shapes of the parts that a rank has."""
+"""Lists the tensors of a GLM-130B checkpoint: their names, their shapes, and the shapes of a rank's parts."""
 
 from collections.abc import Iterator, Mapping
 
@@ -11,11 +11,11 @@ EMBEDDING = "transformer.word_embeddings.weight"
 
 
 def tensor_shapes(sizes: Mapping[str, int], bits: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Published name and shape of every tensor in the archives' order, without ``inv_freq``.
+    """Yield published name and shape of every tensor, in the archives' order, without ``inv_freq``.
 
     Args:
         sizes: vocab_size, hidden_size, num_layers and inner_hidden_size.
-        bits: 4 or 8 if the linear layers are packed, which then have a ``weight_scale`` each; else 0.
+        bits: 4 or 8 if the linear layers are packed, so that each has a ``weight_scale``; else 0.
     """
     hidden, inner = sizes["hidden_size"], sizes["inner_hidden_size"]
     norm: dict[str, tuple[int, ...]] = {"weight": (hidden,), "bias": (hidden,)}
@@ -43,6 +43,6 @@ def _linear(rows: int, columns: int, bits: int) -> dict[str, tuple[int, ...]]:
 
 
 def part_shape(name: str, shape: tuple[int, ...], ranks: int) -> tuple[int, ...]:
-    """Shape of one rank's part of a tensor of ``shape``. Raises ValueError if it does not divide."""
+    """Return the shape of one rank's part of a tensor of ``shape``. Raise ValueError if it does not divide."""
     parts = split(torch.empty(shape, device="meta"), cut_of(name), ranks)
     return tuple(parts[0].shape)

@@ -1,6 +1,6 @@
-"""Where a conversion's tensors come from: an archive, a folder, or either of them changed on the way.
+"""Reads the tensors of a conversion: from an archive or a folder, packed or dequantized on the way if wanted.
 
-A source tells beforehand what it will give, and gives tensors in any order, without keeping them.
+The headers of a source describe all its tensors before any is read. Tensors are read in any order and are not kept.
 """
 
 import copy
@@ -24,17 +24,17 @@ from .shapes import tensor_shapes
 from .torch_archive import DTYPES
 
 SCALE = "_scale"
-"""What the name of a packed weight's scales ends in, after the name of the weight."""
+"""The suffix that makes the name of a packed weight's scales from the name of the weight."""
 
 
 class Source(Protocol):
     """A GLM-130B checkpoint with whole tensors under their published names.
 
     Attributes:
-        folder: where its files lie.
-        files: those with its weights.
-        config: what it is.
-        headers: every tensor on the meta device, layer by layer.
+        folder: the folder of its files.
+        files: the files of its weights.
+        config: the model's configuration.
+        headers: every tensor by name, on the meta device, layer by layer.
     """
 
     folder: Path
@@ -43,7 +43,7 @@ class Source(Protocol):
     headers: dict[str, Tensor]
 
     def read(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-        """Names and tensors, in this order. A tensor may leave memory when the next one is asked for."""
+        """Yield name and tensor for each name, in this order. The source keeps no reference to a tensor."""
         ...
 
 
@@ -51,7 +51,8 @@ class HuggingFaceFolder:
     """A :class:`Source`: config.json and weights, as ``save_pretrained`` and this package's conversions write them.
 
     Raises:
-        CheckpointError: it is of another model, damaged, or has a head or an embedding that no archive can hold.
+        CheckpointError: the folder is of another model or damaged, or has an untied head or a packed embedding, which
+            no archive can hold.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -62,15 +63,17 @@ class HuggingFaceFolder:
         self.files = weight_files(self.folder)
         stored = stored_tensors(self.files)
         refuse_mixed(stored, self.config.quantization_bit, self.config.quantization_embeddings)
-        self._require_sat_can_hold_it()
+        self._require_archivable()
         self._tensors = lazy_tensors(stored, kept=lambda name: False)
         self.headers = _headers(self.folder, stored, self.config)
 
     def read(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+        """Yield name and tensor for each name, in this order."""
         for name in names:
             yield name, self._tensors[name][...]
 
-    def _require_sat_can_hold_it(self) -> None:
+    def _require_archivable(self) -> None:
+        """Raise CheckpointError if the embedding is packed or the head is not tied to it."""
         if self.config.quantization_embeddings or not self.config.tie_word_embeddings:
             raise CheckpointError(
                 f"{self.folder} has {'a packed embedding' if self.config.quantization_embeddings else 'a head'} of its "
@@ -96,7 +99,7 @@ def _headers(folder: Path, stored: Mapping[str, StoredTensor], config: GLM130BCo
 
 
 class Packed:
-    """A :class:`Source`: a float one with its linear layers quantized, each row of a whole weight with one scale."""
+    """A :class:`Source` that quantizes the linear layers of a float source, with one scale per row of each weight."""
 
     def __init__(self, source: Source, bits: int) -> None:
         self._source, self._bits = source, bits
@@ -108,19 +111,20 @@ class Packed:
             self.headers |= self._packed(name, header) if is_packable(name) else {name: header}
 
     def read(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+        """Yield name and tensor for each name, in this order if scales are named directly after their weight."""
         wanted = set(names)
         weights = list(dict.fromkeys(name.removesuffix(SCALE) for name in names))
         for name, tensor in self._source.read(weights):
             made = self._packed(name, tensor) if is_packable(name) else {name: tensor}
             yield from ((part, value) for part, value in made.items() if part in wanted)
-            del tensor, made  # gone before the next one is joined
+            del tensor, made  # free their memory before the next tensor is joined
 
     def _packed(self, name: str, weight: Tensor) -> dict[str, Tensor]:
         return pack(self.folder, name, weight, self._bits)
 
 
 class Dequantized:
-    """A :class:`Source`: a packed one with the float32 weights that its integers and scales stand for, exactly."""
+    """A :class:`Source` that dequantizes a packed source to the exact float32 products of its integers and scales."""
 
     def __init__(self, source: Source) -> None:
         self._source, self._bits = source, source.config.quantization_bit or 0
@@ -134,6 +138,7 @@ class Dequantized:
         }
 
     def read(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+        """Yield name and tensor for each name, in this order."""
         scales = self._source.headers.keys()
         needed = [part for name in names for part in (name, name + SCALE) if part in scales]
         tensors = self._source.read(needed)
@@ -148,7 +153,10 @@ class Dequantized:
         return torch.empty(rows, width * 8 // self._bits, device="meta")
 
     def _float(self, packed: Tensor, scale: Tensor) -> Tensor:
-        """Each column of scales is for an equal share of the weight's columns."""
+        """Return the float32 weight [rows, columns].
+
+        Each column of ``scale`` [rows, ranks] belongs to an equal share of the weight's columns; [rows] belongs to all.
+        """
         columns = scale.unbind(1) if scale.ndim == 2 else [scale]
         parts = packed.chunk(len(columns), dim=1)
         floats = [

@@ -1,7 +1,7 @@
-"""How GLM-130B's tensors are cut for tensor parallelism: joining the parts of all ranks, and cutting again.
+"""Joins the tensor parallel parts of GLM-130B's tensors, and cuts whole tensors into parts.
 
-Names are the published ones. Works on meta tensors, too, where only shapes are wanted. Imports nothing of ours.
-Source: GLM-130B's tools/convert_tp.py, and SwissArmyTransformer's parallel layers.
+Names are the published ones. Meta tensors are accepted, for shapes alone. The rules are those of GLM-130B's
+tools/convert_tp.py and SwissArmyTransformer's parallel layers. This file imports no other file of the package.
 """
 
 import re
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 Cut = Literal["rows", "columns", "halves", "scales", "whole"]
-"""``rows`` and ``columns``: each rank has a run of them. ``halves``: each rank has its part of the first half of the
-rows, then its part of the second half (GeGLU). ``whole``: each rank has all of it. ``scales``: those of a weight that
-is cut by columns; each rank quantizes its own columns, so each has a scale of its own for every row."""
+"""How a tensor is cut. ``rows``, ``columns``: each rank has consecutive ones. ``halves``: each rank has its part of the
+first half of the rows, then its part of the second half (GeGLU). ``whole``: each rank has the whole tensor. ``scales``:
+scales of a weight that is cut by columns; each rank quantizes its own columns, so it has its own scale per row."""
 
 _BY_ROWS: dict[str, Cut] = {"weight": "rows", "weight_scale": "rows", "bias": "rows"}
 _BY_COLUMNS: dict[str, Cut] = {"weight": "columns", "weight_scale": "scales", "bias": "whole"}
@@ -34,21 +34,21 @@ _CUTS = {
 
 
 def cut_of(name: str) -> Cut:
-    """How the tensor of this published name is cut."""
+    """Return how the tensor of this published name is cut."""
     *_, layer, kind = name.split(".")
     return _CUTS[layer][kind]
 
 
 def layer_of(name: str) -> str:
-    """The block that a tensor belongs to, or its own name if it is in none."""
+    """Return the name of the layer that a tensor belongs to, or the tensor's own name if it is in no layer."""
     match = re.match(r"transformer\.layers\.\d+", name)
     return match[0] if match else name
 
 
 def join(parts: Sequence[Tensor], cut: Cut) -> Tensor:
-    """The whole tensor of the parts of all ranks, in their order; of one rank, its part itself.
+    """Return the whole tensor of the parts of all ranks, given in the order of ranks. A single part is returned itself.
 
-    Scales that are equal on all ranks become one column, [rows], else they stay one column a rank, [rows, ranks].
+    Scales that are equal on all ranks become [rows]; different ones become [rows, ranks].
     """
     first = parts[0]
     if len(parts) == 1 or cut == "whole":
@@ -62,11 +62,11 @@ def join(parts: Sequence[Tensor], cut: Cut) -> Tensor:
 
 
 def split(tensor: Tensor, cut: Cut, ranks: int) -> list[Tensor]:
-    """The inverse of :func:`join` for any number of ranks: views where they can be.
+    """Return the parts of a tensor for all ranks, in their order: the inverse of :func:`join`. Parts may be views.
 
     Raises:
-        ValueError: rows or columns that do not divide by the ranks, or columns with different scales that would come
-            to lie on one rank.
+        ValueError: rows or columns do not divide by the ranks, or one rank would hold columns of a weight that have
+            different scales.
     """
     if cut == "scales":
         return _split_scales(tensor, ranks)
@@ -88,7 +88,11 @@ def _divide(tensor: Tensor, dim: int, ranks: int) -> list[Tensor]:
 
 
 def _split_scales(scale: Tensor, ranks: int) -> list[Tensor]:
-    """A copy for each rank; of [rows, sources] the column that holds for the rank's share of the weight's columns."""
+    """Return the scales [rows] of each rank.
+
+    Scales [rows] hold for all ranks. Of [rows, sources], a rank gets the column that holds for its share of the
+    weight's columns; ValueError if its share has several.
+    """
     if scale.ndim == 1:
         return [scale] * ranks
     sources = scale.shape[1]
@@ -105,5 +109,5 @@ def _split_scales(scale: Tensor, ranks: int) -> list[Tensor]:
 
 
 def by_layer(names: Sequence[str]) -> list[list[str]]:
-    """Names in their order, those of a block together."""
+    """Return the names in their order, as one list for each run of names of the same layer."""
     return [list(group) for _, group in groupby(names, key=layer_of)]

@@ -1,7 +1,8 @@
-"""A file as ``torch.save({"module": tensors}, file)`` writes it, tensor by tensor. Imports nothing of ours.
+"""Writes the file that ``torch.save({"module": tensors}, file)`` writes, but tensor by tensor.
 
-``torch.save`` needs all tensors at once; an archive of one rank may hold 260 GB. The format is a zip archive, stored
-without compression: ``data.pkl`` says what the tensors are, ``data/N`` holds their bytes, each at a multiple of 64.
+``torch.save`` needs all tensors in memory, and the archive of one rank can have 260 GB. The format is an uncompressed
+zip archive: ``data.pkl`` describes the tensors, each ``data/N`` holds the bytes of one, at an offset that is a multiple
+of 64. This file imports no other file of the package.
 """
 
 import os
@@ -20,7 +21,7 @@ from torch import Tensor
 
 _ALIGNMENT = 64
 _FORMAT_VERSION = b"3\n"
-_MADE = (1980, 1, 1, 0, 0, 0)  # as torch.save does: the same tensors make the same file
+_ENTRY_DATE = (1980, 1, 1, 0, 0, 0)  # the date that torch.save writes, so that equal tensors make equal files
 _STORAGES: dict[torch.dtype, Any] = {
     torch.float16: torch.HalfStorage,
     torch.bfloat16: torch.BFloat16Storage,
@@ -31,11 +32,11 @@ DTYPES = frozenset(_STORAGES)
 
 
 class TorchArchive:
-    """Use it as a context; :meth:`write` every tensor once, in the order of the headers.
+    """A file to write as a context manager: :meth:`write` every tensor once, in the order of the headers.
 
     Args:
-        path: of the file; it is on the disk when the context ends.
-        headers: the tensors to come, on the meta device: float16, bfloat16, float32 or int8.
+        path: path of the file; it is complete and on the disk when the context ends.
+        headers: the tensors to be written, on the meta device: float16, bfloat16, float32 or int8.
     """
 
     def __init__(self, path: Path, headers: Mapping[str, Tensor]) -> None:
@@ -53,7 +54,7 @@ class TorchArchive:
         with self._file:
             if error is not None:
                 with suppress(OSError):
-                    self._zip.close()  # what there is of it is thrown away
+                    self._zip.close()  # the caller discards the incomplete file
                 return
             assert next(self._expected, None) is None, "a tensor was not written"
             self._add("version", _FORMAT_VERSION)
@@ -62,14 +63,15 @@ class TorchArchive:
             os.fsync(self._file.fileno())
 
     def write(self, name: str, tensor: Tensor) -> None:
+        """Write the next tensor; name, shape and dtype must be those of its header."""
         number, (expected, header) = next(self._expected)
         assert (name, tensor.shape, tensor.dtype) == (expected, header.shape, header.dtype)
         content: Any = tensor.contiguous().view(torch.uint8).numpy()
         self._add(f"data/{number}", memoryview(content))
 
     def _add(self, name: str, content: bytes | memoryview) -> None:
-        entry = ZipInfo(f"{self._stem}/{name}", date_time=_MADE)
-        entry.CRC = entry.compress_size = entry.file_size = 0  # known after it is written; the header has room for them
+        entry = ZipInfo(f"{self._stem}/{name}", date_time=_ENTRY_DATE)
+        entry.CRC = entry.compress_size = entry.file_size = 0  # zipfile fills them in after the content is written
         start = self._file.tell() + len(entry.FileHeader(zip64=True)) + len(_padding(0))
         entry.extra = _padding(-start % _ALIGNMENT)
         with self._zip.open(entry, "w", force_zip64=True) as stream:
@@ -77,7 +79,7 @@ class TorchArchive:
 
 
 def _padding(size: int) -> bytes:
-    """An extra field of a zip entry, of ``size`` bytes besides its own header of 4."""
+    """Return the extra field of a zip entry that pads it: a header of 4 bytes and ``size`` more."""
     return b"FB" + size.to_bytes(2, "little") + b"Z" * size
 
 
@@ -87,8 +89,8 @@ class _Storage(NamedTuple):
     length: int
 
 
-class _Described:
-    """Pickles as the tensor of its storage does."""
+class _TensorStub:
+    """A stand-in that pickles as a tensor with the shape and dtype of its header."""
 
     def __init__(self, key: int, header: Tensor) -> None:
         self._header = header
@@ -105,7 +107,8 @@ class _Pickler(pickle.Pickler):
 
 
 def _description(headers: Mapping[str, Tensor]) -> bytes:
-    module = {name: _Described(key, header) for key, (name, header) in enumerate(headers.items())}
+    """Return the content of ``data.pkl``."""
+    module = {name: _TensorStub(key, header) for key, (name, header) in enumerate(headers.items())}
     content = BytesIO()
     _Pickler(content, protocol=2).dump({"module": module})
     return content.getvalue()
