@@ -1,11 +1,11 @@
-"""What all programs do alike: how they end, what they say of errors, how they treat their three streams.
+"""Runs programs: gives all of them the same exit statuses, error messages and treatment of the standard streams.
 
 The exit status of every program, ``web_demo.py`` and ``cli_demo.py`` included:
 
 - 0: the work is done.
 - 1: the work failed, with one sentence on standard error: a folder that is missing or damaged, flags that do not suit
   the model in it, a full disk, too little memory. Also where the answer is no: ``plan``, if the model does not fit (the
-  report says why). Also, without a sentence, if whoever read the output has gone.
+  report says why). Also, without a sentence, if the reader of the output has closed the pipe.
 - 2: the command line is wrong, whatever files there are: an unknown flag, a value out of range, two flags that exclude
   each other. One line on standard error says so before anything is loaded.
 - 130: stopped with Ctrl-C (128 + SIGINT); 143: ended by SIGTERM (128 + 15), as shells report it. A program that is
@@ -33,14 +33,14 @@ def run(name: str, work: Callable[[], int]) -> int:
     """Run a program and return its exit status, after one sentence on standard error if it failed.
 
     Args:
-        name: what the program's sentences begin with.
-        work: reads the command line, does what it says and returns the exit status.
+        name: name of the program, with which its messages begin.
+        work: reads the command line, does the work and returns the exit status.
     """
     _open_streams()
     try:
         status = work()
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read has gone, and needs no sentence
+    except BrokenPipeError:  # the reader of the output is gone, so there is nobody to read a sentence
         status = FAILED
     except (MemoryError, torch.OutOfMemoryError) as error:
         complain(name, f"out of memory: {error}".splitlines()[0].removesuffix(": "))
@@ -51,24 +51,28 @@ def run(name: str, work: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         status = INTERRUPTED
     finally:
-        _drop_what_nobody_takes()
+        _discard_unwritable_output()
     return status
 
 
 def complain(name: str, text: str) -> None:
-    """Say on standard error what is no result; nothing in it that a terminal would obey."""
+    """Print a message on standard error, after the program's name, with control characters made visible."""
     print(f"{name}: {harmless(text)}", file=sys.stderr, flush=True)
 
 
 def sentence(error: Exception) -> str:
-    """Return what an error says to a user; of one of the operating system the file and the reason."""
+    """Return an error's message for a user; for an error of the operating system, the file and the reason."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error) or type(error).__name__
 
 
 def _open_streams() -> None:
-    """Let a stream that lacks a character show a question mark; give one that was never opened nothing to read."""
+    """Make the standard streams usable.
+
+    A character that a stream's encoding lacks is written as a question mark. A stream that is closed becomes the null
+    device.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:
@@ -77,8 +81,11 @@ def _open_streams() -> None:
             stream.reconfigure(errors="replace")
 
 
-def _drop_what_nobody_takes() -> None:
-    """Keep Python from trying again, at its end, to write what could not be written: it would change the status."""
+def _discard_unwritable_output() -> None:
+    """Discard output that standard output does not accept.
+
+    Python would try to write it again when it exits, and replace the exit status when that fails.
+    """
     try:
         sys.stdout.flush()
     except OSError:

@@ -1,4 +1,4 @@
-"""The one way in which the front-ends get a model: a folder on this machine, checked, on a device, ready to run."""
+"""Loads a model from a folder on this machine: checks it, puts it on a device and makes it ready to run."""
 
 import os
 import tempfile
@@ -50,14 +50,14 @@ def load(
             ice_text.model and tokenizer_config.json; or the OWNER/NAME of one in the Hugging Face cache. Nothing is
             downloaded.
         options: how to load it; see :class:`glm_model.options.LoadOptions`.
-        settings: fields of ``options``, such as ``quantize="int4", device="cpu"``, in place of those that it has.
+        settings: fields such as ``quantize="int4", device="cpu"``; they replace those of ``options``.
 
     Raises:
         CheckpointError: the folder, a file or a tensor is missing, damaged or of another model.
         TokenizerError: the tokenizer's files cannot be used.
-        UnsupportedError: ChatGLM2 or later.
-        ValueError: a setting that is not allowed, or a device that this machine lacks.
-        TypeError: a setting that ``LoadOptions`` does not have.
+        UnsupportedError: the model is ChatGLM2 or later.
+        ValueError: a setting has a value that is not allowed, or this machine lacks the device.
+        TypeError: ``LoadOptions`` has no such setting.
     """
     options = replace(options or LoadOptions(), **settings)
     world = _world(options)
@@ -79,7 +79,7 @@ def load(
             folder, config=config, dtype=working_dtype, **quantization, **_placed(where, options)
         )
     if scratch is not None:
-        weakref.finalize(model, scratch.cleanup)  # which also keeps it for as long as the model is there
+        weakref.finalize(model, scratch.cleanup)  # also keeps the folder while the model exists
     _round_layer_norms(model, working_dtype)
     if options.prefix is not None:
         load_prefix(model, options.prefix)
@@ -95,6 +95,7 @@ def load(
 
 
 def _world(options: LoadOptions) -> World | None:
+    """Join the other ranks and return the world of all; return None for a model on one process."""
     if options.tensor_parallel == options.pipeline_parallel == 1:
         return None
     if not is_present("glm_model.parallel"):
@@ -105,10 +106,12 @@ def _world(options: LoadOptions) -> World | None:
 
 
 def lead_or_follow(model: GLMForCausalLM, tokenizer: ChatGLMTokenizer) -> bool:
-    """Return True on the rank that serves the user, at once; False on the others, when that rank has ended.
+    """Return True at once on rank 0, which serves the user; on every other rank compute with it, then return False.
+
+    A model that is on one rank alone returns True.
 
     Args:
-        model, tokenizer: as :func:`load` gives them. True for a model that is on one rank alone.
+        model, tokenizer: the results of :func:`load`.
     """
     if model.runtime.world is None:
         return True
@@ -118,7 +121,7 @@ def lead_or_follow(model: GLMForCausalLM, tokenizer: ChatGLMTokenizer) -> bool:
 
 
 def _placed(where: torch.device, options: LoadOptions) -> dict[str, Any]:
-    """Return the arguments of ``from_pretrained`` that say where the model goes."""
+    """Return the arguments of ``from_pretrained`` that place the model on its devices."""
     if options.device_map is None:
         return {} if where.type == "cpu" else {"device_map": {"": where}}
     return {
@@ -130,20 +133,21 @@ def _placed(where: torch.device, options: LoadOptions) -> dict[str, Any]:
 
 def _quantization(name: str | None, head: bool) -> dict[str, GLMQuantizationConfig]:
     if name is None:
-        if head:  # as the loaded model would say
+        if head:  # the loaded model would raise this too, but only after minutes
             raise ValueError("quantize_head goes with quantize: say how many bits, int4 or int8")
         return {}
     return {"quantization_config": GLMQuantizationConfig(QUANTIZATION_BITS[name], embeddings=head)}
 
 
 def set_precision(model: nn.Module, precision: Precision) -> None:
-    """Let all packed layers of a model compute so; see :data:`glm_model.kernels.dispatch.Precision`."""
+    """Set the precision of all packed layers of a model; see :data:`glm_model.kernels.dispatch.Precision`."""
     for module in model.modules():
         if isinstance(module, QuantizedLinear):
             module.precision = precision
 
 
 def _folder(path: str | Path) -> Path:
+    """Return the folder that a path or the name of a cached repository means. Raise CheckpointError if none exists."""
     folder = Path(os.path.expanduser(path))  # noqa: PTH111 - Path's own raises where there is no such user
     if folder.is_dir():
         return folder
@@ -165,12 +169,13 @@ def _folder(path: str | Path) -> Path:
 def _tokenizer(folder: Path) -> ChatGLMTokenizer:
     for name in _TOKENIZER_FILES:
         if (folder / name).exists():
-            read_json(folder / name)  # transformers would not name the file that is damaged
+            read_json(folder / name)  # names a damaged file in its error, which transformers does not
     tokenizer: ChatGLMTokenizer = ChatGLMTokenizer.from_pretrained(folder)
     return tokenizer
 
 
 def _device(name: str) -> torch.device:
+    """Return the device of this name; for "auto" an accelerator if there is one. Raise ValueError if it is missing."""
     if name == "auto":
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     device = torch.device(name)
@@ -184,7 +189,7 @@ def _device(name: str) -> torch.device:
 
 
 def kernel_in_use(model: nn.Module) -> str | None:
-    """One line that says what computes the products with packed weights; None for a model without any."""
+    """Return a line that names the kernel of products with packed weights; None for a model without such weights."""
     packed = next((module for module in model.modules() if isinstance(module, QuantizedLinear)), None)
     return None if packed is None else describe(packed.precision, packed.weight.device)
 
@@ -196,7 +201,10 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def _require_same_vocabulary(folder: Path, config: Any, tokenizer: ChatGLMTokenizer) -> None:
-    """A tokenizer of the other vocabulary layout would make the model babble."""
+    """Raise CheckpointError if configuration and tokenizer have different ids for the special tokens.
+
+    A tokenizer of the other vocabulary layout (150528 or 130528 words) would make the model write nonsense.
+    """
     for field in ("mask_token_id", "gmask_token_id", "bos_token_id"):
         if getattr(config, field) != getattr(tokenizer, field):
             raise CheckpointError(
@@ -209,7 +217,7 @@ def _require_same_vocabulary(folder: Path, config: Any, tokenizer: ChatGLMTokeni
 def _require_prefix(folder: Path) -> None:
     """Raise CheckpointError if a folder has no P-Tuning prefix though its configuration says so.
 
-    ``from_pretrained`` would start it untrained, for the fine-tuning script; a front-end would babble.
+    ``from_pretrained`` would add an untrained one, as the fine-tuning script needs it; answers would be nonsense.
     """
     if not any(name.startswith(PREFIX_ENCODER) for name in stored_tensors(weight_files(folder))):
         raise CheckpointError(
@@ -219,7 +227,7 @@ def _require_prefix(folder: Path) -> None:
 
 
 def _round_layer_norms(model: nn.Module, dtype: torch.dtype) -> None:
-    """What the published ``.half()`` does to the LayerNorms, which a checkpoint's loading keeps in float32."""
+    """Convert all LayerNorms to ``dtype``, as the published ``.half()`` does; loading leaves them in float32."""
     for module in model.modules():
         if isinstance(module, nn.LayerNorm):
             module.to(dtype)

@@ -82,7 +82,7 @@ def _description(file: Path, sizes: dict[str, int], folder: Path) -> dict[str, A
 
 
 def _fallbacks(vocab_size: int) -> dict[str, Any]:
-    """Return ids for the special tokens that a smaller model can do without, if GLM-130B's are outside its vocabulary."""
+    """Return ids for special tokens that a smaller model can do without: those outside a vocabulary of this size."""
     fallbacks = {"pad_token_id": 0, "smask_token_id": None}
     released = GLM130BConfig()
     return {name: value for name, value in fallbacks.items() if getattr(released, name) >= vocab_size}

@@ -1,7 +1,7 @@
-"""Scoring tasks with GLM as GLM-130B's evaluation does, alone or under EleutherAI's lm-eval.
+"""Evaluates GLM on tasks by the rules of GLM-130B's evaluation, alone or under EleutherAI's lm-eval.
 
-``encoding`` turns a task's texts into GLM sequences, ``scoring`` gives their log-probabilities, ``writing`` continues
-prompts; these need torch alone. ``harness`` registers all of it with lm-eval as the model ``glm``, and
+``encoding`` turns a task's texts into GLM sequences, ``scoring`` computes their log-probabilities, ``writing``
+continues prompts; none of these needs lm-eval. ``harness`` registers all of it with lm-eval as the model ``glm``, and
 ``python -m glm_model.evaluation`` is lm-eval's own command with that model registered. See docs/evaluation.md.
 """
 

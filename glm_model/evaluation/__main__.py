@@ -1,4 +1,4 @@
-"""lm-eval's command with the model ``glm`` registered: ``python -m glm_model.evaluation --model glm ...``."""
+"""Runs lm-eval's command with the model ``glm`` registered: ``python -m glm_model.evaluation --model glm ...``."""
 
 import sys
 from importlib.util import find_spec
@@ -7,7 +7,7 @@ from ..command_line import SUCCEEDED, run
 
 
 def main() -> int:
-    """Run the command on ``sys.argv``, whose words are lm-eval's own; returns the exit status."""
+    """Run lm-eval's command on ``sys.argv``. Return the exit status; see :mod:`glm_model.command_line`."""
     return run("evaluation", _evaluate)
 
 

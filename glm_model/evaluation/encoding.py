@@ -1,17 +1,17 @@
-"""From a task's texts to GLM sequences: a context with its blank, ``<sop>``, and the tokens to score.
+"""Encodes a task's texts as GLM sequences: a context with its blank, ``<sop>``, and the tokens to score.
 
 The rules are those of GLM-130B's ``evaluation/dataset.py`` (github.com/THUDM/GLM-130B):
 
-- Options and answers (``MultiChoiceTaskDataset``, ``GenerationTaskDataset``): a text that holds a mask token is filled
-  there, any other gets a mask at its end, then ``<sop>`` and the target. No end token is scored. Context and target are
-  encoded apart; of too long a context the end is kept.
-- Unidirectional (``build_generation_sample``): ``[gMASK] <sop>`` stands before the text, all of which is causal.
-- Rolling (``LanguageModelTaskDataset``): a text in windows, each token scored once. The first window is
-  ``[gMASK] <sop>`` and the text; each later one moves on by ``rolling_stride`` tokens, which it scores behind all those
-  before them that it has room for, as bidirectional context.
+- Options and answers (``MultiChoiceTaskDataset``, ``GenerationTaskDataset``): the target goes into the mask that the
+  context holds; a context without one gets a mask at its end. Then follow ``<sop>`` and the target. No end token is
+  scored. Context and target are encoded separately; of a context that is too long the end is kept.
+- Unidirectional (``build_generation_sample``): ``[gMASK] <sop>`` precedes the text, all of which is causal.
+- Rolling (``LanguageModelTaskDataset``): a text is split into windows, and each token is scored once. The first window
+  is ``[gMASK] <sop>`` and the beginning of the text. Each later window scores the next ``rolling_stride`` tokens; as
+  many tokens before them as fit are its bidirectional context.
 
-Masks and positions follow from the ids by the rules of the model (``glm_model.model.masking``), which are the same here
-as in generation. Nothing here runs a model.
+Masks and positions follow from the ids by the rules of the model (``glm_model.model.masking``), as in generation. This
+file runs no model.
 """
 
 import re
@@ -29,24 +29,24 @@ _MASK = re.compile(r"\[([gs]?MASK)\]")
 
 
 class TextEncoder(Protocol):
-    """What is needed of a tokenizer."""
+    """The method of a tokenizer that encoding needs."""
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of ``text`` alone, in which nothing is recognised as a special token."""
+        """Return the ids of ``text`` without special tokens; the spelling of a special token is ordinary text."""
 
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """How tasks are put to a model.
+    """How the texts of tasks are encoded.
 
     Args:
-        mask: the mask at the end of a text without one: "MASK", "gMASK" or, for GLM-130B, "sMASK". None is the usual:
-            to score a target "MASK" for GLM-130B, as its evaluation scores options, and "gMASK" for ChatGLM-6B, which
+        mask: the mask appended to a context without one: "MASK", "gMASK" or, for GLM-130B, "sMASK". None chooses: to
+            score a target, "MASK" for GLM-130B, as its evaluation does for options, and "gMASK" for ChatGLM-6B, which
             was tuned to answer there; to write an answer, "gMASK" for both.
-        unidirectional: causal attention throughout, behind a leading [gMASK].
-        blanks: "[MASK]" and its kin in a task's text are blanks. False: they are ordinary text.
-        max_length: tokens of a sequence; None is the model's own limit.
-        rolling_stride: tokens that a window of a rolling log-likelihood scores, the first one's apart; the original's
+        unidirectional: attention is causal throughout, after a leading [gMASK].
+        blanks: "[MASK]", "[gMASK]" and "[sMASK]" in a text are blanks; if False they are ordinary text.
+        max_length: the largest number of tokens of a sequence; None is the model's own limit.
+        rolling_stride: tokens that each window of a rolling log-likelihood scores, except the first; the original's
             ``generation_length``.
 
     Raises:
@@ -72,12 +72,12 @@ class EvaluationOptions:
 
 @dataclass(frozen=True)
 class ScoredSequence:
-    """A sequence, and the tokens whose probability is asked.
+    """A sequence and the tokens whose probability is computed.
 
     Args:
-        input_ids: context, ``<sop>`` and what is known of the answer.
-        target_ids: what the last ``len(target_ids)`` positions of ``input_ids`` should predict.
-        dropped: tokens of the context that had no room.
+        input_ids: context, ``<sop>`` and all target tokens but the last.
+        target_ids: the tokens that the last ``len(target_ids)`` positions of ``input_ids`` should predict.
+        dropped: number of tokens that were cut from the context because they did not fit.
     """
 
     input_ids: tuple[int, ...]
@@ -87,11 +87,11 @@ class ScoredSequence:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a model is to continue.
+    """A sequence that a model is to continue.
 
     Args:
-        input_ids: up to and with ``<sop>``, or, if unidirectional, the text behind it.
-        dropped: tokens of the context that had no room.
+        input_ids: the context up to and including ``<sop>``; if unidirectional, ``[gMASK] <sop>`` and then the context.
+        dropped: number of tokens that were cut from the context because they did not fit.
     """
 
     input_ids: tuple[int, ...]
@@ -99,11 +99,16 @@ class Prompt:
 
 
 class TaskEncoder:
-    """Sequences of one model's tasks.
+    """An encoder of tasks for one model.
+
+    Args:
+        config: the model's configuration.
+        tokenizer: the model's tokenizer.
+        options: None for the defaults.
 
     Raises:
-        UnsupportedError: a mask that the model does not know.
-        ValueError: ``options.max_length`` is more than the model's.
+        UnsupportedError: the model has no mask token of the kind ``options.mask``.
+        ValueError: ``options.max_length`` is more than the model's ``max_sequence_length``.
     """
 
     def __init__(self, config: GLMConfig, tokenizer: TextEncoder, options: EvaluationOptions | None = None) -> None:
@@ -121,13 +126,14 @@ class TaskEncoder:
                 f"{config.max_sequence_length}"
             )
 
-    # ---- what a task asks for
+    # ---- the three kinds of requests
 
     def option(self, context: str, target: str) -> ScoredSequence:
-        """``target`` as the answer to ``context``.
+        """Return the sequence that scores ``target`` as the answer to ``context``.
 
         Raises:
-            GLMError: the target has no tokens, or too many; or the context has a blank where it cannot have one.
+            GLMError: the target has no tokens or too many, or the context has a blank though attention is
+                unidirectional.
         """
         if self._options.unidirectional:
             text_ids, target_ids = self._split(context, target)
@@ -139,10 +145,11 @@ class TaskEncoder:
         return ScoredSequence((*prompt.input_ids, *target_ids[:-1]), tuple(target_ids), prompt.dropped)
 
     def prompt(self, context: str, new_tokens: int) -> Prompt:
-        """``context`` to be answered with up to ``new_tokens`` tokens.
+        """Return the prompt of which a model writes the answer to ``context``, of up to ``new_tokens`` tokens.
 
         Raises:
-            GLMError: so many tokens leave no room for a context; or the context has a blank where it cannot have one.
+            GLMError: so many new tokens leave no room for a context, or the context has a blank though attention is
+                unidirectional.
         """
         room = self._max_length - new_tokens
         if room < 3:
@@ -156,9 +163,9 @@ class TaskEncoder:
         return self._blank_in(context, "gMASK", room)
 
     def windows(self, text: str) -> list[ScoredSequence]:
-        """The windows of a whole text, which score each of its tokens once; none for a text without tokens."""
+        """Return the windows that together score each token of a text once; none for a text without tokens."""
         ids = self._encode(text)
-        size = self._max_length - 1  # tokens of text in a window, of which the last is never input
+        size = self._max_length - 1  # tokens of text in a window; [gMASK] and <sop> are added, the last one is no input
         stride = min(self._options.rolling_stride, size)
         windows = [self._window([], ids[:size])] if ids else []
         for end in range(size, len(ids), stride):
@@ -174,7 +181,11 @@ class TaskEncoder:
         return ScoredSequence((*frame, *text[:-1]), tuple(text))
 
     def _room_beside(self, target: str, target_ids: Sequence[int]) -> int:
-        """Tokens that a prompt may have, mask and ``<sop>`` included."""
+        """Return the number of tokens that the prompt of a target may have, mask and ``<sop>`` included.
+
+        Raises:
+            GLMError: the target has no tokens, or too many.
+        """
         if not target_ids:
             raise GLMError(f"the target {target!r} has no tokens: nothing to score")
         room = self._max_length - (len(target_ids) - 1)
@@ -186,7 +197,11 @@ class TaskEncoder:
         return room
 
     def _split(self, context: str, target: str) -> tuple[list[int], list[int]]:
-        """A text that runs on from context into target: its ids up to where the target changes them, and the rest."""
+        """Return the ids of context and target, encoded as one text.
+
+        The split is at the first token that differs from the context's own tokens, so that a token across the border
+        belongs to the target.
+        """
         self._refuse_blanks(context)
         whole = self._encode(context + target)
         pairs = zip(self._encode(context), whole, strict=False)
@@ -198,7 +213,10 @@ class TaskEncoder:
         return Prompt((self._config.gmask_token_id, self._config.bos_token_id, *ids[dropped:]), dropped)
 
     def _blank_in(self, text: str, usual_mask: str, room: int) -> Prompt:
-        """The text with a blank, in ``room`` tokens: its beginning gives way, up to the blank, and then its end."""
+        """Return a prompt of at most ``room`` tokens, with a blank: that of the text, or ``usual_mask`` at its end.
+
+        A text that is too long is cut at its beginning, at most up to the blank, and then at its end.
+        """
         ids = self._with_blanks(text)
         if not set(self._masks.values()) & set(ids):
             ids.append(self._masks[self._options.mask or usual_mask])

@@ -1,7 +1,7 @@
-"""GLM as a model of EleutherAI's lm-eval, registered as ``glm`` by importing this module.
+"""Registers GLM with EleutherAI's lm-eval as the model ``glm``, when this module is imported.
 
-lm-eval has no entry points for models (0.4): ``python -m glm_model.evaluation`` imports this and calls its command,
-and a program imports this before ``lm_eval.simple_evaluate(model="glm", model_args=...)``.
+lm-eval 0.4 has no entry points for models. So ``python -m glm_model.evaluation`` imports this module before it calls
+lm-eval's command, and a program imports it before ``lm_eval.simple_evaluate(model="glm", model_args=...)``.
 """
 
 import logging
@@ -31,14 +31,14 @@ class GLMHarness(LM):
 
     Args:
         path: folder of the model; see :func:`glm_model.load`.
-        device: as for ``load``; lm-eval's ``--device`` arrives here.
+        device: as for ``load``; lm-eval passes its ``--device`` as this argument.
         batch_size: sequences in a forward pass; a number, not lm-eval's "auto".
-        max_batch_size: lm-eval's limit for "auto", of no effect here.
+        max_batch_size: lm-eval's limit for "auto"; it has no effect here.
         mask, unidirectional, blanks, max_length, rolling_stride: see :class:`EvaluationOptions`.
         loading: other fields of :class:`glm_model.options.LoadOptions`, such as ``quantize``.
 
     Raises:
-        ValueError: no path, a batch size that is no positive number, an unknown option or one out of range.
+        ValueError: there is no path, the batch size is not a positive number, or an option is unknown or out of range.
         GLMError: the model cannot be loaded.
     """
 
@@ -69,7 +69,7 @@ class GLMHarness(LM):
     # ---- requests
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """(log-probability, whether greedy decoding gives it) of each request's continuation."""
+        """Return (log-probability, whether greedy decoding writes it) of each request's continuation."""
         sequences = [self._encoder.option(*request.args) for request in requests]
         _warn_of_cuts(sequences)
         results: dict[int, tuple[float, bool]] = {}
@@ -80,7 +80,7 @@ class GLMHarness(LM):
         return [results[index] for index in range(len(requests))]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
-        """Log-probability of each whole text: the sum over its windows, see :mod:`glm_model.evaluation.encoding`."""
+        """Return the log-probability of each whole text, summed over the windows of :meth:`TaskEncoder.windows`."""
         windows = [(number, window) for number, request in enumerate(requests) for window in self._windows(request)]
         totals = [0.0] * len(requests)
         scores = scores_as_computed(self.model, [window for _, window in windows], self.batch_size)
@@ -91,7 +91,7 @@ class GLMHarness(LM):
         return totals
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """Each request's continuation, before the first of its ``until`` texts."""
+        """Return each request's continuation, up to the first of its ``until`` texts."""
         settings = [normalize_gen_kwargs(request.args[1]) for request in requests]
         prompts = [
             self._encoder.prompt(request.args[0], setting["max_gen_toks"])
@@ -113,7 +113,7 @@ class GLMHarness(LM):
         return self._encoder.windows(*request.args)
 
     def _batches(self, prompts: Sequence[Prompt], settings: Sequence[Any]) -> Iterable[list[int]]:
-        """Indices of requests that can run together: of the same settings and like length, the longest first."""
+        """Yield the indices of requests that run together: of equal settings and similar length, the longest first."""
 
         def key(index: int) -> str:
             return repr(sorted(settings[index].items()))
@@ -128,19 +128,19 @@ class GLMHarness(LM):
 
     @property
     def tokenizer_name(self) -> str:
-        """Tells caches of rendered requests apart."""
+        """The name by which lm-eval tells caches of rendered requests apart."""
         return self._path.replace("/", "__")
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
-        """The template, for lm-eval's log; there is one only."""
+        """Return the chat template for lm-eval's log, None if none is applied; its name is ignored, as there is one."""
         return self.tokenizer.chat_template if chat_template else None
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """Messages as the text of a published prompt.
+        """Return messages as the text of the published prompt.
 
         Raises:
-            TokenizerError: messages out of order.
-            UnsupportedError: an answer that is begun in the prompt: its text would stand before ``<sop>``.
+            TokenizerError: the messages are out of order.
+            UnsupportedError: the last message is the beginning of an answer, which would stand before ``<sop>``.
         """
         if not add_generation_prompt:
             raise UnsupportedError("an answer cannot be begun in the prompt: leave out gen_prefix (assistant prefill)")
@@ -153,7 +153,7 @@ def _load_options(device: str, others: Mapping[str, Any]) -> LoadOptions:
     unknown = [name for name in others if name not in known]
     if unknown:
         raise ValueError(f"{unknown[0]} is no argument of the model glm; of loading it takes {', '.join(known)}")
-    # What lm-eval's command says where --device was not given, also without a GPU and to each of several ranks.
+    # "cuda:0" is lm-eval's default for --device, also without a GPU and on each of several ranks.
     return LoadOptions(device="auto" if device == "cuda:0" else device, **others)
 
 
@@ -164,17 +164,17 @@ def _batch_size(given: int | str) -> int:
 
 
 def _generate_arguments(settings: Any) -> dict[str, Any]:
-    """lm-eval's normalised settings as arguments of :func:`write`."""
+    """Return lm-eval's normalised settings as arguments of :func:`write`."""
     arguments = dict(settings)
     renamed = {"stops": arguments.pop("until"), "new_tokens": arguments.pop("max_gen_toks")}
     if not arguments["do_sample"]:
-        for name in ("temperature", "top_p", "top_k"):  # of sampling alone, and transformers would warn of them
+        for name in ("temperature", "top_p", "top_k"):  # These are for sampling only.
             arguments.pop(name, None)
     return {**renamed, **arguments}
 
 
 def _warn_of_cuts(made: Sequence[ScoredSequence] | Sequence[Prompt]) -> None:
-    cut = [one.dropped for one in made if one.dropped]
+    cut = [sequence.dropped for sequence in made if sequence.dropped]
     if cut:
         logger.warning(
             "%d of %d contexts are longer than the model takes and were cut, mostly at their beginning, by up to %d "

@@ -1,7 +1,7 @@
-"""Answers of a model to prompts, a batch at a time, up to an end token or a text that ends them.
+"""Writes answers to batches of prompts, up to an end token or a text that ends an answer.
 
-As ``GenerationTask`` of GLM-130B's ``evaluation/tasks.py`` without its beam search: greedy unless told otherwise, ended
-by the model's own end tokens or by those of the task.
+The rules are those of ``GenerationTask`` in GLM-130B's ``evaluation/tasks.py``, without its beam search. Decoding is
+greedy by default. The model's end tokens or a text of the task end an answer.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,10 +31,10 @@ _SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "min_p")
 
 
 class TextDecoder(Protocol):
-    """What is needed of a tokenizer."""
+    """The method of a tokenizer that writing needs."""
 
     def decode_exact(self, token_ids: Sequence[int]) -> str:
-        """The text of ids, without clean-up."""
+        """Return the text of ids, without cleaning up spaces."""
 
 
 def write(
@@ -48,14 +48,14 @@ def write(
     """Return the answers to one batch of prompts.
 
     Args:
-        prompts: ids up to and with ``<sop>``, or with the begin of the answer behind it.
-        new_tokens: the most that an answer may have.
-        stops: texts before the first of which an answer ends.
+        prompts: ids up to and including ``<sop>``; the beginning of the answer may follow it.
+        new_tokens: the largest number of tokens of an answer.
+        stops: texts that end an answer; the first one and all after it are cut off.
         settings: ``do_sample``, ``temperature``, ``top_k``, ``top_p``, ``min_p``, ``repetition_penalty``,
-            ``no_repeat_ngram_size``, as in ``generate``; greedy without any.
+            ``no_repeat_ngram_size``, as in ``generate``; decoding is greedy without any.
 
     Raises:
-        UnsupportedError: another setting.
+        UnsupportedError: a setting is none of these.
     """
     stops = [stop for stop in stops if stop]
     ends = model.config.end_token_ids
@@ -77,7 +77,7 @@ def _write_ids(
     sampler: Sampler,
     is_over: Callable[[list[int]], bool],
 ) -> list[list[int]]:
-    """Return the ids of each answer, with the end token where there is one; a row leaves when its answer is over."""
+    """Return the ids of each answer, its end token included; a row leaves the batch when its answer is over."""
     config = model.config
     ids, mask = (tensor.to(model.device) for tensor in pad_left(prompts, config.pad_token_id))
     longest = ids.shape[1] + new_tokens
@@ -90,15 +90,16 @@ def _write_ids(
         ids = torch.cat([ids, tokens[:, None]], dim=-1)
         for number, token in zip(running, tokens.tolist(), strict=True):
             answers[number].append(token)
-        going_on = [place for place, number in enumerate(running) if not is_over(answers[number])]
-        if not going_on:
+        kept = [row for row, number in enumerate(running) if not is_over(answers[number])]
+        if not kept:
             batch.remove(rows)
             return answers
-        if len(going_on) < len(running):
-            rows.select(going_on)
-            ids, mask, tokens = ids[going_on], mask[going_on], tokens[going_on]
-            running = [running[place] for place in going_on]
-        if any(answers[number][-1] in config.mask_token_priority for number in running):  # it may have moved the blank
+        if len(kept) < len(running):
+            rows.select(kept)
+            ids, mask, tokens = ids[kept], mask[kept], tokens[kept]
+            running = [running[row] for row in kept]
+        # A mask token in the answer may be the one that positions now count from.
+        if any(answers[number][-1] in config.mask_token_priority for number in running):
             rows.position_ids = derive_position_ids(config, ids, mask, longest)
         logits = batch.step({rows: tokens[:, None]})[rows][:, -1]
 

@@ -1,4 +1,4 @@
-"""``python -m glm_model.fill``: fills texts from the command line, a file, a pipe or a keyboard.
+"""Runs ``python -m glm_model.fill``: fills texts from the command line, a file, a pipe or a keyboard.
 
 Results go to standard output, one for each text; all else, such as why a text could not be filled, to standard error.
 """
@@ -15,7 +15,7 @@ from .output import failure_as_json
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program; returns the exit status."""
+    """Run the program. Return the exit status; see :mod:`glm_model.command_line`."""
     return run(NAME, lambda: _fill(argv))
 
 
@@ -24,14 +24,19 @@ def _fill(argv: Sequence[str] | None) -> int:
     if arguments.text is not None:
         return _fill_all(Filler(arguments), [arguments.text], None, arguments.json)
     if arguments.file is None and sys.stdin.isatty():
-        return _converse(Filler(arguments))
-    with _opened(arguments.file) as lines:  # before the model, which may take minutes
+        return _fill_typed(Filler(arguments))
+    with _opened(arguments.file) as lines:  # before loading the model, which may take minutes
         return _fill_all(Filler(arguments, by_line=True), lines, arguments.file or "line", arguments.json)
 
 
 @contextlib.contextmanager
 def _opened(file: str | None) -> Iterator[Iterable[str]]:
-    """The lines of a file or of standard input. Raises OSError or ValueError with a sentence."""
+    """Give the lines of a file or of standard input.
+
+    Raises:
+        OSError: the file cannot be read; the message names it.
+        ValueError: the file is not UTF-8.
+    """
     if file in (None, "-"):
         yield sys.stdin
         return
@@ -39,7 +44,7 @@ def _opened(file: str | None) -> Iterator[Iterable[str]]:
         lines = Path(str(file)).open(encoding="utf-8-sig")  # noqa: SIM115 - closed below
     except OSError as error:
         raise OSError(f"cannot read {file}: {error.strerror}") from None
-    with lines:  # an OSError of whoever uses the lines, such as a full disk, is not the file's
+    with lines:  # An OSError in the caller's block, such as a full disk, passes unchanged: it is not about this file.
         try:
             yield lines
         except UnicodeDecodeError:
@@ -47,10 +52,18 @@ def _opened(file: str | None) -> Iterator[Iterable[str]]:
 
 
 def _fill_all(filler: Filler, lines: Iterable[str], source: str | None, json: bool) -> int:
-    """Fill a text per line; a line that cannot be filled leaves an empty one, so that the others keep their numbers.
+    """Fill each line and return the exit status: failed if one line could not be filled.
+
+    A line that cannot be filled gives an empty line, so that line numbers of input and output agree.
 
     Args:
-        source: what to call the lines; None for a single text that is no line of anything.
+        filler: fills one text.
+        lines: the texts.
+        source: name of the file in messages; None for a single text from the command line.
+        json: print a JSON object for each line, also for one that cannot be filled.
+
+    Raises:
+        ValueError: there is no line.
     """
     status, number = SUCCEEDED, 0
     for number, line in enumerate(lines, start=1):
@@ -68,10 +81,10 @@ def _fill_all(filler: Filler, lines: Iterable[str], source: str | None, json: bo
     return status
 
 
-def _converse(filler: Filler) -> int:
-    """Fill what is typed until Ctrl-C or Ctrl-D; while the model works Ctrl-C stops it alone."""
+def _fill_typed(filler: Filler) -> int:
+    """Fill typed texts until Ctrl-C or Ctrl-D at the prompt; Ctrl-C while a text is filled stops that text only."""
     with contextlib.suppress(ImportError):
-        import readline  # noqa: F401 - gives `input` its arrow keys
+        import readline  # noqa: F401 - makes arrow keys work in `input`
     complain("type a text with [MASK] in it; Ctrl-C or Ctrl-D leaves")
     while (text := _typed()) is not None:
         try:
@@ -85,7 +98,7 @@ def _converse(filler: Filler) -> int:
 
 
 def _typed() -> str | None:
-    """A line from the keyboard; None when there will be no more."""
+    """Return a line from the keyboard; None after Ctrl-C or Ctrl-D."""
     prompt = "> "
     try:
         if sys.stdout.isatty():

@@ -1,4 +1,4 @@
-"""The options of ``python -m glm_model.fill``: those of GLM-130B's ``generate.py`` and where the model is."""
+"""Reads the command line of ``python -m glm_model.fill``: options of GLM-130B's ``generate.py`` and of loading."""
 
 import argparse
 from collections.abc import Sequence
@@ -16,13 +16,17 @@ _BEAM_SETTINGS = ("num_beams", "length_penalty", "min_gen_length", "no_repeat_ng
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to fill, how, and how to show it.
+    """The texts to fill, the options of filling, and the format of the output.
 
     Args:
-        text: one text; None to read ``file``, or where that is None, too, standard input.
-        file: one text per line; "-" is standard input.
+        text: one text; None to read ``file``, or standard input if ``file`` is None too.
+        file: path of a file with one text per line; "-" is standard input.
+        options: how blanks are filled.
+        all_beams: print every beam instead of the best one.
+        json: print a JSON object for each text.
         color: "auto", "always" or "never".
         model: the folder of the model.
+        loading: how the model is loaded.
     """
 
     text: str | None
@@ -36,7 +40,11 @@ class Arguments:
 
 
 def parse(argv: Sequence[str] | None = None) -> Arguments:
-    """Read a command line; prints and exits (0 for --help, 2 for what makes no sense)."""
+    """Return the arguments of a command line; None is ``sys.argv``.
+
+    Raises:
+        SystemExit: 0 after printing the help, 2 after printing what is wrong with the command line.
+    """
     parser = _parser()
     given = parser.parse_args(argv)
     if given.text is not None and given.file is not None:
@@ -58,10 +66,14 @@ def parse(argv: Sequence[str] | None = None) -> Arguments:
 
 
 def _fill_options(given: argparse.Namespace) -> FillOptions:
-    """Asking for beams asks for a beam search. Raises ValueError for a value or a combination that makes no sense."""
-    asks_for_beams = given.num_beams is not None or given.all_beams or not given.deterministic
-    strategy = given.strategy or ("beam-search" if asks_for_beams else "sampling")
-    if asks_for_beams and strategy != "beam-search":
+    """Return the options of filling. An option of beam search selects that strategy.
+
+    Raises:
+        ValueError: a value is not allowed, or an option of beam search is given with another strategy.
+    """
+    has_beam_options = given.num_beams is not None or given.all_beams or not given.deterministic
+    strategy = given.strategy or ("beam-search" if has_beam_options else "sampling")
+    if has_beam_options and strategy != "beam-search":
         raise ValueError(f"--num-beams, --all-beams and --draw-beams go with beam search, not with {strategy}")
     settings = {name: getattr(given, name) for name in (*_ANSWER_SETTINGS, *_BEAM_SETTINGS)}
     if given.num_beams is None:
@@ -102,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_beam_options(group: "argparse._ArgumentGroup") -> None:
     add_settings(group, FillOptions, _BEAM_SETTINGS)
-    group.set_defaults(num_beams=None)  # so that asking for beams can be seen
+    group.set_defaults(num_beams=None)  # tells a --num-beams that was given from the default
     group.add_argument("--all-beams", action="store_true", help="print every beam, best first, after its score")
 
 

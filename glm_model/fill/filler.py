@@ -1,4 +1,4 @@
-"""A loaded model that turns one text after the other into what is printed."""
+"""Loads a model and fills one text after the other, as text to print."""
 
 import os
 import sys
@@ -19,23 +19,25 @@ _SECONDS_BETWEEN_NOTES = 0.1
 
 
 class Filler:
-    """Loads the model that ``arguments`` name.
+    """A loaded model that fills texts.
 
     Args:
-        by_line: a filled text is to be one line, whatever the model writes.
+        arguments: name the model, the options of filling and the format of the output.
+        by_line: write each filled text as one line, with a symbol for each line break.
 
     Raises:
-        ValueError: it cannot be loaded; with a sentence for the user.
+        ValueError: the model cannot be loaded; the message is a sentence for the user.
+        SystemExit: this is not rank 0, and rank 0 has filled all texts.
     """
 
     def __init__(self, arguments: Arguments, *, by_line: bool = False) -> None:
-        self._is_watched = sys.stderr.isatty()
+        self._shows_progress = sys.stderr.isatty()
         self._next_note = 0.0
-        if not self._is_watched:
+        if not self._shows_progress:
             transformers_logging.disable_progress_bar()
         self._model, self._tokenizer = load(arguments.model, options=arguments.loading)
         if not lead_or_follow(self._model, self._tokenizer):
-            raise SystemExit  # rank 0 has filled everything
+            raise SystemExit  # rank 0 has filled all texts
         longest = min(arguments.options.max_length, self._model.config.max_sequence_length)
         self._options = replace(arguments.options, max_length=longest)
         self._arguments = arguments
@@ -43,7 +45,12 @@ class Filler:
         self._marks = choose_marks(arguments.color, sys.stdout.isatty(), os.environ)
 
     def fill(self, text: str) -> str:
-        """What to print for a text. Raises ValueError for one that cannot be filled, KeyboardInterrupt after Ctrl-C."""
+        """Return what to print for a text.
+
+        Raises:
+            ValueError: the text cannot be filled.
+            KeyboardInterrupt: Ctrl-C stopped the filling.
+        """
         result = self._result(text)
         if any(blank.answers[0].finish_reason == "length" for blank in result.blanks):
             complain(f"the text reached {self._options.max_length} tokens and was cut; see --max-length")
@@ -64,8 +71,8 @@ class Filler:
         return step.result
 
     def _note(self, step: FillStep) -> None:
-        """Tell somebody who watches how far it is; the last step wipes that away."""
-        if not self._is_watched or (step.result is None and time.monotonic() < self._next_note):
+        """Show on a terminal which blank is being filled; the last step clears that line."""
+        if not self._shows_progress or (step.result is None and time.monotonic() < self._next_note):
             return
         self._next_note = time.monotonic() + _SECONDS_BETWEEN_NOTES
         doing = f"filling blank {step.blank + 1} of {step.count} ..." if step.result is None else ""
@@ -73,5 +80,5 @@ class Filler:
 
 
 def complain(text: str) -> None:
-    """Say something that is no result."""
+    """Print a message on standard error, after the name of the program."""
     complain_as(NAME, text)

@@ -1,6 +1,7 @@
-"""Ctrl-C as a question that the work asks after every token, not an exception in the middle of something.
+"""Turns Ctrl-C into a flag that the filling reads after every token, instead of an exception at any point.
 
-An exception can be lost where Python must ignore one, and would leave several ranks at different points.
+Python ignores exceptions in some places, such as finalizers, so one could be lost. With several ranks, an exception
+would stop them at different points.
 """
 
 import signal
@@ -11,9 +12,10 @@ from types import FrameType
 
 @contextmanager
 def noted_interrupts() -> Iterator[Callable[[], bool]]:
-    """While the block runs Ctrl-C is noted: gives a function that says whether. A second one is a KeyboardInterrupt.
+    """Record Ctrl-C while the block runs, and give a function that returns whether it was pressed.
 
-    Where the shell has the signal ignored, as for a job in the background, it stays so.
+    A second Ctrl-C raises KeyboardInterrupt. If the process ignores the signal, as a job in the background of a shell
+    does, it goes on ignoring it.
     """
     noted = False
     before = signal.getsignal(signal.SIGINT)

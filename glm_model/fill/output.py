@@ -1,7 +1,7 @@
-"""What blank filling prints: marked text for people, plain text or JSON for programs. Knows no model.
+"""Formats the results of blank filling: marked text for people, plain text or JSON for programs.
 
-Nothing that a terminal would obey passes, whoever wrote it: plain text shows a picture of a control character, JSON
-spells it as an escape, so that nothing is lost.
+No control character reaches the terminal, whether user or model wrote it: text shows a symbol in its place, JSON an
+escape sequence, which loses nothing. This file uses no model.
 """
 
 import json
@@ -13,13 +13,19 @@ from ..blank_filling import FilledText, FillResult, Segment
 from ..text.sanitize import harmless
 
 Marks = Literal["colour", "brackets", "none"]
-"""How a filling stands out."""
+"""How a filling is marked: in colour, in brackets or not at all."""
 
 _GREEN, _PLAIN = "\x1b[1;32m", "\x1b[0m"
 
 
 def choose_marks(color: str, is_terminal: bool, environment: Mapping[str, str]) -> Marks:
-    """``color`` is "auto", "always" or "never"; of the environment NO_COLOR (https://no-color.org) and TERM count."""
+    """Return how fillings are marked.
+
+    Args:
+        color: "auto", "always" or "never".
+        is_terminal: standard output is a terminal.
+        environment: environment variables; NO_COLOR (https://no-color.org) and TERM=dumb turn off "auto".
+    """
     can_color = is_terminal and not environment.get("NO_COLOR") and environment.get("TERM") != "dumb"
     if color == "always" or (color == "auto" and can_color):
         return "colour"
@@ -27,7 +33,7 @@ def choose_marks(color: str, is_terminal: bool, environment: Mapping[str, str]) 
 
 
 def marked(filled: FilledText, marks: Marks) -> str:
-    """A filled text with its fillings marked."""
+    """Return a filled text with its fillings marked."""
     return "".join(_marked_segment(segment, marks) for segment in filled.segments)
 
 
@@ -37,21 +43,21 @@ def _marked_segment(segment: Segment, marks: Marks) -> str:
         return text
     if marks == "brackets":
         return f"[{text}]"
-    return f"{_GREEN}{text or '[]'}{_PLAIN}"  # an empty filling could not be seen
+    return f"{_GREEN}{text or '[]'}{_PLAIN}"  # an empty filling would be invisible
 
 
 def all_beams(result: FillResult, marks: Marks) -> str:
-    """A line for each beam, best first: its score, a tab, the text."""
+    """Return a line for each beam, best first: its score, a tab, its text."""
     return "\n".join(f"{text.score:.4f}\t{one_line(marked(text, marks))}" for text in result.texts)
 
 
 def one_line(text: str) -> str:
-    """`text` with a picture of each line's end, where every text must stay a line."""
+    """Return a text as one line, with the symbol U+240A for each line break."""
     return text.replace("\n", "\u240a")
 
 
 def as_json(text: str, result: FillResult) -> str:
-    """Everything about a filled text in a line.
+    """Return all that is known of a filled text as one line of JSON.
 
     Keys: ``text`` as given, ``filled``, ``segments`` (text, filling), ``texts`` (text, score: one for each beam),
     ``blanks`` (``answers``, best first: text, token_ids, score, finish_reason).
@@ -69,12 +75,12 @@ def as_json(text: str, result: FillResult) -> str:
 
 
 def failure_as_json(text: str, error: str) -> str:
-    """A text that could not be filled, and why."""
+    """Return a text that could not be filled and the error as one line of JSON."""
     return _dumped({"text": text, "error": error})
 
 
 def _dumped(value: object) -> str:
-    # Outside of JSON's strings there is nothing to escape.
+    # Characters that need an escape occur only inside JSON's strings.
     return "".join(map(_escaped, json.dumps(value, ensure_ascii=False)))
 
 
