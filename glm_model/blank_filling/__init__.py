@@ -1,8 +1,8 @@
-"""Filling the blanks of a text, as GLM-130B's ``generate.py`` does: what ChatGLM's chat does not show.
+"""Fills the blanks of a text, by the rules of GLM-130B's ``generate.py``.
 
-``fill_blanks`` is the door, ``stream_blanks`` the same token by token; ``sampling`` and ``beam_search`` hold the
-original's two strategies, ``answers`` runs one of them on one blank, ``text`` knows which blank comes next and where
-its answer goes.
+``fill_blanks`` returns the filled text, ``stream_blanks`` yields it token by token. ``sampling`` and ``beam_search``
+are the original's two strategies, ``answers`` runs one of them on one blank, ``text`` chooses the next blank and puts
+its answer in place.
 """
 
 from ..errors import FillError

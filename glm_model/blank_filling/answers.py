@@ -1,7 +1,7 @@
-"""The answers of a model to one blank: a strategy that chooses tokens on top of the common decoding loop.
+"""Writes the answers of a model to one blank, with a strategy that chooses tokens in the common decoding loop.
 
-Knows ids, not text. Everything about a blank follows from its prompt's length and the place of its mask token, as in
-the original's ``get_masks_and_position_ids``, and never from tokens that the model writes.
+This file handles ids, not text. Mask and positions of a blank follow from the length of its prompt and the index of its
+mask token, as in the original's ``get_masks_and_position_ids``, and never from tokens that the model writes.
 """
 
 from collections.abc import Callable, Generator, Iterator
@@ -30,9 +30,9 @@ class Continuation:
     """The tokens that a model puts into a blank.
 
     Args:
-        token_ids: without the end token.
-        score: a beam's penalised log-probability; None for sampling.
-        finish_reason: "stop" (the model ended), "length" or "cancelled".
+        token_ids: the ids without the end token.
+        score: a beam's log-probability after the length penalty; None for sampling.
+        finish_reason: "stop" (the model ended the answer), "length" or "cancelled".
     """
 
     token_ids: tuple[int, ...]
@@ -51,16 +51,19 @@ def answer_blank(
     generator: torch.Generator | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Continuation]:
-    """The answers to one blank, best first: ``options.num_beams`` by beam search, one by sampling.
+    """Return the answers to one blank, best first: ``options.num_beams`` by beam search, one by sampling.
 
     Args:
+        model: the model, in evaluation mode.
         prompt: ids of the text with its mask tokens, then ``<sop>``; fewer than ``options.max_length``.
         blank: index in ``prompt`` of the mask token to answer.
-        should_stop: asked after every token.
+        options: strategy and its settings.
+        generator: source of randomness; None is torch's own.
+        should_stop: called after every token; True ends the answer.
 
     Raises:
         GLMError: the model's scores are not finite.
-        ValueError: more beams than the vocabulary has candidates for.
+        ValueError: beam search needs more candidates than the vocabulary has tokens.
     """
     return result_of(stream_answer(model, prompt, blank, options, generator, should_stop))
 
@@ -73,7 +76,7 @@ def stream_answer(
     generator: torch.Generator | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> AnswerStream:
-    """As :func:`answer_blank`, token by token: yields the best answer so far, returns what `answer_blank` does."""
+    """Yield the ids of the best answer so far after each token; return what :func:`answer_blank` returns."""
     assert len(prompt) < options.max_length
     read = BlankPrompt(model, prompt, blank, options.max_length)
     answer = _search if options.strategy == "beam_search" else _sample
@@ -81,7 +84,7 @@ def stream_answer(
 
 
 def result_of(steps: Generator[object, None, T]) -> T:
-    """Run a generator to its end; what it returns."""
+    """Run a generator to its end and return its return value."""
     while True:
         try:
             next(steps)
@@ -90,18 +93,23 @@ def result_of(steps: Generator[object, None, T]) -> T:
 
 
 def prompt_mask(length: int) -> Tensor:
-    """bool [1, 1, length, length], True = masked: all see the context, only ``<sop>``, the last, sees itself."""
+    """Return the mask of a prompt, bool [1, 1, length, length], True = masked.
+
+    Every token sees the context; ``<sop>``, the last token, is seen by itself only.
+    """
     masked = torch.zeros(1, 1, length, length, dtype=torch.bool)
     masked[..., :-1, -1] = True
     return masked
 
 
 def blank_position_ids(config: GLMConfig, prompt_length: int, blank: int, kind: int, length: int) -> Tensor:
-    """Positions of a prompt and its answer, [1, length], or [1, 2, length] with block positions.
+    """Return the positions of a prompt and its answer, LongTensor [1, length], or [1, 2, length] if positions are 2-D.
 
     Args:
+        config: the model's configuration.
+        prompt_length: tokens of the prompt, ``<sop>`` included.
         blank: index of the mask token.
-        kind: its id; after [gMASK] a single row of positions counts on.
+        kind: id of the mask token; after [gMASK] 1-D positions continue to count, otherwise they stay at the mask.
         length: tokens of prompt and answer.
     """
     padding, context, place = torch.tensor([[0], [prompt_length - 1], [blank]])
@@ -114,11 +122,17 @@ def blank_position_ids(config: GLMConfig, prompt_length: int, blank: int, kind: 
 class BlankPrompt:
     """A prompt with the blank to answer, as tensors on the model's device.
 
+    Args:
+        model: the model that answers.
+        prompt: ids of the prompt, the last one ``<sop>``.
+        blank: index in ``prompt`` of the mask token to answer.
+        longest: largest number of tokens of prompt and answer.
+
     Attributes:
-        model: what answers.
-        ids: [1, length], the last one ``<sop>``.
+        model: the model that answers.
+        ids: LongTensor [1, length].
         mask: bool [1, 1, length, length], True = masked.
-        position_ids: of prompt and answer, [1, 2, longest] or [1, longest].
+        position_ids: positions of prompt and answer, LongTensor [1, 2, longest] or [1, longest].
     """
 
     def __init__(self, model: GLMForCausalLM, prompt: list[int], blank: int, longest: int) -> None:
@@ -132,7 +146,8 @@ class BlankPrompt:
         return self.ids.shape[1]
 
 
-def _finite(logits: Tensor) -> Tensor:
+def _require_finite(logits: Tensor) -> Tensor:
+    """Return the logits. Raise GLMError unless all are finite."""
     if not torch.isfinite(logits).all():
         raise GLMError(
             f"the model's scores are not finite in {str(logits.dtype).removeprefix('torch.')}: load it in float32 or "
@@ -166,7 +181,7 @@ def _chooser(options: FillOptions, generator: torch.Generator | None) -> Chooser
         filter_scores = SATSamplingProcessor(options.temperature, options.top_k, options.top_p)
 
     def choose(input_ids: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-        scores = _finite(logits).float()
+        scores = _require_finite(logits).float()
         if filter_scores is None:
             return scores.argmax(dim=-1), scores
         scores = filter_scores(None, scores)
@@ -203,11 +218,18 @@ def _search(
 def beam_steps(
     prompt: BlankPrompt, search: BeamSearch, longest: int, should_stop: Callable[[], bool] = lambda: False
 ) -> Iterator[Literal["length", "cancelled"] | None]:
-    """Run the model for a beam search until it is done; yield after each step why it is interrupted, if it is."""
+    """Run the model for a beam search until it is done; yield after each step why it is interrupted, None if it is not.
+
+    Args:
+        prompt: the prompt that every beam starts with.
+        search: the state of the search; each step advances it.
+        longest: largest number of tokens of prompt and answer.
+        should_stop: called after every step; True interrupts the search.
+    """
     batch = DecodingBatch(prompt.model)
     rows, logits = batch.insert(prompt.ids, prompt.position_ids, prompt.mask)
     try:
-        parents, tokens = search.advance(_finite(logits))
+        parents, tokens = search.advance(_require_finite(logits))
         while True:
             reason = _interruption(search.length, longest, should_stop)
             yield reason
@@ -216,13 +238,13 @@ def beam_steps(
             if parents != list(range(len(rows))):
                 rows.select(parents)
             inputs = torch.tensor(tokens, device=prompt.ids.device)[:, None]
-            parents, tokens = search.advance(_finite(batch.step({rows: inputs})[rows][:, -1]))
+            parents, tokens = search.advance(_require_finite(batch.step({rows: inputs})[rows][:, -1]))
     finally:
         batch.remove(rows)
 
 
 def _answer_ids(beam: Beam, prompt_length: int) -> tuple[int, ...]:
-    """A beam without its prompt and its end token."""
+    """Return the ids of a beam without its prompt and its end token."""
     return tuple(beam.token_ids[prompt_length : -1 if beam.ended else None])
 
 

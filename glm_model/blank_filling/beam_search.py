@@ -1,8 +1,8 @@
-"""Beam search as GLM-130B's BeamSearchStrategy (``generation/strategies.py``) does it. Knows no model and no text.
+"""Searches with beams as GLM-130B's BeamSearchStrategy (``generation/strategies.py``) does; the caller runs the model.
 
-Unlike transformers': every step weighs ``(end tokens + 1) * beams`` candidates, so that as many beams always go on as
-were asked for; a finished beam's score is divided by OpenNMT's penalty of the length of prompt and answer; n-grams are
-looked for in the answer alone.
+It differs from transformers' beam search in three ways. Every step takes ``(end tokens + 1) * beams`` candidates, so
+that ``beams`` of them always run on. A beam's score is divided by OpenNMT's length penalty, of prompt and answer
+together. Repeated n-grams are looked for in the answer only.
 """
 
 from collections.abc import Collection
@@ -20,9 +20,9 @@ class Beam:
     """A sequence that a search has found.
 
     Args:
-        token_ids: prompt and answer; the end token too, if there is one.
+        token_ids: ids of prompt and answer, the end token included.
         score: log-probability of the answer, divided by the length penalty.
-        ended: the answer ends with an end token.
+        ended: True if the answer ends with an end token.
     """
 
     token_ids: list[int]
@@ -35,12 +35,13 @@ class BeamSearch:
 
     Args:
         prompt: ids that every beam starts with.
-        num_beams: beams to follow.
+        num_beams: number of beams.
         end_tokens: ids that finish a beam.
-        length_penalty: exponent of ``(5 + length) / 6``.
-        no_repeat_ngram_size: forbid an answer to write an n-gram again; 0 and 1 are off.
-        min_gen_length: no end token before so many tokens.
-        deterministic: go on with the best candidates instead of drawing them.
+        length_penalty: exponent of ``(5 + length) / 6``, by which a log-probability is divided; ``length`` counts the
+            tokens of prompt and answer.
+        no_repeat_ngram_size: n of the n-grams that an answer may not repeat; 0 and 1 are off.
+        min_gen_length: least number of tokens of an answer before its end token.
+        deterministic: take the best candidates; if False, draw them.
         generator: source of randomness; None is torch's own.
     """
 
@@ -75,17 +76,17 @@ class BeamSearch:
 
     @property
     def is_done(self) -> bool:
-        """As many beams have ended as are wanted, and none that runs is better now than the last of them."""
+        """Whether ``num_beams`` beams have ended and no running beam has a better score now than the worst of them."""
         return len(self._finished) == self._num_beams and self._finished[-1].score >= self._running[0].score
 
     def advance(self, logits: Tensor) -> tuple[list[int], list[int]]:
         """Take one step.
 
         Args:
-            logits: [running beams, vocab], the scores of each running beam's next token; one row at the first step.
+            logits: [running beams, vocab], of each running beam's next token; one row at the first step.
 
         Returns:
-            Of each beam that runs on, the index of the beam it continues and its new token.
+            For the beams that run on: the indices of the beams that they continue, and their new tokens.
 
         Raises:
             ValueError: the vocabulary is too small for so many beams.
@@ -95,16 +96,17 @@ class BeamSearch:
         totals = (log_probabilities + self._log_probabilities[:, None].to(logits.device)).flatten()
         chosen = self._candidates(totals, vocabulary)
         scores, order = totals[chosen].cpu().sort(descending=True)
-        # In float64, which holds the powers of a great length penalty.
+        # In float64, because powers with a large length penalty overflow float32.
         penalised = scores.double() / ((5.0 + self.length + 1) / 6) ** self._length_penalty
         kept = self._sort_out(chosen.cpu()[order].tolist(), penalised.tolist(), vocabulary)
         self._log_probabilities = scores[[rank for rank, _, _ in kept]]
         return [parent for _, parent, _ in kept], [token for _, _, token in kept]
 
     def beams(self, consider_end: bool = True) -> list[Beam]:
-        """The result, best first: ``num_beams`` of all beams, or, without ``consider_end``, those that still run.
+        """Return the best ``num_beams`` beams, best first; if not ``consider_end``, the running beams only.
 
-        A search that is done has no use for the running ones. Stopped before, they compete with the finished ones.
+        A search that is done returns its finished beams only. One that was stopped before compares finished and
+        running beams by score.
         """
         if not consider_end:
             return list(self._running)
@@ -122,7 +124,7 @@ class BeamSearch:
         return logits
 
     def _repetitions(self, ids: list[int]) -> list[int]:
-        """The tokens that would complete an n-gram of which the answer has written the last token before."""
+        """Return the tokens that would repeat an n-gram whose last token is in the answer."""
         prefix = self._ngram - 1
         if prefix < 1:
             return []
@@ -141,13 +143,15 @@ class BeamSearch:
         return draw(totals, count, self._generator)
 
     def _sort_out(self, candidates: list[int], scores: list[float], vocabulary: int) -> list[tuple[int, int, int]]:
-        """Finish the candidates that end and run on with the best of the others.
+        """Finish the candidates that end, and make the best of the others the running beams.
 
         Args:
-            candidates: ``parent * vocabulary + token``, best first; with their penalised scores.
+            candidates: ``parent * vocabulary + token`` of each candidate, best first.
+            scores: the score of each candidate, after the length penalty.
+            vocabulary: number of tokens.
 
         Returns:
-            (rank, parent, token) of each candidate that runs on.
+            (index among the candidates, parent, token) of each candidate that runs on.
         """
         parents = self._running
         self._running, kept = [], []
@@ -164,6 +168,6 @@ class BeamSearch:
         return kept
 
     def _ranked(self, beams: list[Beam], new: Beam) -> list[Beam]:
-        """The best of ``beams``, best first, and a new one; of equals the newest comes first."""
+        """Return the best ``num_beams`` of ``beams`` (best first) and a new beam, which comes before equal ones."""
         better = sum(beam.score > new.score for beam in beams)
         return [*beams[:better], new, *beams[better:]][: self._num_beams]

@@ -1,4 +1,4 @@
-"""What blank filling returns: data for a terminal, a web page or a file. Knows no model."""
+"""Defines what blank filling returns: data for a terminal, a web page or a file, independent of a model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from ..options import FinishReason
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model puts into a blank.
+    """The text that a model puts into a blank.
 
     Args:
-        text: the answer decoded on its own.
-        token_ids: without the end token.
+        text: the answer's ids decoded without the text around them.
+        token_ids: the ids without the end token.
         score: a beam's log-probability after the length penalty, higher is better; None for sampling.
-        finish_reason: "stop" (the model ended), "length" or "cancelled".
+        finish_reason: "stop" (the model ended the answer), "length" or "cancelled".
     """
 
     text: str
@@ -26,11 +26,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Blank:
-    """One blank as the model saw it.
+    """One blank with its prompt and its answers.
 
     Args:
-        prompt_ids: the text with the blanks before it filled, and ``<sop>``.
-        answers: best first, as many as there are beams. The next blank is filled after ``answers[0]``.
+        prompt_ids: ids of the text, in which earlier blanks are filled, and ``<sop>``.
+        answers: best first, one for each beam. ``answers[0]`` is in the text when the next blank is filled.
     """
 
     prompt_ids: tuple[int, ...]
@@ -50,10 +50,10 @@ class FilledText:
 
     Args:
         segments: the given text, unchanged, and the fillings, in order; for highlighting.
-        decoded: the whole as ``generate.py`` answers it: decoded from ids, so with the tokenizer's spaces.
-        score: of the beam that filled the last blank; None for sampling.
-        filled_by: of each filling among the segments, in order, the index in ``FillResult.blanks`` of its blank. They
-            do not count up where several kinds of mask were filled, or where an answer held a mask itself.
+        decoded: the whole text decoded from its ids, with the tokenizer's spaces, as ``generate.py`` returns it.
+        score: the score of the beam that filled the last blank; None for sampling.
+        filled_by: for each filling among the segments, in order, the index of its blank in ``FillResult.blanks``. The
+            indices are not ascending if several kinds of mask were filled, or if an answer held a mask itself.
     """
 
     segments: tuple[Segment, ...]
@@ -69,10 +69,11 @@ class FilledText:
 
 @dataclass(frozen=True)
 class FillResult:
-    """What became of a text.
+    """The result of filling a text.
 
     Args:
-        texts: best first. They differ in the blank filled last; the blanks before hold their best answer in each.
+        texts: the filled texts, best first. They differ in the answer to the last blank only; earlier blanks hold their
+            best answer.
         blanks: every blank in the order of filling, with all its answers.
     """
 
@@ -82,13 +83,13 @@ class FillResult:
 
 @dataclass(frozen=True)
 class FillStep:
-    """Where the filling of a text stands after a token.
+    """The state of filling a text after a token.
 
     Args:
         blank: index of the blank being filled, in the order of filling.
-        count: blanks of the text as far as is known: an answer may bring another.
-        show: the text with the best answer so far in its place; costs a decoding of the whole text.
-        result: on the last step.
+        count: number of blanks known so far; an answer may add another.
+        show: returns the text with the best answer so far in place; each call decodes the whole text.
+        result: the result, on the last step; None before.
     """
 
     blank: int

@@ -1,24 +1,24 @@
-"""Choosing one token as GLM-130B's BaseStrategy does. Knows no model and no text."""
+"""Filters the scores of the next token and draws one, as GLM-130B's BaseStrategy does."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers.generation import LogitsProcessor
 
-# What the original writes over a score that must not win: the lowest number of half precision, not minus infinity.
+# The score that the original gives a token that must not be chosen: the lowest float16, not minus infinity.
 FILTERED = -65504.0
 
 
 class SATSamplingProcessor(LogitsProcessor):
-    """Temperature, then top-k, then top-p, as ``top_k_logits`` of SwissArmyTransformer 0.2.12 filters.
+    """A filter that applies temperature, then top-k, then top-p, as ``top_k_logits`` of SwissArmyTransformer 0.2.12.
 
-    Unlike transformers' own: 0 turns top-p off, and a filtered score is -65504. The sum of top-p runs over what top-k
-    has left, and the token that passes it is kept.
+    It differs from transformers' filters: 0 turns top-p off, and a filtered score becomes -65504. Top-p sums the
+    probabilities that top-k leaves; the first token with which the sum exceeds ``top_p`` is kept.
 
     Args:
-        temperature: above 0.
-        top_k: keep so many scores, and those equal to the last of them; 0 keeps all.
-        top_p: 0 keeps all.
+        temperature: divisor of the scores, above 0.
+        top_k: number of scores to keep; scores equal to the last of them are kept too; 0 keeps all.
+        top_p: sum of probabilities to keep; 0 keeps all.
     """
 
     def __init__(self, temperature: float = 1.0, top_k: int = 0, top_p: float = 0.0) -> None:
@@ -27,7 +27,7 @@ class SATSamplingProcessor(LogitsProcessor):
         self.top_p = top_p
 
     def __call__(self, input_ids: Tensor | None, scores: Tensor) -> Tensor:
-        """Filtered scores, [rows, vocab] like ``scores``; ``input_ids`` does not count."""
+        """Return the filtered scores, [rows, vocab] as ``scores``; ``input_ids`` is not used."""
         scores = scores / self.temperature
         if self.top_k:
             last_kept = scores.topk(min(self.top_k, scores.shape[-1])).values[:, -1:]
@@ -37,7 +37,7 @@ class SATSamplingProcessor(LogitsProcessor):
         return scores
 
     def _beyond_top_p(self, scores: Tensor) -> Tensor:
-        """bool like ``scores``: the sum before this token is past ``top_p`` already."""
+        """Return bool [rows, vocab]: True for a token if the sum of all likelier tokens exceeds ``top_p``."""
         descending, order = scores.sort(descending=True)
         is_past = F.softmax(descending, dim=-1).cumsum(dim=-1) > self.top_p
         removed = F.pad(is_past[:, :-1], (1, 0), value=False)
@@ -45,5 +45,5 @@ class SATSamplingProcessor(LogitsProcessor):
 
 
 def draw(scores: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
-    """Indices of ``count`` different entries of scores [..., n], drawn by their softmax; LongTensor [..., count]."""
+    """Draw ``count`` different entries of scores [..., n] by their softmax. Return indices, LongTensor [..., count]."""
     return torch.multinomial(F.softmax(scores.float(), dim=-1), count, generator=generator)

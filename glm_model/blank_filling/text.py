@@ -1,13 +1,12 @@
-"""Filling the blanks of a text: which mask is next, and where its answer goes.
+"""Fills the blanks of a text: chooses the next mask, and puts its answer in place.
 
 The rules are those of ``fill_blanks`` in GLM-130B's ``generate.py``. Of [MASK], [sMASK] and [gMASK], in this order, the
-first kind that the text holds is filled, from left to right; a text without any gets a [gMASK] at its end. ``</s>`` is
-appended to a text that does not end in a mask. Each answer takes its mask's place before the next blank is looked at,
-and a beam search goes on from the best beam of the blank before. A mask token of that kind inside an answer is a blank
-like any other.
+first kind that the text holds is filled, from left to right. A text without any gets a [gMASK] at its end. ``</s>`` is
+appended to a text that does not end in a mask. Each answer replaces its mask before the next blank is filled; after a
+beam search this is the answer of the best beam. A mask token of that kind inside an answer is a blank too.
 
-For ChatGLM-6B and the demo model, whose published code has no such function, the same rules hold but for ``</s>``:
-their texts do not end with it (it is not in their ``eos_token_id``). Only GLM-130B knows [sMASK].
+The published code of ChatGLM-6B has no such function. For it and the demo model the same rules hold, except that
+``</s>`` is not appended, because it is not in their ``eos_token_id``. Only GLM-130B has [sMASK].
 """
 
 import re
@@ -27,29 +26,30 @@ from ..options import FillOptions
 from .answers import AnswerStream, Continuation, stream_answer
 from .results import Answer, Blank, FilledText, FillResult, FillStep, Segment
 
-# Each blank costs a pass over the whole text. The bound also ends a text whose answers bring mask tokens without end.
+# Each blank costs a pass over the whole text. The limit also ends a text whose answers add mask tokens without end.
 MAX_BLANKS = 64
 
 _MASK = re.compile(r"(\[[sg]?MASK\])")
 
 
 class BlankTokenizer(Protocol):
-    """What blank filling needs of a tokenizer."""
+    """The methods of a tokenizer that blank filling needs."""
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of ``text`` alone, in which nothing is recognised as a special token."""
+        """Return the ids of ``text`` without special tokens; the spelling of a special token is ordinary text."""
 
     def decode_exact(self, token_ids: Sequence[int]) -> str:
-        """The text of ids, without clean-up."""
+        """Return the text of ids, without cleaning up spaces."""
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """A run of ids: given text, a mask, a filling, or the end of the text.
+    """Consecutive ids of a text: given text, a mask, a filling, or the end token.
 
     Args:
-        text: how given text is spelled; None where the ids alone tell.
-        filled_by: index of the blank that this fills, in the order of filling; None for what was given.
+        token_ids: the ids.
+        text: the spelling of given text; None if it follows from the ids.
+        filled_by: index of the blank that this fills, in the order of filling; None for given text.
     """
 
     token_ids: tuple[int, ...]
@@ -65,21 +65,21 @@ def fill_blanks(
     *,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> FillResult:
-    """Fill the blanks of a text; the module says which, and in what order.
+    """Fill the blanks of a text in the order that the module's docstring gives, and return the result.
 
     Args:
         model: GLM-130B, ChatGLM-6B or the demo model, in evaluation mode.
-        tokenizer: its tokenizer.
-        text: may hold [MASK], [gMASK] and, for GLM-130B, [sMASK].
-        options: None for the defaults.
-        should_stop: asked after every token. Once it is true the answer ends, and later blanks stay as they are.
+        tokenizer: the model's tokenizer.
+        text: text that may hold [MASK], [gMASK] and, for GLM-130B, [sMASK].
+        options: how blanks are filled; None for the defaults.
+        should_stop: called after every token. When it returns True the answer ends, and later blanks are not filled.
 
     Raises:
         FillError: the text has no tokens, more than the model or ``options.max_length`` allows, or more blanks than
             ``MAX_BLANKS``.
-        UnsupportedError: it holds a mask that the model does not know.
+        UnsupportedError: the text holds a kind of mask that the model does not have.
         GLMError: the model's scores are not finite.
-        ValueError: more beams than the vocabulary has candidates for.
+        ValueError: beam search needs more candidates than the vocabulary has tokens.
     """
     for step in stream_blanks(model, tokenizer, text, options, should_stop=should_stop):
         result = step.result
@@ -96,7 +96,10 @@ def stream_blanks(
     *,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[FillStep]:
-    """As :func:`fill_blanks`, token by token; the last step has the result. Raises at the first step."""
+    """Yield a step after each token of :func:`fill_blanks`; the last step has the result.
+
+    Arguments and errors are those of :func:`fill_blanks`; errors are raised at the first step.
+    """
     options = options or FillOptions()
     config = model.config
     pieces, kinds = _read(text, tokenizer, config, options.every_kind)
@@ -123,7 +126,12 @@ def stream_blanks(
 
 
 def _read(text: str, tokenizer: BlankTokenizer, config: GLMConfig, every_kind: bool) -> tuple[list[_Piece], list[int]]:
-    """The text in pieces, ready for the model but for its ``<sop>``; and the ids of the masks to fill, in order."""
+    """Return the pieces of a text, without ``<sop>``, and the ids of the kinds of mask to fill, in order.
+
+    Raises:
+        FillError: the text has no tokens.
+        UnsupportedError: the text holds a kind of mask that the model does not have.
+    """
     masks = _mask_ids(config)
     parts = _MASK.split(text)  # texts, which may be empty, and masks in turn
     pieces = [
@@ -144,7 +152,7 @@ def _read(text: str, tokenizer: BlankTokenizer, config: GLMConfig, every_kind: b
 
 
 def _mask_ids(config: GLMConfig) -> dict[str, int]:
-    """The masks that the model knows, by name, the first to be filled first."""
+    """Return the mask tokens that the model has, by name, in the order of filling."""
     masks = {"[MASK]": config.mask_token_id, "[sMASK]": config.smask_token_id, "[gMASK]": config.gmask_token_id}
     return {name: id_ for name, id_ in masks.items() if id_ is not None}
 
@@ -156,7 +164,11 @@ def _mask_piece(name: str, masks: dict[str, int]) -> _Piece:
 
 
 def _require_fitting(pieces: Sequence[_Piece], kinds: Sequence[int], config: GLMConfig, options: FillOptions) -> None:
-    """Every blank gets room for a token if the first one does: its mask and the next ``<sop>`` make it."""
+    """Raise FillError if the text has too many tokens or blanks.
+
+    Room for one token of the first answer is enough. Each later blank then has room for one too, because an answer
+    replaces its mask and its ``<sop>`` leaves the text.
+    """
     tokens, most = len(_ids(pieces)), config.max_sequence_length
     if tokens > most:
         raise FillError(
@@ -191,7 +203,7 @@ def _ids(pieces: Sequence[_Piece]) -> list[int]:
 
 
 def _next_blank(ids: list[int], kinds: Sequence[int]) -> int | None:
-    """Index of the mask to fill next: the first of the first kind that is there."""
+    """Return the index of the mask to fill next: the first one of the first kind that occurs; None if there is none."""
     return next((ids.index(kind) for kind in kinds if kind in ids), None)
 
 
@@ -206,7 +218,7 @@ def _steps(
     blank: int,
     count: int,
 ) -> Generator[FillStep, None, list[Continuation]]:
-    """A step for each state of an answer; returns what ``answers`` does."""
+    """Yield a step for each state of an answer; return the return value of ``answers``."""
 
     def filled_with(answer: tuple[int, ...]) -> FilledText:
         return show(fill(answer), None)
@@ -220,7 +232,7 @@ def _steps(
 
 
 def _fill(pieces: Sequence[_Piece], place: int, answer: tuple[int, ...], filled_by: int) -> list[_Piece]:
-    """The pieces with the token at index ``place`` replaced by an answer."""
+    """Return the pieces with the token at index ``place`` of the whole text replaced by an answer."""
     filled: list[_Piece] = []
     for piece in pieces:
         if 0 <= place < len(piece.token_ids):
@@ -232,7 +244,7 @@ def _fill(pieces: Sequence[_Piece], place: int, answer: tuple[int, ...], filled_
 
 
 def _replaced(piece: _Piece, place: int, answer: _Piece) -> Iterator[_Piece]:
-    """The parts of a piece around the token at ``place``, with an answer in its stead."""
+    """Yield the parts of a piece around its token at ``place``, with an answer between them."""
     before, after = piece.token_ids[:place], piece.token_ids[place + 1 :]
     if before:
         yield _Piece(before, None, piece.filled_by)
@@ -271,9 +283,9 @@ def _segments(pieces: Sequence[_Piece], tokenizer: BlankTokenizer) -> Iterator[S
 
 
 def _spelling(piece: _Piece, text: str, ids: list[int], tokenizer: BlankTokenizer) -> str:
-    """A piece's text where it stands, behind ``text`` of ``ids``: with a space in front only where words need one."""
+    """Return the text of a piece that follows ``text`` of ``ids``, with a space in front only if words need one."""
     known, whole = tokenizer.decode_exact(ids), tokenizer.decode_exact([*ids, *piece.token_ids])
-    if not whole.startswith(known):  # a character whose bytes lie on both sides
+    if not whole.startswith(known):  # the bytes of one character are split between ``ids`` and the piece
         return tokenizer.decode_exact(piece.token_ids)
     shown = whole[len(known) :]
     if shown.startswith(" ") and (not text or _takes_no_space(text[-1]) or _is_wide(shown[1:2])):
@@ -282,10 +294,10 @@ def _spelling(piece: _Piece, text: str, ids: list[int], tokenizer: BlankTokenize
 
 
 def _takes_no_space(character: str) -> bool:
-    """Whether a word follows it at once: white space, an opening bracket or quotation mark, Chinese."""
+    """Return whether a word follows a character without a space: white space, an opening bracket or quote, Chinese."""
     return character.isspace() or category(character) in ("Ps", "Pi") or _is_wide(character)
 
 
 def _is_wide(character: str) -> bool:
-    """Chinese and the like, which is written without spaces; False for an empty string."""
+    """Return whether a character is wide, as in Chinese, which has no spaces; False for an empty string."""
     return character != "" and east_asian_width(character) in "WF"
