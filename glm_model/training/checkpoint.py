@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: weights, optimizer and schedule, replaced atomically."""
+"""Writes and reads checkpoints of a training run: weights, optimizers and schedules, replaced atomically."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,14 @@ _KEYS = {"identity", "step", "model", "optimizers", "schedules"}
 
 @dataclass
 class TrainingState:
-    """What a run consists of; `identity` says in words which run it is."""
+    """The state of a run that a checkpoint holds.
+
+    Attributes:
+        model: the model being trained.
+        optimizers: the optimizers of its weights.
+        schedules: a learning rate schedule for each optimizer.
+        identity: a text that is equal for runs of the same model, examples and options.
+    """
 
     model: nn.Module
     optimizers: list[Optimizer]
@@ -24,7 +31,7 @@ class TrainingState:
 
 
 def save(state: TrainingState, folder: Path, step: int) -> None:
-    """Write the run after `step` steps; a kill while writing leaves the checkpoint before."""
+    """Write the state after `step` steps into `folder`; if the process is killed, the previous checkpoint remains."""
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f"{_FILE}.unfinished"
     torch.save(
@@ -41,10 +48,10 @@ def save(state: TrainingState, folder: Path, step: int) -> None:
 
 
 def load_latest(state: TrainingState, folder: Path) -> int:
-    """Continue the run of `folder`: fills `state` and returns the steps done, 0 where there is none.
+    """Load the checkpoint of `folder` into `state` and return the number of steps done; 0 if there is no checkpoint.
 
     Raises:
-        ValueError: the folder holds another run, or a file that is no checkpoint of one.
+        ValueError: the folder holds the checkpoint of another run, or a file that is not a checkpoint.
     """
     path = folder / _FILE
     if not path.exists():

@@ -1,4 +1,4 @@
-"""What GLM-130B does for stability: DeepNorm initialisation and embedding gradient shrink."""
+"""Initialises weights for DeepNorm and shrinks the embedding's gradient, for the stable training of GLM-130B."""
 
 from typing import Any, cast
 
@@ -15,10 +15,12 @@ GRADIENT_SHRINK = 0.1
 
 @torch.no_grad()
 def deepnorm_initialize(model: GLMForCausalLM) -> None:
-    """Xavier-normal weights with gain ``(2N)^-1/2`` for MLP, value and output projections, 1 for query and key.
+    """Initialise the weights of a model in place, as in section 2.2 of the GLM-130B paper (arXiv 2210.02414).
 
-    GLM-130B paper section 2.2, with its ``alpha = (2N)^1/2``: see ``config.residual_alpha``. Biases are 0, LayerNorms
-    the identity, the embedding normal with ``config.initializer_range``.
+    Weights are Xavier-normal, with gain ``(2N)^-1/2`` for MLP, value and output projections, where N is the number of
+    layers, and gain 1 for query and key. This belongs to ``alpha = (2N)^1/2``, see ``config.residual_alpha``. Biases
+    become 0; the embedding is normal with standard deviation ``config.initializer_range``. LayerNorms are not changed:
+    a new model's are the identity.
     """
     config = model.config
     gain = (2 * config.num_layers) ** -0.5
@@ -31,7 +33,10 @@ def deepnorm_initialize(model: GLMForCausalLM) -> None:
 
 
 def _initialize_query_key_value(linear: nn.Linear, config: GLMConfig, value_gain: float) -> None:
-    """Query, key and value are matrices of their own to Xavier's formula; the rows are fused per head."""
+    """Initialise the fused weight [3 * hidden, hidden], whose rows are query, key and value of each head in turn.
+
+    Xavier's formula takes query, key and value as three separate matrices [hidden, hidden].
+    """
     hidden = config.hidden_size
     heads = linear.weight.view(config.num_attention_heads, 3, hidden // config.num_attention_heads, hidden)
     for index, gain in enumerate((1.0, 1.0, value_gain)):
@@ -42,9 +47,9 @@ def _initialize_query_key_value(linear: nn.Linear, config: GLMConfig, value_gain
 
 
 def shrink_embedding_gradient(embedding: nn.Embedding, alpha: float = GRADIENT_SHRINK) -> RemovableHandle:
-    """Let only `alpha` of the gradient reach the embedding: ``x * alpha + x.detach() * (1 - alpha)``.
+    """Scale the gradient of an embedding by `alpha`: its output x becomes ``x * alpha + x.detach() * (1 - alpha)``.
 
-    GLM-130B paper, section 3.1. Undone by ``remove()`` of what is returned.
+    The source is the GLM-130B paper, section 3.1. Return a handle whose ``remove()`` undoes this.
     """
 
     def shrink(_module: nn.Module, _inputs: Any, embedded: Tensor) -> Tensor:

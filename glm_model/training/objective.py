@@ -1,11 +1,11 @@
-"""Blank infilling: which tokens are cut out of a text, and what the model sees and predicts then.
+"""Makes examples of blank infilling: chooses the spans to mask, the model's input and the tokens that it predicts.
 
-GLM paper (arXiv 2103.10360) section 2.1 and GLM-130B paper (arXiv 2210.02414) section 2.3: of 30% of the sequences
-short spans are cut out, each leaving a [MASK], lengths drawn from Poisson(3) until 15% of the tokens are covered; of
-the other 70% everything after a prefix of uniform length is cut out, leaving one [gMASK]. The spans are then written
-one after the other in random order, each behind a ``<sop>`` that stands at the span's mask.
+The source is the GLM paper (arXiv 2103.10360) section 2.1 and the GLM-130B paper (arXiv 2210.02414) section 2.3. In 30%
+of the sequences, short spans are each replaced by a [MASK]; their lengths are drawn from Poisson(3) until they cover
+15% of the tokens. In the other 70%, all tokens after a prefix of uniform length are replaced by one [gMASK]. The spans
+follow the context in random order, each after a ``<sop>`` whose position is that of the span's mask.
 
-Instructions are the same thing with a fixed cut: the answer is the blank. This module knows ids, not texts.
+An instruction is an example with a fixed span: the answer. This file handles ids, not texts.
 """
 
 import random
@@ -28,7 +28,7 @@ MEAN_SPAN_LENGTH = 3.0
 
 @dataclass(frozen=True)
 class SpecialIds:
-    """Ids of the tokens that the objective inserts."""
+    """The ids of [MASK], [gMASK], ``<sop>``, ``<eop>`` and the padding token."""
 
     mask: int
     gmask: int
@@ -39,13 +39,14 @@ class SpecialIds:
 
 @dataclass(frozen=True)
 class Example:
-    """One sequence: int32 arrays of the same length.
+    """One sequence, as int32 arrays of the same length.
 
     Attributes:
-        input_ids: the context with its mask tokens, then ``<sop>`` and the tokens of each span.
-        position_ids: [2, length]. Row 0 counts through the context and stays at a span's mask; row 1 is 0 in the
-            context and counts from 1 at the span's ``<sop>``.
-        targets: the token to predict AT each place (not shifted): the span, then ``<eop>``; -100 in the context.
+        input_ids: [length], the context with its mask tokens, then ``<sop>`` and the tokens of each span.
+        position_ids: [2, length]. Row 0 counts through the context; all tokens of a span have the index of its mask.
+            Row 1 is 0 in the context and counts from 1 at a span's ``<sop>``.
+        targets: [length], the token to predict at each index (not shifted): each span's tokens, then ``<eop>``; -100 in
+            the context.
     """
 
     input_ids: NDArray[np.int32]
@@ -57,11 +58,12 @@ class Example:
 
 
 def fill_example(context: Sequence[int], blanks: Sequence[tuple[int, Sequence[int]]], special: SpecialIds) -> Example:
-    """The sequence in which the model fills blanks of a context, in the given order.
+    """Return the sequence in which a model fills blanks of a context, in the given order.
 
     Args:
         context: ids with mask tokens.
-        blanks: (index of the mask token in the context, ids that belong there).
+        blanks: (index of the mask token in the context, ids that fill it) of each blank.
+        special: ids of the special tokens.
     """
     ids, row_0, row_1 = list(context), list(range(len(context))), [0] * len(context)
     targets = [IGNORED] * len(context)
@@ -74,12 +76,15 @@ def fill_example(context: Sequence[int], blanks: Sequence[tuple[int, Sequence[in
 
 
 def answer_example(prompt: Sequence[int], answer: Sequence[int], special: SpecialIds) -> Example:
-    """An instruction: prompt, [gMASK], and the answer as the blank."""
+    """Return the example of an instruction: prompt, [gMASK], and the answer that fills it."""
     return fill_example([*prompt, special.gmask], [(len(prompt), answer)], special)
 
 
 def blank_infilling(ids: Sequence[int], rng: random.Random, special: SpecialIds) -> Example:
-    """A text with 30% short spans or 70% one long one cut out; `ids` must not be empty."""
+    """Return an example of a text: with short spans masked (probability 0.3) or all after a prefix (0.7).
+
+    `ids` must not be empty.
+    """
     if rng.random() < SHORT_SPAN_SHARE:
         return _short_spans(ids, rng, special)
     cut = rng.randrange(len(ids))
@@ -101,7 +106,11 @@ def _short_spans(ids: Sequence[int], rng: random.Random, special: SpecialIds) ->
 
 
 def sample_spans(length: int, rng: random.Random) -> list[tuple[int, int]]:
-    """Disjoint spans [start, stop) in order, not touching, lengths Poisson(3), together at least 15% of `length`."""
+    """Return spans [start, stop) in ascending order that cover at least 15% of `length` tokens.
+
+    Lengths are drawn from Poisson(3). At least one token lies between two spans. Fewer tokens are covered if no further
+    span has room.
+    """
     wanted = max(1, round(MASKED_SHARE * length))
     spans: list[tuple[int, int]] = []
     while (missing := wanted - sum(stop - start for start, stop in spans)) > 0:
@@ -120,12 +129,12 @@ def sample_spans(length: int, rng: random.Random) -> list[tuple[int, int]]:
 
 
 def _has_room(spans: Sequence[tuple[int, int]], length: int) -> bool:
-    """Whether one more token can be cut out without touching a span."""
+    """Return whether a span of one more token is possible that touches no other span."""
     return any(all(i + 1 < start or i > stop for start, stop in spans) for i in range(length))
 
 
 def _poisson(rng: random.Random) -> int:
-    """Knuth's method; `random` has no Poisson distribution."""
+    """Draw a number from Poisson(3) with Knuth's method, because `random` has no Poisson distribution."""
     threshold, product, count = np.exp(-MEAN_SPAN_LENGTH), rng.random(), 0
     while product > threshold:
         product *= rng.random()
@@ -134,9 +143,9 @@ def _poisson(rng: random.Random) -> int:
 
 
 def collate(examples: Sequence[Example], pad_token_id: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Right-padded LongTensors: ids [batch, length], positions [batch, 2, length], targets [batch, length].
+    """Return right-padded LongTensors: ids [batch, length], positions [batch, 2, length], targets [batch, length].
 
-    Padding behind the answer needs no mask: everything before it is causal there and never looks ahead.
+    The padding needs no mask: it follows the causal part of a sequence, so no token before it sees it.
     """
     length = max(map(len, examples))
 
@@ -153,10 +162,13 @@ def collate(examples: Sequence[Example], pad_token_id: int) -> tuple[Tensor, Ten
 
 
 def infilling_loss(model: GLMForCausalLM, input_ids: Tensor, position_ids: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross entropy (float32 scalar) over all targets of the batch; logits are computed for these alone.
+    """Return the mean cross entropy (float32 scalar) over all targets of the batch; only their logits are computed.
 
     Args:
-        model: 2-D positions; its masks follow from the ids (the context ends at the first ``<sop>``).
+        model: a model with 2-D positions; its masks follow from the ids (the context ends at the first ``<sop>``).
+        input_ids: LongTensor [batch, length].
+        position_ids: LongTensor [batch, 2, length].
+        targets: LongTensor [batch, length]; -100 is not counted.
     """
     hidden = model.model(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
     counted = targets != IGNORED

@@ -1,6 +1,6 @@
-"""The training loop: batches of like length, Muon and AdamW on float32 weights, checkpoints to resume from.
+"""Trains a model: batches of similar length, Muon and AdamW on float32 weights, checkpoints to resume from.
 
-The order of batches is a function of the seed and the epoch, so a run that was killed and resumed makes the same
+The order of batches depends only on the seed and the epoch, so a run that was interrupted and resumed makes the same
 steps as one that was not.
 """
 
@@ -26,8 +26,8 @@ from . import checkpoint
 from .initialization import shrink_embedding_gradient
 from .objective import IGNORED, Example, collate, infilling_loss
 
-# Examples are sorted by length within so many batches, to pad little and yet mix well.
-_SORTED_TOGETHER = 100
+# Examples are sorted by length within windows of this many batches: a batch has little padding, yet batches are random.
+_BATCHES_PER_WINDOW = 100
 
 
 @dataclass(frozen=True)
@@ -35,20 +35,24 @@ class PretrainingOptions:
     """How long and how fast to train.
 
     Args:
-        steps: optimizer steps.
-        tokens_per_batch: ids of a batch, padding included.
-        learning_rate: reached after `warmup_steps`, kept, and brought to 0 along a cosine in the last `decay_steps`.
-        short_steps: in the first so many steps only sequences of up to `short_length` ids are shown: more of them fit
-            a batch while the basics are learnt. Needs a `short_length`.
-        weight_decay: of matrices; biases and LayerNorms have none.
-        max_gradient_norm: gradients are clipped to it.
-        bfloat16: forward and backward pass in bfloat16 on a copy of the weights; the master weights, clipping and
-            AdamW stay float32 (the paper's mixed precision, section 3.3).
-        seed: of the order of batches.
+        steps: number of optimizer steps.
+        tokens_per_batch: largest number of ids in a batch, padding included.
+        learning_rate: highest learning rate. It is reached after `warmup_steps`, kept, and lowered to 0 along a cosine
+            in the last `decay_steps`.
+        warmup_steps: steps in which the learning rate rises from 0.
+        decay_steps: last steps, in which the learning rate falls.
+        short_steps: number of first steps that use only sequences of up to `short_length` ids, of which more fit into
+            a batch. Needs a `short_length`.
+        short_length: largest number of ids of a sequence in the first `short_steps`.
+        weight_decay: weight decay of matrices; biases and LayerNorms have none.
+        max_gradient_norm: the norm to which the gradients are clipped.
+        bfloat16: run forward and backward pass in bfloat16 on a copy of the weights; the master weights, clipping and
+            optimizers stay float32 (the mixed precision of the GLM-130B paper, section 3.3).
+        seed: seed of the order of batches.
         checkpoint_every: steps between two checkpoints.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value is outside its range.
     """
 
     steps: int
@@ -76,7 +80,11 @@ class PretrainingOptions:
 
 
 def _order(lengths: Sequence[int], options: PretrainingOptions) -> Iterator[list[int]]:
-    """The batches of a run: short sequences first. Raises ValueError as :func:`batches`, or if none is short."""
+    """Yield the batches of a run: `short_steps` of short sequences, then batches of all.
+
+    Raises:
+        ValueError: see :func:`batches`; or short sequences are wanted and there are none.
+    """
     short = [index for index, length in enumerate(lengths) if length <= options.short_length]
     if options.short_steps:
         if lengths and not short:
@@ -91,10 +99,12 @@ def _order(lengths: Sequence[int], options: PretrainingOptions) -> Iterator[list
 
 
 def batches(lengths: Sequence[int], tokens_per_batch: int, seed: int) -> Iterator[list[int]]:
-    """Endless batches of indices, epoch after epoch; a batch's longest length times its size fits `tokens_per_batch`.
+    """Yield batches of indices without end, epoch after epoch.
+
+    The longest length of a batch times its size is at most `tokens_per_batch`.
 
     Raises:
-        ValueError: no sequence, or one that is longer than a batch may be.
+        ValueError: there is no sequence, or one is longer than `tokens_per_batch`.
     """
     if not lengths:
         raise ValueError("there are no examples to train on")
@@ -110,7 +120,7 @@ def batches(lengths: Sequence[int], tokens_per_batch: int, seed: int) -> Iterato
 def _epoch(lengths: Sequence[int], tokens_per_batch: int, rng: random.Random) -> Iterator[list[int]]:
     order = list(range(len(lengths)))
     rng.shuffle(order)
-    window = _SORTED_TOGETHER * max(1, tokens_per_batch * len(lengths) // sum(lengths))
+    window = _BATCHES_PER_WINDOW * max(1, tokens_per_batch * len(lengths) // sum(lengths))
     for start in range(0, len(order), window):
         group = sorted(order[start : start + window], key=lambda index: lengths[index])
         cut = list(_cut(group, lengths, tokens_per_batch))
@@ -119,7 +129,7 @@ def _epoch(lengths: Sequence[int], tokens_per_batch: int, rng: random.Random) ->
 
 
 def _cut(indices: Sequence[int], lengths: Sequence[int], tokens_per_batch: int) -> Iterator[list[int]]:
-    """Consecutive batches of indices that are sorted by length."""
+    """Yield consecutive batches of indices; the indices must be sorted by length, in ascending order."""
     batch: list[int] = []
     for index in indices:
         if batch and (len(batch) + 1) * lengths[index] > tokens_per_batch:
@@ -130,10 +140,11 @@ def _cut(indices: Sequence[int], lengths: Sequence[int], tokens_per_batch: int) 
 
 
 def make_optimizer(model: GLMForCausalLM, options: PretrainingOptions) -> tuple[list[Optimizer], list[LRScheduler]]:
-    """Muon for the matrices of the layers, AdamW (betas 0.9, 0.95 as in the paper) for the rest, and their schedules.
+    """Return the optimizers of a model and a schedule of the learning rate for each.
 
-    The rest is the embedding, and with it a head that is not tied to it. Muon's update is scaled to the size of
-    AdamW's, so that one learning rate serves both. Biases and LayerNorms have no weight decay.
+    Muon updates the matrices of the layers. AdamW (betas 0.9 and 0.95, as in the GLM-130B paper) updates the embedding,
+    a head that is not tied to it, biases and LayerNorms; the last two have no weight decay. Muon's update is scaled to
+    the size of AdamW's, so that one learning rate serves both.
     """
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     embedding, head = model.model.embed_tokens.weight, model.lm_head.weight
@@ -162,11 +173,19 @@ def pretrain(
     *,
     show_progress: bool = True,
 ) -> None:
-    """Train `model` (float32, in place) on `examples`; a run found in `run_folder` is resumed.
+    """Train a model on examples; resume the run whose checkpoint is in `run_folder`.
+
+    Args:
+        model: the model in float32, trained in place.
+        examples: the sequences to train on.
+        options: how long and how fast to train.
+        run_folder: folder of the run's checkpoint.
+        show_progress: show a progress bar.
 
     Raises:
-        ValueError: the run in `run_folder` was made with other options, examples or another configuration of the
-            model, or its checkpoint is damaged; there are no examples, or none that fits the options.
+        ValueError: the run in `run_folder` has other options or examples or another configuration of the model, or its
+            checkpoint is damaged; or there are no examples, or none that fits the options.
+        FloatingPointError: the loss is not finite.
     """
     optimizers, schedules = make_optimizer(model, options)
     lengths = [len(example) for example in examples]
@@ -177,7 +196,7 @@ def pretrain(
         next(order)
     working = copy.deepcopy(model).bfloat16() if options.bfloat16 else model
     attention = model.config._attn_implementation
-    # On a CPU torch's fused attention spends most of a step going backwards when rows are as short as these.
+    # On a CPU, the backward pass of torch's fused attention would take most of a step with sequences this short.
     working.set_attn_implementation("eager")
     handle = shrink_embedding_gradient(working.model.embed_tokens)
     working.train()
@@ -196,13 +215,16 @@ def pretrain(
 
 
 def _identity(model: GLMForCausalLM, examples: Sequence[Example], options: PretrainingOptions) -> str:
-    """What the steps of a run follow from, but for the first weights, which a resumed run does not use."""
+    """Return a text that identifies a run: options, examples and configuration, on which its steps depend.
+
+    The first weights are not included, because a resumed run does not use them.
+    """
     fields = model.config.to_diff_dict()
-    fields.pop("transformers_version", None)  # an update between two parts of a run is no other run
+    fields.pop("transformers_version", None)  # a run may be resumed with another version of transformers
     configuration = hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode())
     content = hashlib.sha256()
     for example in examples:
-        content.update(len(example).to_bytes(8))  # where one ends
+        content.update(len(example).to_bytes(8))  # so that the ends of examples count
         for values in (example.input_ids, example.position_ids, example.targets):
             content.update(values.tobytes())
     return (
@@ -219,7 +241,18 @@ def _train_step(
     schedules: list[LRScheduler],
     options: PretrainingOptions,
 ) -> tuple[float, int, int]:
-    """One optimizer step; returns the loss, the ids (without padding) and the targets of the batch."""
+    """Make one optimizer step. Return the loss and the numbers of ids (without padding) and targets of the batch.
+
+    Args:
+        master: the model in float32 that the optimizers update.
+        working: the model that computes: `master` itself, or its copy in bfloat16.
+        batch: the sequences of this step.
+        optimizers, schedules: see :func:`make_optimizer`.
+        options: gives the largest norm of the gradients.
+
+    Raises:
+        FloatingPointError: the loss is not finite.
+    """
     input_ids, position_ids, targets = collate(batch, master.config.pad_token_id)
     loss = infilling_loss(working, input_ids, position_ids, targets)
     if not torch.isfinite(loss):
@@ -238,18 +271,20 @@ def _train_step(
 
 
 def _move_gradients(working: nn.Module, master: nn.Module) -> None:
+    """Move the gradients of the working copy to the master weights, in their dtype."""
     for low, high in zip(working.parameters(), master.parameters(), strict=True):
         high.grad, low.grad = None if low.grad is None else low.grad.to(high.dtype), None
 
 
 @torch.no_grad()
 def _copy_weights(master: nn.Module, working: nn.Module) -> None:
+    """Copy the master weights into the working copy, in its dtype."""
     for low, high in zip(working.parameters(), master.parameters(), strict=True):
         low.copy_(high)
 
 
 class Meter:
-    """Smoothed loss and speed beside the progress bar."""
+    """A display of the smoothed loss and the speed beside the progress bar."""
 
     def __init__(self, bar: "tqdm[None]") -> None:
         self.bar = bar
@@ -259,7 +294,7 @@ class Meter:
         self.start = time.perf_counter()
 
     def update(self, loss: float, tokens: int, targets: int) -> None:
-        """Count one step."""
+        """Add the loss, the ids and the targets of one step, and move the bar."""
         self.loss = loss if self.loss is None else 0.98 * self.loss + 0.02 * loss
         self.tokens += tokens
         self.targets += targets
