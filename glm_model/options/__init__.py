@@ -1,11 +1,11 @@
-"""Each setting once: its name, default, allowed values and help, for Python, command lines and environment variables.
+"""Defines each setting once: name, default, allowed values and help, for Python, command lines and the environment.
 
 ``LoadOptions`` says how a model is loaded, ``SamplingOptions`` how an answer is written, ``FillOptions`` how blanks are
-filled. ``settings`` has what a field of them carries, ``arguments`` makes flags of them.
+filled. ``settings`` describes and checks their fields, ``arguments`` makes flags of them.
 
-The files of this folder import the standard library and each other, nothing else. ``import glm_model`` takes seconds,
-because it registers the architectures with transformers; the front-ends must answer ``--help`` at once. So they run the
-files of this folder as a package of another name (``app/package_settings.py``), without importing ``glm_model``.
+The files of this folder import only the standard library and each other. ``import glm_model`` takes seconds, because it
+registers the architectures with transformers, but the front-ends must answer ``--help`` at once. So they run the files
+of this folder as a package of another name (``app/package_settings.py``), without importing ``glm_model``.
 """
 
 from .answers import (

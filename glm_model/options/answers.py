@@ -1,4 +1,4 @@
-"""How answers are written and blanks are filled."""
+"""Defines the settings of writing answers and of filling blanks."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -6,22 +6,22 @@ from typing import Any, Literal, get_args
 from .settings import Choice, Real, Switch, Whole, check_settings, setting
 
 PUBLISHED_TOP_K = 50
-"""What transformers 4.27 added silently to the published sampling settings."""
+"""The ``top_k`` that transformers 4.27 used by default, which the published code did not set."""
 
-# Scores divided by less overflow, or differ by so much that the best one is drawn in any case.
+# Scores divided by a lower temperature overflow, or differ so much that the best one is always drawn.
 _LOWEST_TEMPERATURE = 1e-6
 
 
 def is_greedy(temperature: float | None) -> bool:
-    """Return whether a temperature, 0 or more, takes the best token: below 1e-6. None is left to transformers."""
+    """Return whether a temperature means greedy decoding: from 0 to below 1e-6. None and negative ones do not."""
     return temperature is not None and 0 <= temperature < _LOWEST_TEMPERATURE
 
 
 class _Seed(Whole):
-    """Seeds that PyTorch takes."""
+    """The whole numbers that PyTorch accepts as a seed."""
 
     def expected(self, value: object) -> str | None:
-        """See :class:`Allowed`."""
+        """Return what the value must be instead; None if it is allowed."""
         return None if super().expected(value) is None else "a whole number of at most 64 bits"
 
 
@@ -29,7 +29,7 @@ SEEDS = _Seed(-(2**63), 2**64 - 1)
 
 
 def require_seed(seed: int | None) -> None:
-    """Raise ValueError unless it is None or a seed that PyTorch takes: a whole number of at most 64 bits."""
+    """Raise ValueError unless the seed is None or one that PyTorch accepts: a whole number of at most 64 bits."""
     expected = None if seed is None else SEEDS.expected(seed)
     if expected is not None:
         raise ValueError(f"seed must be {expected}, or None; not {seed!r}")
@@ -43,10 +43,10 @@ def _seed_setting() -> Any:
 class SamplingOptions:
     """How the tokens of an answer are chosen; each field's meaning is the ``help`` of its metadata.
 
-    A temperature below 1e-6 is greedy, too. Prompt lookup changes no token, it only makes them come faster.
+    A temperature below 1e-6 is greedy, too. Prompt lookup changes no token; it makes decoding faster.
 
     Raises:
-        ValueError: a value that is not allowed.
+        ValueError: a value is not allowed.
     """
 
     max_length: int = setting(
@@ -82,23 +82,23 @@ class SamplingOptions:
         check_settings(self)
 
     def generation_kwargs(self) -> dict[str, Any]:
-        """Return the same settings as arguments of ``generate``."""
+        """Return these settings as arguments of ``generate``."""
         return {"max_length": self.max_length, **sampling_kwargs(True, self.temperature, self.top_p, self.top_k)}
 
 
 def sampling_kwargs(do_sample: bool, temperature: float, top_p: float, top_k: int = PUBLISHED_TOP_K) -> dict[str, Any]:
-    """Return the arguments of ``generate`` that choose tokens so."""
+    """Return the arguments of ``generate`` for these sampling settings; greedy if the temperature is below 1e-6."""
     if not do_sample or is_greedy(temperature):
         return {"do_sample": False}
     return {"do_sample": True, "temperature": temperature, "top_k": top_k, "top_p": top_p}
 
 
 FinishReason = Literal["stop", "length", "cancelled"]
-"""Why an answer ended: the model ended it, it reached the longest length, or somebody stopped it."""
+"""Why an answer ended: the model ended it, it reached the largest length, or the user stopped it."""
 
 Strategy = Literal["sampling", "beam_search"]
 
-# So that the power that a beam's score is divided by is a number.
+# A larger length penalty would make the divisor of a beam's score infinite or 0.
 _LARGEST_PENALTY = 100
 
 
@@ -108,11 +108,12 @@ class FillOptions:
 
     The defaults are those of GLM-130B's ``scripts/generate.sh``, except ``deterministic``. "sampling" is the original's
     BaseStrategy, "beam_search" its BeamSearchStrategy. A beam's log-probability is divided by
-    ``((5 + length) / 6) ** length_penalty``, where length counts the whole text. ``no_repeat_ngram_size`` counts the
-    tokens of the answer alone; 1 is off, as 0 is, as in the original. A temperature below 1e-6 is greedy.
+    ``((5 + length) / 6) ** length_penalty``, where ``length`` counts the tokens of prompt and answer.
+    ``no_repeat_ngram_size`` looks at the tokens of the answer only; 0 and 1 are both off, as in the original. A
+    temperature below 1e-6 is greedy.
 
     Raises:
-        ValueError: a value that is not allowed.
+        ValueError: a value is not allowed.
     """
 
     strategy: Strategy = setting(

@@ -1,4 +1,4 @@
-"""Flags of a command line, made of settings."""
+"""Makes flags of a command line from settings."""
 
 import argparse
 from collections.abc import Callable, Iterable
@@ -13,38 +13,40 @@ _Arguments = argparse.ArgumentParser | argparse._ArgumentGroup
 
 
 class Parser(argparse.ArgumentParser):
-    """Say what is wrong in one line, where argparse prints its usage above.
+    """A parser that reports an error in one line, without argparse's usage lines.
 
-    The line begins with the program's name, which is shorter than what ``--help`` calls it by. ``--help`` ends with the
-    rule of exit statuses. No flag may be abbreviated.
+    The line begins with the program's short name, without ``python -m glm_model.``. ``--help`` ends with the rule of
+    exit statuses. Flags cannot be abbreviated.
     """
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**{"allow_abbrev": False, "epilog": EXIT_STATUS, **settings})
 
     def error(self, message: str) -> NoReturn:
-        """Exit with 2 after one line on standard error."""
+        """Print one line on standard error and exit with status 2."""
         name = self.prog.removeprefix("python -m ").removeprefix("glm_model.")
         self.exit(WRONG_COMMAND_LINE, f"{name}: {message} (see --help)\n")
 
 
 def flag(name: str) -> str:
-    """Return the flag of a setting, ``--max-length`` of ``max_length``."""
+    """Return the flag of a setting: ``--max-length`` for ``max_length``."""
     return "--" + name.replace("_", "-")
 
 
 def help_text(text: str, default: object) -> str:
-    """Return a setting's help for argparse, with its default if it has one to tell."""
+    """Return a setting's help for argparse, with its default unless that is None, False or empty."""
     shown = "" if default is None or default is False or default == () else f" (default: {default})"
     return (text + shown).replace("%", "%%")
 
 
 def add_settings(group: _Arguments, options: type, names: Iterable[str] | None = None, **defaults: object) -> None:
-    """Add a flag for each setting of a dataclass that a command line can spell.
+    """Add a flag for each setting of a dataclass that a text can express.
 
     Args:
-        names: only these, in this order.
-        defaults: of the program, where it has others than the settings' own.
+        group: the parser or group of arguments to add to.
+        options: the dataclass, such as ``LoadOptions``.
+        names: names of the settings to add, in this order; None for all.
+        defaults: defaults of this program that replace those of the settings.
     """
     known = settings_of(options)
     for name in known if names is None else names:
@@ -53,9 +55,9 @@ def add_settings(group: _Arguments, options: type, names: Iterable[str] | None =
 
 
 def add_setting(group: _Arguments, each: Setting) -> None:
-    """Add the flag of a setting, whose value is under the setting's name afterwards.
+    """Add the flag of a setting; the parsed value is stored under the setting's name.
 
-    A switch that is on has the flag that turns it off.
+    A switch that is on by default gets the flag that turns it off.
     """
     if not isinstance(each.allowed, Switch):
         shown, read = help_text(each.help, each.default), argument_type(each)
@@ -70,12 +72,12 @@ def add_setting(group: _Arguments, each: Setting) -> None:
 
 
 def add_hidden_alias(group: _Arguments, spelling: str, dest: str, **settings: Any) -> None:
-    """Add a flag of earlier releases, of which ``--help`` says nothing. ``settings`` are those of ``add_argument``."""
+    """Add a flag of earlier releases that ``--help`` does not show; ``settings`` are passed to ``add_argument``."""
     group.add_argument(spelling, dest=dest, help=argparse.SUPPRESS, **settings)
 
 
 def argument_type(each: Setting) -> Callable[[str], Any]:
-    """Return what argparse calls to read a value of a setting."""
+    """Return the function with which argparse reads a value of a setting."""
 
     def read(text: str) -> Any:
         try:
@@ -87,7 +89,7 @@ def argument_type(each: Setting) -> Callable[[str], Any]:
 
 
 def with_sentence(read: Callable[[str], _Value]) -> Callable[[str], _Value]:
-    """Return ``read`` for argparse, which shows the sentence of its ValueError."""
+    """Return a function like ``read`` whose ValueError argparse shows with its own message."""
 
     def read_argument(text: str) -> _Value:
         try:

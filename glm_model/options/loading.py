@@ -1,4 +1,4 @@
-"""How a model is loaded."""
+"""Defines the settings of loading a model."""
 
 import re
 from dataclasses import dataclass
@@ -8,26 +8,28 @@ from typing import Any, Literal, TypedDict, get_args
 from .settings import Choice, Instance, PathName, Switch, Whole, check_settings, setting
 
 QUANTIZATION_BITS = {"int8": 8, "int4": 4}
-"""The bits of a packed weight by what they are called."""
+"""The bits of a packed weight, by the name of the quantization."""
 DTYPE_NAMES = ("float32", "float16", "bfloat16")
 DeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"]
 DEVICE_MAPS: tuple[str, ...] = get_args(DeviceMap)
 
 
 DEVICE_TYPES = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia", "xla", "meta")
-"""What PyTorch may call a device that somebody has; any other word is a slip."""
+"""The device types of PyTorch that are accepted; any other word is an error."""
 
 
 @dataclass(frozen=True)
 class _Device:
-    """Devices as PyTorch calls them; whether this machine has one is seen when a model is loaded."""
+    """PyTorch's names of devices; whether this machine has the device is checked when a model is loaded."""
 
     pattern = re.compile(rf"auto|({'|'.join(DEVICE_TYPES)})(:\d+)?")
 
     def parse(self, text: str) -> object:
+        """Return the text itself."""
         return text
 
     def expected(self, value: object) -> str | None:
+        """Return what the value must be instead; None if it is allowed."""
         return None if self.pattern.fullmatch(str(value)) else "auto, cpu, cuda, cuda:N or mps"
 
 
@@ -38,14 +40,14 @@ _SOME_DTYPE = Choice(("auto", *DTYPE_NAMES))
 class LoadOptions:
     """How a model is loaded; each field's meaning is the ``help`` of its metadata, which command lines show.
 
-    What Python code can say beyond that: ``device_map`` may be a dictionary of modules and devices, as accelerate takes
-    it; ``max_memory`` is one such as ``{0: "20GiB", "cpu": "60GiB"}``. A checkpoint that is packed already needs no
-    ``quantize``, and takes no other one. In half precision LayerNorm is rounded too, as by the published ``.half()``.
-    With ``tensor_parallel`` or ``pipeline_parallel`` above 1 as many processes as their product, started by torchrun,
-    load the model together.
+    In Python code, ``device_map`` may also be a dictionary of modules and devices, as for accelerate, and
+    ``max_memory`` is a dictionary such as ``{0: "20GiB", "cpu": "60GiB"}``. A checkpoint that is packed already needs
+    no ``quantize`` and allows no other one. In half precision the LayerNorms are rounded too, as by the published
+    ``.half()``. With ``tensor_parallel`` or ``pipeline_parallel`` above 1, as many processes as their product, started
+    by torchrun, load the model together.
 
     Raises:
-        ValueError: a value that is not allowed, or two that exclude each other.
+        ValueError: a value is not allowed, or two values exclude each other.
     """
 
     device: str = setting(

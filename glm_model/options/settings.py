@@ -1,7 +1,7 @@
-"""What a setting carries: its default, the values that it may have, and what a person is told of it.
+"""Describes settings: their defaults, allowed values and help.
 
 A setting is a field of a frozen dataclass, made with :func:`setting`. The same description checks a value that Python
-code gives and reads a text of a command line or an environment variable.
+code gives, and reads a text from a command line or an environment variable.
 """
 
 import math
@@ -16,7 +16,7 @@ class Allowed(Protocol):
     """The values that a setting may have."""
 
     def parse(self, text: str) -> object:
-        """Return the value that a text spells, or the text itself if it spells none."""
+        """Return the value that a text stands for, or the text itself if it stands for none."""
 
     def expected(self, value: object) -> str | None:
         """Return what the value must be instead, such as "at least 1"; None if it is allowed."""
@@ -24,10 +24,12 @@ class Allowed(Protocol):
 
 @dataclass(frozen=True)
 class Whole:
-    """Whole numbers of a range.
+    """The whole numbers of a range.
 
     Args:
-        zero: what 0 stands for, such as "off"; of a range that begins there.
+        least: the least number.
+        most: the largest number; None for no limit.
+        zero: meaning of 0, such as "off", for a range that begins with 0.
     """
 
     least: int
@@ -35,14 +37,14 @@ class Whole:
     zero: str = ""
 
     def parse(self, text: str) -> object:
-        """See :class:`Allowed`."""
+        """Return the value that a text stands for, or the text itself."""
         try:
             return int(text)
         except ValueError:
             return text
 
     def expected(self, value: object) -> str | None:
-        """See :class:`Allowed`."""
+        """Return what the value must be instead; None if it is allowed."""
         words = _range_words(self.least, self.most, self.zero)
         if not isinstance(value, Integral):
             return _of_kind("a whole number", words)
@@ -52,11 +54,13 @@ class Whole:
 
 @dataclass(frozen=True)
 class Real:
-    """Finite numbers of a range.
+    """The finite numbers of a range.
 
     Args:
-        zero: what 0 stands for, such as "greedy"; of a range that begins there.
-        open_below: the range does not hold its least number.
+        least: the least number.
+        most: the largest number.
+        zero: meaning of 0, such as "greedy", for a range that begins with 0.
+        open_below: the least number itself is not allowed.
     """
 
     least: float
@@ -65,14 +69,14 @@ class Real:
     open_below: bool = False
 
     def parse(self, text: str) -> object:
-        """See :class:`Allowed`."""
+        """Return the value that a text stands for, or the text itself."""
         try:
             return float(text)
         except ValueError:
             return text
 
     def expected(self, value: object) -> str | None:
-        """See :class:`Allowed`."""
+        """Return what the value must be instead; None if it is allowed."""
         words = _range_words(self.least, None if self.most == math.inf else self.most, self.zero)
         if self.open_below:
             words = f"above {self.least:g} and at most {self.most:g}"
@@ -98,21 +102,22 @@ def _range_words(least: float, most: float | None, zero: str) -> str:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some names.
+    """One of several names.
 
     Args:
-        or_dictionary: Python code may give a dictionary instead.
+        names: the names.
+        or_dictionary: Python code may give a dictionary instead of a name.
     """
 
     names: tuple[str, ...]
     or_dictionary: bool = False
 
     def parse(self, text: str) -> object:
-        """See :class:`Allowed`."""
+        """Return the value that a text stands for, or the text itself."""
         return text
 
     def expected(self, value: object) -> str | None:
-        """See :class:`Allowed`."""
+        """Return what the value must be instead; None if it is allowed."""
         if value in self.names or (self.or_dictionary and isinstance(value, dict)):
             return None
         return "one of " + ", ".join((*self.names, *["a dictionary"] * self.or_dictionary))
@@ -120,18 +125,18 @@ class Choice:
 
 @dataclass(frozen=True)
 class Switch:
-    """Yes or no."""
+    """A setting that is on or off."""
 
     def parse(self, text: str) -> object:
-        """See :class:`Allowed`."""
-        return _SWITCHED.get(text.strip().lower(), text)
+        """Return the value that a text stands for, or the text itself."""
+        return _SWITCH_WORDS.get(text.strip().lower(), text)
 
     def expected(self, value: object) -> str | None:
-        """See :class:`Allowed`."""
-        return None if isinstance(value, bool) or value in (0, 1) else "one of " + ", ".join(_SWITCHED)
+        """Return what the value must be instead; None if it is allowed."""
+        return None if isinstance(value, bool) or value in (0, 1) else "one of " + ", ".join(_SWITCH_WORDS)
 
 
-_SWITCHED = {**dict.fromkeys(("1", "true", "yes", "on"), True), **dict.fromkeys(("0", "false", "no", "off"), False)}
+_SWITCH_WORDS = {**dict.fromkeys(("1", "true", "yes", "on"), True), **dict.fromkeys(("0", "false", "no", "off"), False)}
 
 
 @dataclass(frozen=True)
@@ -139,24 +144,24 @@ class Text:
     """A text that is not blank."""
 
     def parse(self, text: str) -> object:
-        """See :class:`Allowed`."""
+        """Return the value that a text stands for, or the text itself."""
         return text
 
     def expected(self, value: object) -> str | None:
-        """See :class:`Allowed`."""
+        """Return what the value must be instead; None if it is allowed."""
         return None if isinstance(value, str) and value.strip() else "a text with something in it"
 
 
 @dataclass(frozen=True)
 class PathName:
-    """A path; a text that is not blank, or one of ``pathlib``."""
+    """A path: a text that is not blank, or an object of ``pathlib``."""
 
     def parse(self, text: str) -> object:
-        """See :class:`Allowed`."""
+        """Return the value that a text stands for, or the text itself."""
         return text
 
     def expected(self, value: object) -> str | None:
-        """See :class:`Allowed`."""
+        """Return what the value must be instead; None if it is allowed."""
         return None if isinstance(value, str | os.PathLike) and str(value).strip() else "a path"
 
 
@@ -165,30 +170,35 @@ class Instance:
     """An object that only Python code can give.
 
     Args:
-        words: what it is, such as "a dictionary".
+        kind: the class of the object.
+        words: name of the class in messages, such as "a dictionary".
     """
 
     kind: type
     words: str
 
     def parse(self, text: str) -> object:
-        """See :class:`Allowed`."""
+        """Return the value that a text stands for, or the text itself."""
         return text
 
     def expected(self, value: object) -> str | None:
-        """See :class:`Allowed`."""
+        """Return what the value must be instead; None if it is allowed."""
         return None if isinstance(value, self.kind) else self.words
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One field of options, for whoever makes flags of it.
+    """One field of options, as code that makes flags reads it.
 
     Args:
-        metavar: what stands for the value in ``--help``.
-        off_flag: the flag that turns a switch off, for programs that have it on.
-        in_programs: command lines have it; not so where no text can spell it.
-        is_secret: the value is never shown.
+        name: name of the field.
+        default: its default.
+        allowed: the values that it may have.
+        help: its meaning, for ``--help``.
+        metavar: name of the value in ``--help``.
+        off_flag: the flag that turns a switch off that is on by default.
+        in_programs: True if command lines have a flag for it; False if no text can express its values.
+        is_secret: True if messages must not show its value.
     """
 
     name: str
@@ -201,7 +211,7 @@ class Setting:
     is_secret: bool = False
 
 
-_CARRIED = ("allowed", "help", "metavar", "off_flag", "in_programs")
+_METADATA_NAMES = ("allowed", "help", "metavar", "off_flag", "in_programs")
 
 
 def setting(
@@ -218,7 +228,7 @@ def setting(
     """Return a dataclass field with this description as its metadata; see :class:`Setting` for the arguments.
 
     Args:
-        of_a_program: more metadata, of those who declare it.
+        of_a_program: more metadata, which the program that declares the setting reads.
     """
     described = {
         "allowed": allowed,
@@ -231,20 +241,20 @@ def setting(
 
 
 def settings_of(options: Any) -> dict[str, Setting]:
-    """Return the settings of a dataclass, or of an object of one, by their names."""
-    return {each.name: _described(each) for each in fields(options)}
+    """Return the settings of a dataclass, or of an instance of one, by their names."""
+    return {each.name: _setting_of(each) for each in fields(options)}
 
 
-def _described(each: "Field[Any]") -> Setting:
+def _setting_of(each: "Field[Any]") -> Setting:
     assert each.default is not MISSING
-    carried = {name: each.metadata[name] for name in _CARRIED}
-    return Setting(each.name, each.default, is_secret=not each.repr, **carried)
+    metadata = {name: each.metadata[name] for name in _METADATA_NAMES}
+    return Setting(each.name, each.default, is_secret=not each.repr, **metadata)
 
 
 def check_settings(options: Any) -> None:
-    """Raise ValueError, which names field and value, unless every field has an allowed value.
+    """Raise ValueError unless every field has an allowed value; the message names field and value.
 
-    None is allowed where it is the default.
+    None is allowed if it is the default.
     """
     for each in settings_of(options).values():
         value = getattr(options, each.name)
@@ -258,7 +268,7 @@ def check_settings(options: Any) -> None:
 
 
 def read_setting(allowed: Allowed, text: str) -> Any:
-    """Return the value that a text spells. Raises ValueError whose message is what is allowed."""
+    """Return the value that a text stands for. Raise ValueError if there is none; its message says what is allowed."""
     value = allowed.parse(text)
     expected = allowed.expected(value)
     if expected is not None:
