@@ -46,9 +46,11 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: no such file, a Git-LFS pointer, not JSON, or not an object.
     """
-    require_content(path)
+    _require_file(path)
+    stored = path.read_bytes()
+    _require_content(path, stored)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(stored.decode("utf-8"))
     except ValueError as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}). {_DAMAGED}") from None
     if not isinstance(content, dict):
@@ -57,14 +59,22 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def require_content(path: Path) -> None:
-    """Raises CheckpointError if a file is missing, empty, or a Git-LFS pointer in place of itself."""
+    """Raise CheckpointError if a file is missing, empty, or a Git-LFS pointer in place of itself."""
+    _require_file(path)
+    with path.open("rb") as stream:
+        _require_content(path, stream.read(len(_LFS_START)))
+
+
+def _require_file(path: Path) -> None:
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist{_why_missing(path)}")
-    with path.open("rb") as stream:
-        start = stream.read(len(_LFS_START))
+
+
+def _require_content(path: Path, start: bytes) -> None:
+    """Raise CheckpointError if the start of a file shows that there is nothing in it to read."""
     if not start:
         raise CheckpointError(f"{path} is empty. {_DAMAGED}")
-    if start == _LFS_START:
+    if start.startswith(_LFS_START):
         raise CheckpointError(
             f"{path} is a Git-LFS pointer, not the file itself: the repository was cloned without git-lfs. Run "
             f"'git lfs install && git lfs pull' in {path.parent}, or download the file."

@@ -1,20 +1,23 @@
 """What `load` does beyond the values: devices, dtypes, paths, and its sentences for what it cannot do."""
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModel
 
 import glm_model
-from glm_model import ChatGLMTokenizer, CheckpointError, GLMError, load
+from glm_model import ChatGLMForCausalLM, ChatGLMTokenizer, CheckpointError, GLMError, load
 from glm_model.loading import DEMO_MODEL
-from tests.checkpoints import write_checkpoint, write_tokenizer
+from tests.checkpoints import write_checkpoint, write_json, write_tokenizer
 from tests.golden.data import CHAT, GOLDEN
 from tests.loading.conftest import Checkpoint
 
@@ -116,6 +119,25 @@ def test_generation_works_without_settings_of_its_own(checkpoint: Checkpoint) ->
     for settings in ({"do_sample": False}, {"do_sample": False, "num_beams": 2}):
         wanted, _ = model.chat(tokenizer, "你好", max_length=24, **settings)
         assert again.chat(same_tokenizer, "你好", max_length=24, **settings)[0] == wanted
+
+
+@pytest.mark.parametrize("entrance", [load, ChatGLMForCausalLM.from_pretrained, AutoModel.from_pretrained])
+def test_the_configuration_is_read_once(
+    checkpoint: Checkpoint, entrance: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a generation_config.json transformers looks there once more, for settings of generation."""
+    write_json(checkpoint.folder / "generation_config.json", {})
+    opened: list[str] = []
+
+    def counted(file: Any, *args: Any, **kwargs: Any) -> Any:
+        opened.append(str(file))
+        return open_file(file, *args, **kwargs)
+
+    open_file = io.open
+    monkeypatch.setattr("io.open", counted)
+    monkeypatch.setattr("builtins.open", counted)
+    entrance(checkpoint.folder)
+    assert opened.count(str(checkpoint.folder / "config.json")) == 1
 
 
 def test_no_network(checkpoint: Checkpoint) -> None:
