@@ -1,1 +1,1 @@
-"""The network: configuration, layers, masks and positions, caches, and the decoder made of them."""
+"""The neural network: configuration, layers, masks, positions, key-value caches, and the decoder built from them."""

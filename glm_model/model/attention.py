@@ -1,7 +1,6 @@
-"""Self-attention with rotary positions, over one row of positions or two."""
+"""Compute self-attention with rotary positions, given one row of position ids or two."""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +24,21 @@ def eager_attention_forward(
     attention_mask: Tensor | None,
     scaling: float,
     dropout: float = 0.0,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> tuple[Tensor, Tensor]:
-    """Attention step by step, rounding where the original does; query, key, value are [batch, heads, length, head_dim].
+    """Compute attention step by step and round where the original rounds.
 
-    The query is divided by the layer's number (counted from 1) before the product and the float32 scores are
+    The query is divided by the layer's number (counted from 1) before the product, and the float32 scores are
     multiplied by it again, so that half precision does not overflow.
+
+    Args:
+        module: the attention layer, which knows its number.
+        query, key, value: [batch, heads, length, head_dim].
+        attention_mask: bool (True = visible) or additive float, broadcast to [batch, heads, length, keys]; or None.
+        scaling: factor of the scores, ``head_dim ** -0.5``.
+
+    Returns:
+        The context [batch, length, heads, head_dim], and the probabilities [batch, heads, length, keys].
     """
     layer_number = module.layer_idx + 1
     scores = torch.matmul(query / (layer_number / scaling), key.transpose(2, 3)).float() * layer_number
@@ -44,10 +52,14 @@ def eager_attention_forward(
 
 
 def attention_kernels(states: Tensor) -> AbstractContextManager[None]:
-    """To stand around the layers: on a GPU all of PyTorch's kernels but cuDNN's.
+    """Return a context manager that excludes cuDNN's attention kernels on a GPU while the layers run.
 
-    Those are planned anew for each length of the cache, which takes 1.5 ms a layer on an H200: three times as long as
-    the rest of a step. Not in training, where a layer that is computed again in the backward pass would find others.
+    cuDNN plans its kernel again for each length of the cache. That takes 1.5 ms a layer on an H200, three times as long
+    as the rest of a step. Nothing is excluded in training: gradient checkpointing computes a layer again in the
+    backward pass, outside of this context, and would then use another kernel than the forward pass.
+
+    Args:
+        states: the hidden states; only their device counts.
     """
     if states.device.type != "cuda" or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return nullcontext()
@@ -61,11 +73,11 @@ class GLMAttention(nn.Module):
         super().__init__()
         self.config = config
         self.layer_idx = layer_idx
-        self.cache_idx = layer_idx  # fewer on a later stage of a pipeline
+        self.cache_idx = layer_idx  # a later stage of a pipeline counts its own layers from 0
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.rows = config.num_position_rows
         self.scaling = self.head_dim**-0.5
-        self.is_causal = False  # the mask says everything
+        self.is_causal = False  # the mask holds the causal part too
         bits = config.quantization_bit
         self.query_key_value = make_linear(bits, config.hidden_size, 3 * config.hidden_size)
         self.dense = make_linear(bits, config.hidden_size, config.hidden_size, float_class=row_linear(config))
@@ -77,7 +89,7 @@ class GLMAttention(nn.Module):
         attention_mask: Tensor | None,
         cache: Cache | None = None,
         prefix: Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> tuple[Tensor, Tensor | None]:
         query, key, value = self._project(hidden_states, *position_embeddings)
         if cache is not None:
@@ -94,10 +106,11 @@ class GLMAttention(nn.Module):
         return self.dense(context.flatten(2)), probabilities
 
     def _project(self, hidden_states: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated query, rotated key and value, each [batch, heads, length, head_dim]."""
+        """Return the rotated query, the rotated key and the value, each [batch, heads, length, head_dim]."""
         fused = self.query_key_value(hidden_states).unflatten(-1, (-1, 3 * self.head_dim))
         query_key = fused[..., : 2 * self.head_dim].unflatten(-1, (2, self.rows, -1))
-        # On a CPU one after the other, which saves memory; on a GPU at once, which saves half of the kernels to start.
+        # On a CPU query and key are rotated one after the other, which saves memory; on a GPU both at once, which
+        # halves the number of kernel launches.
         parts = query_key.split(1, dim=3) if query_key.device.type == "cpu" else (query_key,)
         query, key = (part.flatten(-2) for some in parts for part in rotate(some, cos, sin).unbind(3))
         value = fused[..., 2 * self.head_dim :]

@@ -1,10 +1,9 @@
-"""The mask of one forward pass, in the form that the attention implementation takes."""
-
-from typing import Any
+"""Build the mask of one forward pass, in the form that the attention implementation takes."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask
 from transformers.cache_utils import Cache
 from transformers.masking_utils import create_causal_mask
 
@@ -14,6 +13,10 @@ from .configuration import GLMConfig
 from .positions import count_padding
 from .rounding import attention_in_use
 
+LayerMask = Tensor | BlockMask | None
+"""A mask as the layers take it: bool (True = visible) or additive float [batch, 1, length, keys]; flex_attention's
+``BlockMask``; or None if every token sees every key."""
+
 
 def attention_mask_of_pass(
     config: GLMConfig,
@@ -22,14 +25,15 @@ def attention_mask_of_pass(
     attention_mask: Tensor | None,
     cache: Cache | None,
     is_prompt: bool,
-) -> Any:
-    """Return the mask that the layers take; None where every token sees every key.
+) -> LayerMask:
+    """Return the mask that the layers take; None if every token sees every key.
 
     Args:
+        config: the configuration of the decoder.
         input_ids: LongTensor [batch, length], or None.
-        inputs_embeds: [batch, length, hidden]; its shape, dtype and device count.
+        inputs_embeds: [batch, length, hidden]; only its shape, dtype and device are used.
         attention_mask: as the decoder takes it: None, [batch, keys] or [batch, 1, length, keys].
-        cache: of the tokens before, or None.
+        cache: the cache of the tokens before, or None.
         is_prompt: whether these are the first tokens.
 
     Raises:
@@ -54,7 +58,7 @@ def attention_mask_of_pass(
         context_blocks = masking.context_block_ids(padding, context, input_ids.shape[1])
     if attention_mask is not None and bool(attention_mask.all()):
         attention_mask = None
-    mask = create_causal_mask(
+    mask: LayerMask = create_causal_mask(
         config,
         inputs_embeds,
         attention_mask,
@@ -68,7 +72,7 @@ def attention_mask_of_pass(
 
 
 def _given_mask(config: GLMConfig, attention_mask: Tensor, inputs_embeds: Tensor, cache: Cache | None) -> Tensor:
-    """Return a 4-D mask of the caller's as an additive one, as wide as the cache."""
+    """Return the caller's 4-D mask as an additive float mask that covers every key of the cache."""
     if config._attn_implementation == "flex_attention":
         raise UnsupportedError("flex_attention takes no ready 4-D attention_mask; use 'sdpa' or 'eager'")
     if attention_mask.dtype != torch.bool and not attention_mask.is_floating_point():

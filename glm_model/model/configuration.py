@@ -1,8 +1,8 @@
-"""Configurations of the two first-generation GLM architectures.
+"""Define the configurations of the two first-generation GLM architectures.
 
 Field names are those of the published ``config.json`` files; the names that transformers uses elsewhere
 (``num_hidden_layers``, ``intermediate_size``, ...) read and write the same values through ``attribute_map``.
-This module knows sizes and switches, nothing of tensors.
+This module holds sizes and switches and uses no tensors.
 """
 
 import math
@@ -40,7 +40,7 @@ _SECOND_GENERATION_FIELDS = frozenset(
 
 @strict
 class GLMConfig(PreTrainedConfig):
-    """What both architectures share. Use :class:`ChatGLMConfig` or :class:`GLM130BConfig`.
+    """Fields that both architectures have; use its subclass :class:`ChatGLMConfig` or :class:`GLM130BConfig`.
 
     Args:
         vocab_size: rows of the embedding.
@@ -57,7 +57,7 @@ class GLMConfig(PreTrainedConfig):
         eos_token_id: ``<eop>`` (and, for GLM-130B, ``</s>``).
         mask_token_id, gmask_token_id, smask_token_id: ``[MASK]``, ``[gMASK]``, ``[sMASK]``.
         deepnorm_alpha: the DeepNorm factor of the residual stream (arXiv 2203.00555, GLM-130B paper section 2.2).
-            None means what the original computes; see :attr:`residual_alpha`.
+            None stands for the value that the original computes; see :attr:`residual_alpha`.
         rotary_dtype: ``"model"`` computes rotary angles in the working dtype as the original does, which in half
             precision rounds the angle itself (by up to 0.5 rad near position 2047); ``"float32"`` does not round.
         quantization_bit: 4 or 8 for packed linear layers, 0 otherwise; see :mod:`glm_model.quantization`.
@@ -105,7 +105,7 @@ class GLMConfig(PreTrainedConfig):
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> Self:
-        """The configuration of a published model by its name, with single fields overridden.
+        """Return the configuration of a published model by its name, with the fields in ``overrides`` replaced.
 
         Raises:
             ValueError: the name is not one of ``cls.presets``.
@@ -115,10 +115,12 @@ class GLMConfig(PreTrainedConfig):
         return cls(**{**cls.presets[name], **overrides})
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Part of the construction; ``kwargs`` are what a config.json has besides the fields.
+        """Move a ``quantization_config`` of the published method to the published fields, and finish the construction.
 
-        A ``quantization_config`` of the published method is moved to the published fields, which alone say how a model
-        is packed; one of another method (bitsandbytes) is kept.
+        Those fields alone say how a model is packed. A ``quantization_config`` of another method (bitsandbytes) stays.
+
+        Args:
+            kwargs: entries of a config.json that are not fields of this class.
         """
         quantization = kwargs.get("quantization_config")
         if isinstance(quantization, dict) and quantization.get("quant_method") == QUANTIZATION_METHOD:
@@ -134,22 +136,22 @@ class GLMConfig(PreTrainedConfig):
 
     @property
     def num_position_rows(self) -> int:
-        """Rows of ``position_ids``: 2 with block positions, else 1. A head is rotated in as many parts."""
+        """The rows of ``position_ids``: 2 with block positions, else 1. A head is rotated in as many parts."""
         return 2 if self.position_encoding_2d else 1
 
     @property
     def embedding_bit(self) -> int | None:
-        """``quantization_bit`` of the embedding and the head."""
+        """The ``quantization_bit`` of the embedding and the head."""
         return self.quantization_bit if self.quantization_embeddings else 0
 
     @property
     def base_model_tp_plan(self) -> dict[str, str]:
-        """How transformers and :mod:`glm_model.parallel` cut the decoder for tensor parallel ranks."""
+        """The plan by which transformers and :mod:`glm_model.parallel` cut the decoder for tensor parallel ranks."""
         return tensor_parallel_plan(self)
 
     @base_model_tp_plan.setter
     def base_model_tp_plan(self, plan: dict[str, str]) -> None:
-        """Ignored: transformers 5.17 puts a style on a tied embedding that takes no packed one."""
+        """Ignore the assignment: transformers 5.17 assigns tied embeddings a style that cannot cut packed weights."""
 
     @property
     def end_token_ids(self) -> list[int]:
@@ -158,7 +160,7 @@ class GLMConfig(PreTrainedConfig):
 
     @property
     def mask_token_priority(self) -> tuple[int, ...]:
-        """Which mask token is being answered when a text holds several kinds: the first present one of these."""
+        """The ids of the mask tokens; if a text holds several kinds, the first one listed here is the blank to fill."""
         raise NotImplementedError
 
     def to_dict(self) -> dict[str, Any]:
@@ -168,13 +170,16 @@ class GLMConfig(PreTrainedConfig):
         return self._as_published(super().to_diff_dict())
 
     def _as_published(self, content: dict[str, Any]) -> dict[str, Any]:
-        """Other programs read the quantization from the published fields, and stumble over a method unknown to them."""
+        """Remove this package's ``quantization_config`` from the fields of a config.json, and return them.
+
+        Other programs read the quantization from the published fields, and fail on a method that they do not know.
+        """
         if self.quantization_bit:
             content.pop("quantization_config", None)
         return content
 
     def validate_architecture(self) -> None:
-        """Part of ``@strict`` validation; raises ``ValueError`` naming the field."""
+        """Raise ``ValueError`` naming the field if a value cannot be; part of the validation by ``@strict``."""
         for name in _SIZES:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -204,7 +209,7 @@ class ChatGLMConfig(GLMConfig):
 
     Args:
         pre_seq_len: length of a P-Tuning v2 prefix, None without one.
-        prefix_projection: the prefix goes through a two-layer MLP.
+        prefix_projection: whether the prefix goes through a two-layer MLP.
     """
 
     model_type = "chatglm"
@@ -265,7 +270,7 @@ class ChatGLMConfig(GLMConfig):
         return (self.gmask_token_id, self.mask_token_id)
 
     def validate_prefix(self) -> None:
-        """Part of ``@strict`` validation."""
+        """Raise ``ValueError`` if ``pre_seq_len`` cannot be; part of the validation by ``@strict``."""
         if (self.pre_seq_len or 0) < 0:
             raise ValueError(f"pre_seq_len must be the length of a prefix, or null; not {self.pre_seq_len}")
 

@@ -1,17 +1,16 @@
-"""The GLM decoder: ChatGLM-6B and GLM-130B are one model with two switches.
+"""Define the GLM decoder: ChatGLM-6B and GLM-130B are one model with two switches.
 
 The switches are ``config.position_encoding_2d`` (rotary positions in two rows or one) and ``config.gated_mlp`` (GeGLU
 or GELU). Inner names are the library's (``model.embed_tokens``, ``model.layers``, ``model.norm``, ``lm_head``);
 published key names are mapped in ``glm_model.checkpoint.keys``. Hidden states are [batch, length, hidden] throughout.
 
-This module knows the stack: attention is in ``attention``, the block in ``layers``, masks and positions come from
-``masking`` and ``positions``. What users of transformers expect of a model besides its forward pass (loading,
-generation, quantization, parallelism) is put on top in ``glm_model.modeling_glm``.
+This module holds the stack of layers: attention is in ``attention``, the block in ``layers``, masks and positions come
+from ``masking`` and ``positions``. Loading, generation, quantization and parallelism, which users of transformers
+expect of a model besides its forward pass, are added in ``glm_model.modeling_glm``.
 """
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +27,7 @@ from ..kernels import dispatch
 from ..quantization.linear import QuantizedWeight, make_embedding, make_linear
 from ..quantization.rules import TIED_SCALE
 from .attention import GLMAttention, attention_kernels
-from .attention_mask import attention_mask_of_pass
+from .attention_mask import LayerMask, attention_mask_of_pass
 from .configuration import ChatGLMConfig, GLMConfig
 from .kv_cache import GrowingCache, new_cache
 from .layers import GLMDecoderLayer
@@ -40,23 +39,23 @@ from .runtime import Runtime
 from .transformers_names import CACHE, OLD_CACHE, cache_of, one_cache, output_with_cache, refuse_unknown_arguments
 
 FastStep = Callable[
-    [nn.ModuleList, GLMConfig, Tensor, tuple[Tensor, Tensor], Any, Cache | None],
+    [nn.ModuleList, GLMConfig, Tensor, tuple[Tensor, Tensor], LayerMask, Cache | None],
     Tensor | None,
 ]
-"""What may compute the layers of one new token per sequence in one call: (layers, config, embeddings, cosines and
-sines, mask, cache) -> hidden states, or None where the layers have to be called one by one."""
+"""A function that may compute all layers for one new token per sequence in one call: (layers, config, embeddings,
+cosines and sines, mask, cache) -> hidden states, or None if the layers have to be called one by one."""
 
 _fast_step: FastStep | None = None
 
 
 def register_fast_step(step: FastStep) -> None:
-    """Have all decoders ask ``step`` before they call their layers."""
+    """Let all decoders try ``step`` before they call their layers."""
     global _fast_step
     _fast_step = step
 
 
 class GLMPreTrainedModel(PreTrainedModel):
-    """What transformers needs to know of both architectures."""
+    """Base of all GLM modules with weights: the attributes that transformers reads, and the initialization."""
 
     config: GLMConfig
     base_model_prefix = "model"
@@ -84,7 +83,9 @@ class GLMPreTrainedModel(PreTrainedModel):
         elif isinstance(module, GLMRotaryEmbedding):
             init.copy_(module.inv_freq, module.inverse_frequencies())
 
-    def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args: Any, **kwargs: Any) -> str:
+    def _check_and_adjust_attn_implementation(
+        self, attn_implementation: str | None, *args: object, **kwargs: object
+    ) -> str:
         if attn_implementation is not None and ("flash" in attn_implementation or "paged" in attn_implementation):
             raise UnsupportedError(
                 f"attn_implementation={attn_implementation!r} cannot hold GLM's mask, whose context is bidirectional; "
@@ -121,7 +122,7 @@ class GLMModel(GLMPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         past_key_values: Cache | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> BaseModelOutputWithPast:
         """Return the hidden states [batch, length, hidden] of a prompt, or of new tokens after a cached one.
 
@@ -156,28 +157,36 @@ class GLMModel(GLMPreTrainedModel):
         if self.prefix_encoder is not None and self.config._attn_implementation == "flex_attention":
             raise UnsupportedError("flex_attention takes no P-Tuning prefix; use 'sdpa' or 'eager'")
         mask = self.mask_of_pass(input_ids, inputs_embeds, attention_mask, cache, is_prompt)
-        hidden_states = self._decode(
+        hidden_states = self._run_layers(
             inputs_embeds, self.rotary_emb(position_ids, inputs_embeds.dtype), mask, cache, kwargs
         )
         return output_with_cache(BaseModelOutputWithPast, cache, last_hidden_state=self.norm(hidden_states))
 
-    def mask_of_pass(self, *arguments: Any) -> Any:
+    def mask_of_pass(
+        self,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | None,
+        cache: Cache | None,
+        is_prompt: bool,
+    ) -> LayerMask:
         """Return the mask that the layers take; see :func:`.attention_mask.attention_mask_of_pass`."""
-        return attention_mask_of_pass(self.config, *arguments)
+        return attention_mask_of_pass(self.config, input_ids, inputs_embeds, attention_mask, cache, is_prompt)
 
-    def _decode(
+    def _run_layers(
         self,
         hidden_states: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
-        mask: Any,
+        mask: LayerMask,
         cache: Cache | None,
-        kwargs: dict[str, Any],
+        kwargs: dict[str, object],
     ) -> Tensor:
-        """Return what the layers make of embeddings [batch, length, hidden]."""
+        """Return the output of the last layer, [batch, length, hidden], for embeddings of the same shape."""
         prefix = None
         if self.prefix_encoder is not None:
             prefix = self.prefix_encoder(hidden_states.dtype, len(hidden_states))
-            mask = None if mask is None else F.pad(mask, (prefix.shape[-2], 0), value=mask.dtype == torch.bool)
+            if isinstance(mask, Tensor):
+                mask = F.pad(mask, (prefix.shape[-2], 0), value=mask.dtype == torch.bool)
         elif _fast_step is not None:
             step = _fast_step(self.layers, self.config, hidden_states, position_embeddings, mask, cache)
             if step is not None:
@@ -221,7 +230,7 @@ class GLMForCausalLM(GLMPreTrainedModel):
     def derive_position_ids(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, length: int | None = None
     ) -> Tensor:
-        """Positions of whole sequences of ids; see :func:`.positions.derive_position_ids`."""
+        """Return the positions of whole sequences of ids; see :func:`.positions.derive_position_ids`."""
         return derive_position_ids(self.config, input_ids, attention_mask, length)
 
     @can_return_tuple
@@ -236,7 +245,7 @@ class GLMForCausalLM(GLMPreTrainedModel):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         past_key_values: Cache | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> CausalLMOutputWithPast:
         """Return logits [batch, length or ``logits_to_keep``, vocab]; arguments as in :meth:`GLMModel.forward`.
 

@@ -1,18 +1,26 @@
-"""Functions that all ranks of a model run when rank 0 is asked for them."""
+"""Register generator functions that all ranks of a model run when rank 0 calls them."""
 
 import inspect
 from collections.abc import Callable, Iterator
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Protocol, TypeVar
 
-Function = TypeVar("Function", bound=Callable[..., Iterator[Any]])
+from .runtime import Runtime
 
-FUNCTIONS: dict[str, Callable[..., Iterator[Any]]] = {}
-"""The functions by the name under which rank 0 asks for them."""
+Function = TypeVar("Function", bound=Callable[..., Iterator[object]])
+
+FUNCTIONS: dict[str, Callable[..., Iterator[object]]] = {}
+"""The registered functions by the name that rank 0 sends to the other ranks."""
+
+
+class _Running(Protocol):
+    """A model that has runtime state."""
+
+    runtime: Runtime
 
 
 def on_every_rank(function: Function) -> Function:
-    """Have all ranks run a generator function of (model, tokenizer, ..., should_stop) that rank 0 is asked for.
+    """Decorate a generator function of (model, tokenizer, ..., should_stop) so that a call on rank 0 runs on all ranks.
 
     The function must do the same for the same arguments and the same random numbers, and raise ValueError for bad input
     before the model runs.
@@ -22,7 +30,7 @@ def on_every_rank(function: Function) -> Function:
     FUNCTIONS[name] = function
 
     @wraps(function)
-    def call(model: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
+    def call(model: _Running, *args: object, **kwargs: object) -> Iterator[object]:
         if model.runtime.leader is None:
             return function(model, *args, **kwargs)
         return model.runtime.leader.stream(name, dict(signature.bind(model, *args, **kwargs).arguments))

@@ -1,4 +1,4 @@
-"""Forward hooks of a model: code that computes several layers in one call must not pass them by."""
+"""Find out whether a model has forward hooks, which code that computes several layers in one call would skip."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,11 +10,11 @@ from transformers.utils import output_capturing
 def has_active_hooks(modules: Iterable[dict[str, Any]]) -> bool:
     """Return whether a forward hook of a module may do something in this call.
 
-    The first call that asks for hidden states or attentions leaves hooks of transformers on every layer for good; they
-    do nothing in a call that asks for none.
+    The first call with ``output_hidden_states`` or ``output_attentions`` leaves hooks of transformers on every layer
+    for good. In a call without these arguments they do nothing, and do not count here.
 
     Args:
-        modules: the ``__dict__`` of each.
+        modules: the ``__dict__`` of each module.
     """
     if _has_any_global_hook():
         return True
@@ -23,7 +23,7 @@ def has_active_hooks(modules: Iterable[dict[str, Any]]) -> bool:
     return bool(hooks) and not (_collects_nothing() and all(map(_is_of_transformers, hooks)))
 
 
-def _is_of_transformers(hook: Any) -> bool:
+def _is_of_transformers(hook: object) -> bool:
     return getattr(hook, "__module__", None) == output_capturing.__name__
 
 

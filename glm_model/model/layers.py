@@ -1,6 +1,4 @@
-"""The MLP and the block of the decoder."""
-
-from typing import Any
+"""Define the MLP and the block (attention and MLP with their norms) of the decoder."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,7 +12,7 @@ from .rounding import gelu, row_linear
 
 
 class GLMMLP(nn.Module):
-    """GELU (tanh approximation) or, gated, GeGLU with the exact GELU on the second half."""
+    """MLP with GELU (tanh approximation) or, if ``config.gated_mlp``, with GeGLU: exact GELU on the second half."""
 
     def __init__(self, config: GLMConfig) -> None:
         super().__init__()
@@ -44,8 +42,8 @@ class GLMDecoderLayer(GradientCheckpointingLayer):
         self.post_attention_layernorm = GLMLayerNorm(config.hidden_size, eps=config.layernorm_epsilon)
         self.mlp = GLMMLP(config)
 
-    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
-        # Nothing is kept under a name, or computed, before it is needed: a long prompt's tensors are large.
+    def forward(self, hidden_states: Tensor, **kwargs: object) -> Tensor:
+        # No tensor is computed before it is needed or kept longer than that: those of a long prompt are large.
         hidden_states = self.input_layernorm(hidden_states)
         hidden_states = self.self_attn(hidden_states, **kwargs)[0] + hidden_states * self.alpha
         hidden_states = self.post_attention_layernorm(hidden_states)

@@ -1,11 +1,11 @@
-"""Where GLM looks and where its tokens stand: pure functions of token ids.
+"""Compute the visibility masks and the blank's index from token ids, as pure functions.
 
 A GLM sequence is ``context <sop> answer``. The context, with its blank ([MASK], [gMASK], [sMASK]), is bidirectional;
 ``<sop>`` and the answer are causal and stand at the blank's position. Source: GLM-130B paper (arXiv 2210.02414)
 section 2.1; ``get_masks`` and ``get_position_ids`` of the published ChatGLM-6B code, and
 ``get_masks_and_position_ids`` of GLM-130B's ``generate.py``.
 
-Nothing here knows models, caches or attention kernels. All ids are LongTensors of shape [batch, length].
+Nothing here depends on models, caches or attention kernels. All ids are LongTensors of shape [batch, length].
 """
 
 from collections.abc import Sequence
@@ -16,22 +16,22 @@ from torch.nn import functional as F
 
 
 def left_padding(input_ids: Tensor, pad_token_id: int) -> Tensor:
-    """Number of padding tokens in front of each row, LongTensor [batch]."""
+    """Return the number of padding tokens in front of each row, LongTensor [batch]."""
     return (input_ids == pad_token_id).long().cumprod(dim=-1).sum(dim=-1)
 
 
 def padding_from_mask(attention_mask: Tensor) -> Tensor:
-    """Number of zeros in front of each row of a 0/1 mask [batch, length], LongTensor [batch]."""
+    """Return the number of zeros in front of each row of a 0/1 mask [batch, length], LongTensor [batch]."""
     return (attention_mask == 0).long().cumprod(dim=-1).sum(dim=-1)
 
 
 def mask_from_padding(padding: Tensor, length: int) -> Tensor:
-    """The inverse of :func:`padding_from_mask`: a 0/1 mask, LongTensor [batch, length]."""
+    """Return the 0/1 mask, LongTensor [batch, length], of rows with ``padding`` [batch] tokens of padding in front."""
     return (torch.arange(length, device=padding.device) >= padding[:, None]).long()
 
 
 def context_length(input_ids: Tensor, sop_token_id: int) -> Tensor:
-    """Index of the first ``<sop>`` of each row, LongTensor [batch]: all columns before it are context.
+    """Return the index of the first ``<sop>`` of each row, LongTensor [batch]: all columns before it are context.
 
     Raises:
         ValueError: a row holds no ``<sop>``.
@@ -42,10 +42,11 @@ def context_length(input_ids: Tensor, sop_token_id: int) -> Tensor:
 
 
 def mask_position(input_ids: Tensor, mask_token_priority: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The blank that is being filled: index of its mask token in each row, and that token's id.
+    """Return the index of the blank to fill in each row, and the id of its mask token.
 
     Args:
-        mask_token_priority: ids of mask tokens; of the kinds a row holds, the first one named here counts.
+        input_ids: LongTensor [batch, length].
+        mask_token_priority: ids of mask tokens; if a row holds several kinds, the first one listed here counts.
 
     Returns:
         Two LongTensors [batch].
@@ -65,10 +66,10 @@ def mask_position(input_ids: Tensor, mask_token_priority: Sequence[int]) -> tupl
 
 
 def context_block_ids(padding: Tensor, context: Tensor, length: int) -> Tensor:
-    """0 for context tokens, -1 for the rest, LongTensor [batch, length].
+    """Return 0 for context tokens and -1 for all others, LongTensor [batch, length].
 
-    The ``block_sequence_ids`` of transformers' ``create_causal_mask``: tokens of block 0 see each other in both
-    directions.
+    These are the ``block_sequence_ids`` of transformers' ``create_causal_mask``: tokens of block 0 see each other in
+    both directions.
     """
     index = torch.arange(length, device=context.device)
     in_context = (index >= padding[:, None]) & (index < context[:, None])
@@ -76,9 +77,9 @@ def context_block_ids(padding: Tensor, context: Tensor, length: int) -> Tensor:
 
 
 def prefix_mask(padding: Tensor, context: Tensor, length: int) -> Tensor:
-    """The mask of whole sequences, bool [batch, 1, length, length], True = masked.
+    """Return the mask of whole sequences, bool [batch, 1, length, length], True = masked.
 
-    Everybody sees the context, and of the rest what is not behind; nobody sees padding, and padding sees nobody.
+    Every token sees the whole context, itself and the tokens before it. Padding is masked in rows and in columns.
     """
     index = torch.arange(length, device=context.device)
     in_context = context_block_ids(padding, context, length) == 0
@@ -88,10 +89,10 @@ def prefix_mask(padding: Tensor, context: Tensor, length: int) -> Tensor:
 
 
 def extend_mask(attention_mask: Tensor, length: int) -> Tensor:
-    """A mask of a prompt (bool [batch, 1, prompt, prompt], True = masked) grown to ``length`` rows and columns.
+    """Return the mask of a prompt (bool [batch, 1, prompt, prompt], True = masked) extended to ``length`` tokens.
 
-    As the original's ``_update_model_kwargs_for_generation``: a new row sees what the prompt's last row sees and
-    the new tokens up to itself; old rows do not see new tokens.
+    A new row sees the columns that the prompt's last row sees, and the new tokens up to itself; old rows do not see new
+    tokens. Source: ``_update_model_kwargs_for_generation`` of the published ChatGLM-6B code.
     """
     prompt = attention_mask.shape[-1]
     new = length - prompt
@@ -105,10 +106,10 @@ def extend_mask(attention_mask: Tensor, length: int) -> Tensor:
 
 
 def additive_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
-    """A bool mask (True = visible) as a float one to add to scores.
+    """Return a bool mask (True = visible) as a float mask of the same shape, to be added to scores.
 
-    Its lowest finite value swallows any score, so that a row that sees nothing averages all keys evenly, as in the
-    original.
+    Masked places get the lowest finite value, which absorbs any score: a row that sees nothing averages all keys
+    evenly, as in the original.
     """
     return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
 

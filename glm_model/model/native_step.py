@@ -1,13 +1,15 @@
-"""A packed model's decoding step on the CPU in one call: ``csrc/decoder.h`` does what :mod:`.layers` does in torch.
+"""Run all layers of a packed model for one new token on the CPU in one call of ``csrc/decoder.h``.
 
-At 50 GB/s a layer's INT4 weights are read in two milliseconds. The small operations between its products (norms, rotary
-positions, cache, attention, activation) take half a millisecond in torch, because the weights have driven their code
-and data from every cache; here they take a twentieth of that.
+That code computes the same as :mod:`.layers` does in torch. At 50 GB/s a layer's INT4 weights are read in two
+milliseconds. The small operations between its matrix products (norms, rotary positions, cache, attention, activation)
+take half a millisecond in torch, because the weights have evicted their code and data from all processor caches; here
+they take a twentieth of that.
 
-Taken only where nothing tells the difference: one new token of each sequence, float32, no hooks, no gradients.
-Everything else is torch's, and the parameters and the cache stay where they are.
+A native step is used only if its result is the same and no other code could miss the calls of the modules: one new
+token of each sequence, float32, no hooks, no gradients. Everything else is computed by torch. The library works on the
+parameters and the cache of the model, without copies.
 
-:func:`decode` takes sequences that share a cache, and so have one length; :func:`decode_rows` takes sequences of any
+:func:`layers_step` takes sequences that share a cache, and so have one length; :func:`rows_step` takes sequences of any
 lengths, each with a cache of its own, without padding or mask.
 """
 
@@ -30,10 +32,11 @@ from .layers import GLMDecoderLayer
 from .norm import GLMLayerNorm
 
 MOST_SEQUENCES = 16
-"""With more, torch takes the step: beside so many rows' products, the operations between them cost little."""
+"""The largest batch of a native step. With more sequences the products take so long that the operations between them
+do not matter, and torch runs the step."""
 
 
-def decode(
+def layers_step(
     layers: nn.ModuleList,
     config: GLMConfig,
     states: Tensor,
@@ -41,18 +44,23 @@ def decode(
     mask: object,
     cache: object,
 ) -> Tensor | None:
-    """Return what the layers make of one new token of each sequence, or None where torch has to do it.
+    """Return the last layer's output for one new token of each sequence, or None if torch has to run the layers.
 
     Args:
-        layers: of the decoder, on the CPU.
-        config: of the decoder.
+        layers: the layers of the decoder, on the CPU.
+        config: the configuration of the decoder.
         states: [batch, 1, hidden], the embeddings of the new tokens.
         position_embeddings: cosines and sines, each [batch, 1, 1, 1, rows, dim].
-        mask: of the attention; only None or bool [batch, 1, 1, cached + 1], True where a token is seen.
-        cache: gets the new tokens' keys and values; only a :class:`.GrowingCache` of all sequences.
+        mask: the attention mask, None or bool [batch, 1, 1, cached + 1], True where a token is seen; any other mask
+            gives None.
+        cache: the :class:`.GrowingCache` of all sequences, to which the new keys and values are added; any other cache
+            gives None.
+
+    Returns:
+        [batch, 1, hidden], or None.
 
     Raises:
-        MemoryError: not enough for the step.
+        MemoryError: there is not enough memory for the step.
     """
     if not _is_a_step(config, states) or not isinstance(cache, GrowingCache):
         return None
@@ -68,25 +76,30 @@ def decode(
     return decoder.step(states, position_embeddings, [cache], visible)
 
 
-def decode_rows(
+def rows_step(
     layers: nn.ModuleList,
     config: GLMConfig,
     states: Tensor,
     position_embeddings: tuple[Tensor, Tensor],
     caches: Sequence[object],
 ) -> Tensor | None:
-    """Return the same as :func:`decode` with a cache for each sequence: a new token sees its own cache and itself.
+    """Return the same as :func:`layers_step` for sequences that have a cache each.
+
+    A new token sees the tokens of its own cache and itself.
 
     Args:
-        layers: of the decoder, on the CPU.
-        config: of the decoder.
-        states: [rows, 1, hidden].
+        layers: the layers of the decoder, on the CPU.
+        config: the configuration of the decoder.
+        states: [rows, 1, hidden], the embeddings of the new tokens.
         position_embeddings: cosines and sines, each [rows, 1, 1, 1, position rows, dim].
-        caches: of each row one, of batch 1, of any length but 0; only instances of :class:`.GrowingCache`, all of one
-            dtype.
+        caches: one :class:`.GrowingCache` per row, each of batch size 1 and of any length but 0, all of one dtype;
+            other caches give None.
+
+    Returns:
+        [rows, 1, hidden], or None if torch has to run the layers.
 
     Raises:
-        MemoryError: not enough for the step.
+        MemoryError: there is not enough memory for the step.
     """
     assert len(caches) == len(states) == len(set(map(id, caches))), "each row needs a cache of its own"
     if not caches or not _is_a_step(config, states):
@@ -122,7 +135,7 @@ def _decoder_of(layers: nn.ModuleList, config: GLMConfig) -> "_NativeDecoder | N
 
 
 class _NativeDecoder:
-    """The addresses of a model's parameters, and all that would make them the wrong thing to use."""
+    """The layers of a model as the library reads them, and the state by which a change of the model is noticed."""
 
     def __init__(self, layers: nn.ModuleList, config: GLMConfig) -> None:
         self._config = config
@@ -148,13 +161,13 @@ class _NativeDecoder:
         return [*addresses, *(linear.precision for linear in self._linears)]
 
     def is_stale(self) -> bool:
-        """Return whether a parameter, a layer or its precision is another one than it was."""
+        """Return whether a parameter, a layer or a layer's precision was replaced since this description was made."""
         return self._current_state() != self._state or any(
             names.get(name) is not value for names, name, value in self._links
         )
 
     def replaces_modules(self) -> bool:
-        """Return whether a native step does what calling the modules would do: no hook, no ``forward`` of another."""
+        """Return whether a native step computes what calling the modules would: no hook, no replaced ``forward``."""
         return (
             self._decoder is not None
             and self._config._attn_implementation == "sdpa"
@@ -163,7 +176,7 @@ class _NativeDecoder:
         )
 
     def takes_cache(self, cache: GrowingCache, batch: int) -> bool:
-        """Return whether a cache holds tokens of so many sequences, and all its shapes are as they must be."""
+        """Return whether a cache holds tokens of ``batch`` sequences on the CPU, in the shapes of the library."""
         assert self._decoder is not None
         heads, cached = self._decoder.heads, cache.get_seq_length()
         shape = (batch, heads.heads, cached, heads.head_dim)
@@ -181,13 +194,16 @@ class _NativeDecoder:
         caches: Sequence[GrowingCache],
         visible: Tensor | None,
     ) -> Tensor:
-        """Run the step in the library; return what the last layer returns, [batch, 1, hidden].
+        """Run the step in the library, and return the output of the last layer, [batch, 1, hidden].
 
         Args:
-            states: [batch, 1, hidden].
-            position_embeddings: see there.
-            caches: one of all sequences, or one of each.
-            visible: None, or of one cache, bool [batch, 1, 1, cached + 1], contiguous.
+            states: [batch, 1, hidden], the embeddings of the new tokens.
+            position_embeddings: cosines and sines, each [batch or 1, 1, 1, 1, position rows, dim].
+            caches: one cache of all sequences, or one for each sequence.
+            visible: the mask for a shared cache, contiguous bool [batch, 1, 1, cached + 1]; None hides nothing.
+
+        Raises:
+            MemoryError: there is not enough memory for the step.
         """
         assert self._decoder is not None
         batch = len(states)
@@ -212,8 +228,8 @@ def _extended(caches: Sequence[GrowingCache]) -> tuple["Array[c_int64]", torch.d
     """Make room for one more token in every layer of every cache.
 
     Returns:
-        The fields of a :class:`.structures.KeysAndValues` for each layer and sequence, as plain numbers, which are
-        quicker to write than hundreds of structures; and the dtype of the keys and values.
+        An array with the fields of a :class:`.structures.KeysAndValues` for each layer and sequence, as plain numbers,
+        which ctypes fills faster than hundreds of structures; and the dtype of the keys and values.
     """
     numbers: list[int] = []
     for layers in zip(*(cache.layers for cache in caches), strict=True):
@@ -232,13 +248,13 @@ _decoders: "WeakKeyDictionary[nn.ModuleList, _NativeDecoder]" = WeakKeyDictionar
 
 
 def _is_plain(layer: nn.Module, index: int) -> TypeGuard[GLMDecoderLayer]:
-    """Return whether a layer is what ``csrc/decoder.h`` describes, all on the CPU."""
+    """Return whether a layer, with all its parameters on the CPU, is one that ``csrc/decoder.h`` can compute."""
     if not isinstance(layer, GLMDecoderLayer) or layer.self_attn.cache_idx != index:  # a stage of a pipeline
         return False
     attention, mlp = layer.self_attn, layer.mlp
     linears = (attention.query_key_value, attention.dense, mlp.dense_h_to_4h, mlp.dense_4h_to_h)
     norms = (layer.input_layernorm, layer.post_attention_layernorm)
-    # A type and no subclass of it: where a weight is computed anew whenever it is asked for, the subclass says so.
+    # Compared by type, without subclasses: parametrizations, which compute a weight at every access, make a subclass.
     return (
         all(type(linear) is QuantizedLinear and _takes_linear(linear) for linear in linears)
         and all(type(norm) is GLMLayerNorm and _is_float32(norm.weight) for norm in norms)
@@ -284,4 +300,4 @@ def _linear(layer: QuantizedLinear) -> structures.Linear:
     )
 
 
-register_fast_step(decode)
+register_fast_step(layers_step)

@@ -1,10 +1,10 @@
-"""LayerNorm with the weights of the published files."""
+"""Define LayerNorm for the weights of the published files, which are float32 in a half model too."""
 
 from torch import Tensor, nn
 
 
 class GLMLayerNorm(nn.LayerNorm):
-    """LayerNorm that takes half activations with the float32 weights of the published files."""
+    """LayerNorm that computes in the dtype of its weights and returns the dtype of its input."""
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         if hidden_states.dtype == self.weight.dtype:

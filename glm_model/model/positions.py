@@ -1,4 +1,4 @@
-"""Where GLM's tokens stand: position ids as pure functions of token ids."""
+"""Compute position ids from token ids, as pure functions."""
 
 import torch
 from torch import Tensor
@@ -8,15 +8,16 @@ from .configuration import GLMConfig
 
 
 def block_position_ids(padding: Tensor, context: Tensor, blank: Tensor, length: int) -> Tensor:
-    """ChatGLM-6B's two rows of positions, LongTensor [batch, 2, length].
+    """Return ChatGLM-6B's two rows of positions, LongTensor [batch, 2, length].
 
     Row 0 counts through the context and then stays at the blank; row 1 is 0 in the context and counts from 1 at
     ``<sop>``. Padding in front shifts nothing: positions count from the first real token.
 
     Args:
-        padding: tokens of padding in front of each row, [batch].
+        padding: number of padding tokens in front of each row, [batch].
         context: index of ``<sop>`` in each row, [batch].
         blank: index of the mask token in each row, [batch].
+        length: number of positions.
     """
     index = torch.arange(length, device=context.device)
     in_context = index < context[:, None]
@@ -26,7 +27,7 @@ def block_position_ids(padding: Tensor, context: Tensor, blank: Tensor, length: 
 
 
 def sequence_position_ids(padding: Tensor, context: Tensor, blank: Tensor, counts_on: Tensor, length: int) -> Tensor:
-    """GLM-130B's single row of positions, LongTensor [batch, length].
+    """Return GLM-130B's single row of positions, LongTensor [batch, length].
 
     Args:
         counts_on: bool [batch]; True where the answer goes on counting ([gMASK]), False where it stays at the
@@ -39,7 +40,10 @@ def sequence_position_ids(padding: Tensor, context: Tensor, blank: Tensor, count
 
 
 def count_padding(config: GLMConfig, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """Tokens of padding in front of each row, [batch]: from a 0/1 mask if there is one, else from the pad id."""
+    """Return the number of padding tokens in front of each row, LongTensor [batch].
+
+    It is counted in a 0/1 mask [batch, keys] if there is one, else by the pad id.
+    """
     if attention_mask is not None and attention_mask.ndim == 2:
         return masking.padding_from_mask(attention_mask[:, : input_ids.shape[1]])
     return masking.left_padding(input_ids, config.pad_token_id)
@@ -48,11 +52,14 @@ def count_padding(config: GLMConfig, input_ids: Tensor, attention_mask: Tensor |
 def derive_position_ids(
     config: GLMConfig, input_ids: Tensor, attention_mask: Tensor | None = None, length: int | None = None
 ) -> Tensor:
-    """Positions of whole sequences, [batch, 2, length] or (GLM-130B) [batch, length]; see ``masking``.
+    """Return the positions of whole sequences, [batch, 2, length] or (GLM-130B) [batch, length]; see ``masking``.
 
     Args:
-        length: how many positions; more than there are ids gives those of the answer to come, which hold as long as
-            it brings no mask token. None: as many as ids.
+        config: the configuration of the decoder.
+        input_ids: LongTensor [batch, tokens].
+        attention_mask: 0/1 [batch, tokens], 0 for padding; None counts the pad id in front.
+        length: the number of positions. With more positions than ids the rest are those of the answer to come; they
+            hold as long as the answer contains no mask token. None: as many as ids.
 
     Raises:
         ValueError: a row lacks ``<sop>`` or a mask token.
@@ -70,10 +77,15 @@ def derive_position_ids(
 
 
 def extend_position_ids(config: GLMConfig, position_ids: Tensor, input_ids: Tensor) -> Tensor:
-    """Positions given for a prompt, continued over the tokens generated since.
+    """Return the positions of a prompt, continued for the tokens that were generated after it.
 
-    With block positions row 0 repeats its last value and row 1 counts on; with one row it counts on after [gMASK] and
-    stays after [MASK] and [sMASK].
+    With block positions row 0 repeats its last value and row 1 counts on. A single row counts on after [gMASK] and
+    repeats its last value after [MASK] and [sMASK].
+
+    Args:
+        config: the configuration of the decoder.
+        position_ids: positions of the prompt, [batch, 2, prompt] or (GLM-130B) [batch, prompt].
+        input_ids: all ids so far, LongTensor [batch, length].
     """
     new = input_ids.shape[1] - position_ids.shape[-1]
     if new <= 0:
@@ -90,7 +102,7 @@ def extend_position_ids(config: GLMConfig, position_ids: Tensor, input_ids: Tens
 def prompt_position_ids(
     config: GLMConfig, input_ids: Tensor | None, attention_mask: Tensor | None, is_prompt: bool
 ) -> Tensor:
-    """Return the positions of a prompt that came without any; arguments are those of the decoder.
+    """Return the positions of a prompt that was passed to the decoder without any; the arguments are the decoder's.
 
     Raises:
         ValueError: there are no ids, or the ids are new tokens alone.

@@ -1,4 +1,4 @@
-"""P-Tuning v2: a trained prefix of keys and values."""
+"""Compute the trained prefix of keys and values of P-Tuning v2 (arXiv 2110.07602)."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from .configuration import ChatGLMConfig
 
 
 class PrefixEncoder(nn.Module):
-    """P-Tuning v2 (arXiv 2110.07602): trained keys and values that every token of every layer may attend to."""
+    """Encoder of a P-Tuning v2 prefix: trained keys and values that every token attends to in every layer."""
 
     def __init__(self, config: ChatGLMConfig, length: int) -> None:
         super().__init__()
@@ -27,8 +27,13 @@ class PrefixEncoder(nn.Module):
     def forward(self, dtype: torch.dtype, batch: int) -> Tensor:
         """Return the prefix, [2 * layers, batch, heads, prefix length, head_dim].
 
-        Rows 2i and 2i + 1 are keys and values of layer i. Dropout gives each sequence a prefix of its own in training;
-        otherwise all share one, [2 * layers, 1, ...], which is encoded once and kept until the weights change.
+        Entries 2i and 2i + 1 are the keys and the values of layer i. In training, dropout gives each sequence another
+        prefix. Otherwise all sequences share one, [2 * layers, 1, ...], which is encoded once and kept until the
+        weights change.
+
+        Args:
+            dtype: the dtype of the result.
+            batch: the number of sequences.
         """
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self.dropout(self._encode(dtype).expand(-1, batch if self.training else 1, -1, -1, -1))
@@ -50,12 +55,12 @@ class _Encoded:
     def __init__(self, prefix: Tensor, dtype: torch.dtype, weights: list[nn.Parameter]) -> None:
         self.prefix = prefix
         self._dtype = dtype
-        # Kept alive, so that no other weights can come to lie at the same address.
+        # These references keep the memory in use, so that no other weights can be allocated at the same address.
         self._weights = [weight.detach() for weight in weights]
         self._versions = [_version(weight) for weight in weights]
 
     def is_of(self, dtype: torch.dtype, weights: list[nn.Parameter]) -> bool:
-        """Return whether the prefix is that of these weights as they are now."""
+        """Return whether the prefix was encoded in this dtype from these weights, unchanged since then."""
         return (
             dtype == self._dtype
             and all(a.data_ptr() == b.data_ptr() for a, b in zip(weights, self._weights, strict=True))
@@ -64,11 +69,11 @@ class _Encoded:
 
 
 def _version(weight: Tensor) -> int:
-    """Return how often a tensor was changed in place; one that was made in inference mode has no such count."""
+    """Return how often a tensor was changed in place; 0 for a tensor of inference mode, which has no such count."""
     return 0 if weight.is_inference() else weight._version
 
 
 def train_prefix_alone(model: nn.Module) -> None:
-    """Freeze everything but the prefix, as P-Tuning does; ``from_pretrained`` makes every parameter trainable."""
+    """Freeze all parameters except the prefix, as P-Tuning does; ``from_pretrained`` leaves all of them trainable."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("prefix_encoder." in name)

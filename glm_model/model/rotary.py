@@ -1,4 +1,4 @@
-"""Rotary positions (arXiv 2104.09864), over one row of positions or two."""
+"""Compute rotary position embeddings (arXiv 2104.09864) for one row of position ids or two."""
 
 from collections.abc import Callable
 
@@ -26,12 +26,12 @@ class GLMRotaryEmbedding(nn.Module):
         self.register_buffer("inv_freq", self.inverse_frequencies(), persistent=False)
 
     def inverse_frequencies(self) -> Tensor:
-        """float32 [dim / 2], each value representable in half."""
+        """Return the inverse frequencies, float32 [dim / 2], each rounded to a value of half precision."""
         exponent = torch.arange(0, self.dim, 2, dtype=torch.float32) / self.dim
         return (1.0 / ROTARY_BASE**exponent).half().float()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GLMRotaryEmbedding":
-        # `model.bfloat16()` must move the frequencies, never round them.
+        # `model.bfloat16()` and the like may move the frequencies to another device, but must not round them.
         super()._apply(fn, recurse)
         if self.inv_freq.dtype != torch.float32 and self.inv_freq.device.type != "meta":
             self.inv_freq = self.inverse_frequencies().to(self.inv_freq.device)
@@ -39,10 +39,10 @@ class GLMRotaryEmbedding(nn.Module):
 
     @torch.no_grad()
     def forward(self, position_ids: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of ``position_ids`` ([batch, length] or [batch, 2, length]).
+        """Return the cosines and sines of ``position_ids`` ([batch, length] or [batch, 2, length]).
 
         Returns:
-            Two tensors [batch, length, 1, 1, rows, dim] in ``dtype``; the ones stand for heads and query/key.
+            Two tensors [batch, length, 1, 1, rows, dim] in ``dtype``; they broadcast over heads and over query and key.
         """
         positions = position_ids.view(len(position_ids), self.rows, -1).transpose(1, 2).unsqueeze(-1)
         rounds_angle = dtype == torch.float16 and self.angle_in_model_dtype
@@ -53,11 +53,11 @@ class GLMRotaryEmbedding(nn.Module):
 
 
 def rotate_half(states: Tensor) -> Tensor:
-    """(x1, x2) -> (-x2, x1) over the two halves of the last dimension."""
+    """Return (-x2, x1) for the two halves (x1, x2) of the last dimension."""
     first, second = states.chunk(2, dim=-1)
     return torch.cat([-second, first], dim=-1)
 
 
 def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """``states * cos + rotate_half(states) * sin`` with as little memory as that takes; it matters in long prompts."""
+    """Return ``states * cos + rotate_half(states) * sin``, computed in place because long prompts need much memory."""
     return rotate_half(states).mul_(sin).add_(states * cos)

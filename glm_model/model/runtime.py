@@ -1,4 +1,7 @@
-"""How a loaded model runs: what is neither network nor configuration, and is never saved."""
+"""Define the runtime state of a loaded model, which belongs neither to its weights nor to its configuration.
+
+It is never saved.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,29 +19,29 @@ class World(Protocol):
 
     @property
     def size(self) -> int:
-        """How many processes there are."""
+        """The number of processes."""
 
     @property
     def device(self) -> torch.device:
-        """Where this process has its part."""
+        """The device of this process's part of the model."""
 
 
 class Leader(Protocol):
-    """Rank 0 of several, which has the others repeat what it is asked to do."""
+    """Rank 0 of several, which makes the other ranks run the same calls."""
 
-    def stream(self, name: str, arguments: dict[str, Any]) -> Iterator[Any]:
-        """Yield what the function of this name yields, while the other ranks run it too."""
+    def stream(self, name: str, arguments: dict[str, Any]) -> Iterator[object]:
+        """Run the function of this name on all ranks, and yield what it yields on this one."""
 
 
 @dataclass(eq=False)
 class Runtime:
-    """The state that a model keeps while it runs; every model has one, ``model.runtime``.
+    """The state of a model while it runs; every model has one as ``model.runtime``.
 
     Attributes:
-        cache_dtype: dtype to store keys and values in where the caller gives no cache; None is that of the activations.
-        cuda_graphs: whether an answer that is written on one GPU is decoded as CUDA graphs.
+        cache_dtype: dtype to store keys and values in if the caller gives no cache; None is that of the activations.
+        cuda_graphs: whether decoding on one GPU may use CUDA graphs.
         world: the ranks that hold the other parts of the model; None if this process holds all of it.
-        leader: what passes requests on to those ranks; None if there are none, or this is not rank 0.
+        leader: sends calls to the other ranks; None if there are none, or if this is not rank 0.
     """
 
     cache_dtype: torch.dtype | None = None

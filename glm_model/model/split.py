@@ -1,6 +1,7 @@
-"""How a model is shared out: which layers are cut how, and which layers a pipeline stage holds.
+"""Decide how a model is split: how each layer is cut for tensor parallelism, and which layers a pipeline stage holds.
 
-Pure functions of a configuration; no torch. The cuts are those of SwissArmyTransformer's shards of GLM-130B.
+These are pure functions of a configuration, without torch. The cuts are those of SwissArmyTransformer's shards of
+GLM-130B.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from typing import Literal, Protocol
 
 from ..errors import UnsupportedError
 
-# Styles of our own, which `styles` registers with transformers. All other names are transformers'.
+# Styles of this package, which `parallel.styles` registers with transformers. All other names are transformers'.
 VOCABULARY = "glm_vocabulary"
 PACKED_ROWWISE = "glm_packed_rowwise"
 COLWISE_HALVES = "glm_colwise_halves"
@@ -17,7 +18,7 @@ PREFIX_HEADS = "glm_prefix_heads"
 
 
 class Sizes(Protocol):
-    """What must be known of a model to cut it; a :class:`~.configuration.GLMConfig` has it all."""
+    """The fields of a configuration by which a model is cut; a :class:`~.configuration.GLMConfig` has them all."""
 
     vocab_size: int
     hidden_size: int
@@ -30,14 +31,14 @@ class Sizes(Protocol):
 
     @property
     def embedding_bit(self) -> int | None:
-        """``quantization_bit`` of the embedding and the head."""
+        """The ``quantization_bit`` of the embedding and the head."""
 
 
 def tensor_parallel_plan(config: Sizes) -> dict[str, str]:
-    """transformers' ``base_model_tp_plan``: a style for every module of the decoder that is cut.
+    """Return transformers' ``base_model_tp_plan``: a style for every module of the decoder that is cut.
 
     The rows of ``query_key_value`` are q, k, v of one head after the other, so a plain column cut gives each rank whole
-    heads. GeGLU's first layer gives two halves, of which each rank needs its part.
+    heads. The output of GeGLU's first layer has two halves, and each rank needs its part of both.
     """
     rowwise = PACKED_ROWWISE if config.quantization_bit else "rowwise"
     plan = {
@@ -53,7 +54,7 @@ def tensor_parallel_plan(config: Sizes) -> dict[str, str]:
 
 
 def require_tensor_parallel(config: Sizes, ranks: int) -> None:
-    """Raises UnsupportedError, naming the field, if so many ranks cannot share every layer evenly."""
+    """Raise UnsupportedError, naming the field, if ``ranks`` tensor parallel ranks cannot share every layer evenly."""
     in_a_byte = 2 if config.quantization_bit == 4 else 1
     for field, unit in (("num_attention_heads", 1), ("inner_hidden_size", in_a_byte), ("vocab_size", 1)):
         value = getattr(config, field)
@@ -65,21 +66,23 @@ def require_tensor_parallel(config: Sizes, ranks: int) -> None:
 
 
 def require_sizes(config: Sizes, tensor: int, pipeline: int) -> None:
-    """Raise UnsupportedError if a model cannot be shared by so many ranks and stages."""
+    """Raise UnsupportedError if a model cannot be split over ``tensor`` ranks and ``pipeline`` stages."""
     require_tensor_parallel(config, tensor)
     stage_layers(config, pipeline)
 
 
 def stage_layers(config: Sizes, stages: int, float_bits: int = 16) -> list[range]:
-    """The layers of every pipeline stage, so that the largest stage is as small as can be.
+    """Return the layers of every pipeline stage, chosen so that the largest stage needs as little memory as possible.
 
-    The first stage holds the embedding and the head too, which are one in both models.
+    The first stage also holds the embedding and the head, which are tied in both models.
 
     Args:
-        float_bits: of a weight that is not packed.
+        config: the configuration of the model.
+        stages: the number of stages.
+        float_bits: bits of an element of a weight that is not packed.
 
     Raises:
-        UnsupportedError: more stages than layers.
+        UnsupportedError: there are more stages than layers.
     """
     if stages > config.num_layers:
         raise UnsupportedError(
@@ -98,6 +101,6 @@ def stage_layers(config: Sizes, stages: int, float_bits: int = 16) -> list[range
 
 
 def _layer_weights(config: Sizes) -> int:
-    """Elements of a layer's matrices."""
+    """Return the number of elements of a layer's matrices."""
     mlp = config.inner_hidden_size * (3 if config.gated_mlp else 2)
     return (4 * config.hidden_size + mlp) * config.hidden_size

@@ -54,7 +54,7 @@ def part(rows: slice, states: Tensor, positions: tuple[Tensor, Tensor]) -> tuple
 
 
 def decode_rows(model: Any, inputs: tuple[Tensor, tuple[Tensor, Tensor]], caches: Sequence[object]) -> Tensor | None:
-    return native_step.decode_rows(model.model.layers, model.config, *inputs, caches)
+    return native_step.rows_step(model.model.layers, model.config, *inputs, caches)
 
 
 def contents(cache: GrowingCache) -> list[Tensor]:
@@ -67,7 +67,7 @@ def one_by_one(model: Any, inputs: tuple[Tensor, tuple[Tensor, Tensor]], caches:
     outputs = []
     for row, cache in enumerate(caches):
         states, positions = part(slice(row, row + 1), *inputs)
-        out = native_step.decode(model.model.layers, model.config, states, positions, None, cache)
+        out = native_step.layers_step(model.model.layers, model.config, states, positions, None, cache)
         assert out is not None
         outputs.append(out)
     return torch.cat(outputs)
@@ -107,7 +107,7 @@ def test_caches_of_their_own_are_bit_for_bit_a_shared_one(kind: str, bits: int, 
         cache.batch_select_indices(torch.tensor([row]))
     for step in range(3):
         inputs = embedded(model, caches, step)
-        wanted = native_step.decode(model.model.layers, model.config, *inputs, None, shared)
+        wanted = native_step.layers_step(model.model.layers, model.config, *inputs, None, shared)
         found = decode_rows(model, inputs, caches)
         assert found is not None
         assert wanted is not None
