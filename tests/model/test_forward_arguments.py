@@ -21,8 +21,8 @@ def prompt() -> torch.Tensor:
 def test_the_cache_has_two_names(name: str) -> None:
     model = load(FP32)
     cache = DynamicCache()
-    output = model(prompt(), **{name: cache})
-    assert cache_of(output) is cache
+    found = cache_of(model(prompt(), **{name: cache}))
+    assert found is cache
     assert cache.get_seq_length() == 5
 
 
