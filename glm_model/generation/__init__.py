@@ -1,1 +1,1 @@
-"""Writing: the decoding loop, how it chooses tokens, the streams and the published ``chat``."""
+"""Generation of text: the decoding loop, the choice of tokens, streams, and the published ``chat``."""

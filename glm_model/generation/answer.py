@@ -1,4 +1,4 @@
-"""The decoding loop of one answer: what to choose, when to stop, and what to compute next."""
+"""Decode one answer: choose its tokens, decide when it ends, and prepare the inputs of the next forward pass."""
 
 from collections.abc import Callable, Collection, Iterator
 
@@ -11,22 +11,28 @@ from .passes import DecodingBatch
 from .sampling import Chooser
 
 Guesser = Callable[[Tensor], list[int]]
-"""From all ids so far [1, length], tokens that may follow; computed with the next one, and taken back if wrong."""
+"""A function from all ids so far, [1, length], to tokens that may follow. The guesses are computed together with the
+newest token, and removed from the cache if they are wrong."""
 
 GuesserMaker = Callable[[int, int, Collection[int]], Guesser]
-"""(most guesses, longest text in tokens, end tokens) -> what guesses."""
+"""A function (most guesses, longest text in tokens, end tokens) -> :data:`Guesser`."""
 
 _guesser_maker: GuesserMaker | None = None
 
 
 def register_guesser(maker: GuesserMaker) -> None:
-    """Have answers that are to be guessed ahead ask ``maker`` for what guesses."""
+    """Let :func:`make_guesser` make its guessers with ``maker``."""
     global _guesser_maker
     _guesser_maker = maker
 
 
 def make_guesser(count: int, longest: int, ends: Collection[int]) -> Guesser | None:
-    """Return what guesses up to ``count`` tokens ahead, None for a count of 0.
+    """Return a function that guesses up to ``count`` tokens ahead, or None for a count of 0.
+
+    Args:
+        count: the most tokens that are guessed in one step.
+        longest: the number of tokens of prompt and answer at which the answer is cut.
+        ends: ids that end an answer, which are never guessed.
 
     Raises:
         UnsupportedError: this installation has no ``glm_model.generation.prompt_lookup``.
@@ -39,18 +45,18 @@ def make_guesser(count: int, longest: int, ends: Collection[int]) -> Guesser | N
 
 
 class Answer:
-    """The answer of one row in the making.
+    """The unfinished answer of one row, which grows token by token.
 
     Args:
-        prompt: ids [1, length].
-        choose: the next token from scores.
-        ends: ids after which the answer has ended.
-        longest: tokens of prompt and answer at which it is cut.
-        also_stops: asked with all ids and the newest scores whether the answer has ended; None if nothing else ends it.
-        guess: tokens to try ahead; None tries none.
+        prompt: ids, LongTensor [1, length].
+        choose: chooses the next token from its logits.
+        ends: ids that end the answer.
+        longest: the number of tokens of prompt and answer at which the answer is cut.
+        also_stops: a further function (all ids, newest scores) -> whether the answer has ended; None if there is none.
+        guess: guesses tokens ahead; None guesses none.
 
     Attributes:
-        ids: prompt and answer, LongTensor [1, length].
+        ids: prompt and answer so far, LongTensor [1, length].
         finished: whether the newest token is the last one.
         wrong_guesses: how many of the tokens computed last do not belong to the answer.
     """
@@ -77,11 +83,15 @@ class Answer:
 
     @property
     def guesses_ahead(self) -> bool:
-        """Whether a step may compute tokens that are taken back."""
+        """Whether a step may compute guessed tokens, which must be removed from the cache if they are wrong."""
         return self._guess is not None
 
     def read(self, logits: Tensor) -> Iterator[int]:
-        """Choose tokens from logits [1, n, vocab] of the newest token and its guesses; yield each as it is added."""
+        """Choose tokens from logits, and yield each as it is added to ``ids``.
+
+        Args:
+            logits: [1, n, vocab], computed for the inputs that :meth:`next_inputs` gave.
+        """
         for place in range(logits.shape[1]):
             tokens, scores = self._choose(self.ids, logits[:, place])
             token = int(tokens)
@@ -115,14 +125,15 @@ def write_answer(
     moving_tokens: Collection[int] = (),
     cache: Cache | None = None,
 ) -> Iterator[int]:
-    """Yield an answer's tokens as they are chosen, the last one included.
+    """Yield an answer's tokens as they are chosen, including the last one.
 
     Args:
-        batch: where the row joins, and leaves at the end or when the reader closes this.
-        answer: holds the prompt; changed in place.
-        positions: from all ids [1, length], the positions of prompt and answer, [1, 2, longest] or [1, longest].
-        attention_mask: of the prompt; see :meth:`DecodingBatch.insert`.
-        moving_tokens: ids that, written into the answer, change its positions.
+        batch: the batch that the row joins; the row leaves it at the end, or when the iterator is closed.
+        answer: the answer with its prompt; changed in place.
+        positions: a function from all ids [1, length] to the positions of prompt and answer, [1, 2, longest] or
+            (GLM-130B) [1, longest].
+        attention_mask: the mask of the prompt; see :meth:`DecodingBatch.insert`.
+        moving_tokens: ids (mask tokens) that change the answer's positions when they are written into it.
         cache: see :meth:`DecodingBatch.insert`.
     """
     rows, logits = batch.insert(

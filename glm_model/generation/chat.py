@@ -1,8 +1,8 @@
-"""The published ``chat``, ``stream_chat`` and ``stream_generate``, with every habit of the original.
+"""Provide the published ``chat``, ``stream_chat`` and ``stream_generate``, with the behaviour of the original.
 
-Those are its sampling defaults, its clean-up of decoded text, and the last token, which is never streamed. They take
-what transformers' ``generate`` takes. The front-ends use :func:`.stream.stream_text` instead: nothing lost, no space
-eaten, stopped within a token.
+This includes its sampling defaults, its clean-up of decoded text, and that the last token is never streamed. All three
+take the arguments of transformers' ``generate``. The front-ends use :func:`.stream.stream_text` instead, which streams
+the last token too, keeps spaces, and stops within one token.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from ..options import sampling_kwargs
 from ..text.chat_format import History, process_response
-from ..text.published_stream import DecodeStream
+from ..text.published_stream import PublishedTextStream
 from .sampling import InvalidScoreLogitsProcessor
 from .transformers_hooks import generate_steps
 
@@ -23,11 +23,11 @@ logger = logging.get_logger(__name__)
 
 
 class SupportsChat(Protocol):
-    """What ``chat`` needs of a tokenizer."""
+    """The part of a tokenizer that ``chat`` uses."""
 
     def __call__(self, text: Any, **kwargs: Any) -> Any: ...
     def build_prompt(self, query: str, history: History | None = None) -> str: ...
-    def decode(self, token_ids: Any, **kwargs: Any) -> str: ...
+    def decode(self, token_ids: list[int]) -> str: ...
 
 
 class ChatMixin(GenerationMixin):
@@ -47,13 +47,15 @@ class ChatMixin(GenerationMixin):
         logits_processor: LogitsProcessorList | None = None,
         **kwargs: Any,
     ) -> tuple[str, History]:
-        """One answer.
+        """Return one answer of the model to ``query``.
 
         Args:
+            tokenizer: the model's tokenizer.
+            query: the question.
             history: earlier (query, answer) rounds; not changed.
             max_length: tokens of prompt and answer; a prompt that long or longer gets one token.
-            temperature: 0, and anything below 1e-6, is greedy.
-            kwargs: anything else that ``generate`` takes.
+            temperature: divides the scores; 0, and anything below 1e-6, chooses greedily.
+            kwargs: further arguments of ``generate``.
 
         Returns:
             The answer, and the history with this round added.
@@ -82,33 +84,36 @@ class ChatMixin(GenerationMixin):
         logits_processor: LogitsProcessorList | None = None,
         **kwargs: Any,
     ) -> Iterator[tuple[str, History]]:
-        """As :meth:`chat`, yielding the whole answer so far after every token but the last; see the module."""
+        """Yield the whole answer so far, and the history with it, after every token except the last.
+
+        The arguments are those of :meth:`chat`.
+        """
         inputs = self._chat_inputs(tokenizer, query, history)
         settings = {
             "max_length": max_length,
             **sampling_kwargs(do_sample, temperature, top_p),
             "logits_processor": _guarded(logits_processor),
         }
-        answer = DecodeStream(tokenizer)
+        answer = PublishedTextStream(tokenizer)
         for output in self.stream_generate(**inputs, **{**settings, **kwargs}):
             response = process_response(answer.push(int(output[0, -1])))
             yield response, [*(history or ()), (query, response)]
 
     def stream_generate(self, input_ids: Tensor, **kwargs: Any) -> Iterator[Tensor]:
-        """All ids so far after every step but the last, LongTensor [batch, length]; as the original.
+        """Yield all ids so far, LongTensor [batch, length], after every step except the last, as in the original.
 
         Args:
-            input_ids: prompts [batch, length].
-            kwargs: what ``generate`` takes, except beams.
+            input_ids: prompts, LongTensor [batch, length].
+            kwargs: arguments of ``generate``, except those of beam search.
         """
         for all_ids, finished in generate_steps(self, input_ids, **kwargs):
             if not finished:
                 yield all_ids
 
     def _prepare_generated_length(
-        self, generation_config: GenerationConfig, *args: Any, input_ids_length: int, **kwargs: Any
+        self, generation_config: GenerationConfig, *args: object, input_ids_length: int, **kwargs: object
     ) -> GenerationConfig:
-        # transformers 4.27 warned where 5 refuses, and wrote a token.
+        # For a prompt of max_length tokens transformers 4.27 warned and generated one token; transformers 5 raises.
         prepared: GenerationConfig = super()._prepare_generated_length(
             generation_config, *args, input_ids_length=input_ids_length, **kwargs
         )

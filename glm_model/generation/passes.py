@@ -1,7 +1,7 @@
-"""The forward passes of decoding: rows are inserted with their prompts, grow step by step, and leave.
+"""Run the forward passes of decoding: rows are inserted with their prompts, grow step by step, and are removed.
 
-This module knows ids, caches and positions; it chooses no token and knows no text. ``Answer`` in ``answer`` chooses for
-one row; blank filling's beam search chooses for several.
+This module handles ids, caches and positions; it neither chooses tokens nor decodes text. ``Answer`` in ``answer``
+chooses the tokens of one row; blank filling's beam search chooses those of several.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,14 +19,14 @@ from ..model.runtime import Runtime
 
 
 class CausalModel(Protocol):
-    """What decoding needs of a model: :class:`~glm_model.model.decoder.GLMForCausalLM` has it."""
+    """The part of a model that decoding uses; :class:`~glm_model.model.decoder.GLMForCausalLM` has it."""
 
     config: GLMConfig
     runtime: Runtime
 
     @property
     def device(self) -> torch.device:
-        """Where ids go and logits come from."""
+        """The device of ids and logits."""
 
     def __call__(
         self,
@@ -45,14 +45,14 @@ Step = Callable[[Tensor, Tensor], Tensor]
 """One forward pass of one row: (new ids [1, n], their positions) -> logits [1, n, vocab]."""
 
 StepMaker = Callable[[CausalModel, Cache, int], Step | None]
-"""What may replace the forward pass of one new token of one row: (model, cache with the prompt, longest text in tokens)
--> the step, or None where it cannot."""
+"""A function that may replace the forward passes of one row by faster ones: (model, cache with the prompt, longest text
+in tokens) -> the step for one new token, or None if it cannot."""
 
 _step_makers: list[StepMaker] = []
 
 
 def register_step_maker(maker: StepMaker) -> None:
-    """Have every row of its own ask ``maker`` for its steps."""
+    """Let ``maker`` make the steps of every row that is decoded alone; the first maker with a result is used."""
     _step_makers.append(maker)
 
 
@@ -62,9 +62,9 @@ class Rows:
     They share a cache and get the same number of tokens in each step.
 
     Attributes:
-        position_ids: of prompt and answer, [rows, 2, longest] or (GLM-130B) [rows, longest]. Whoever writes a mask
-            token that moves the blank replaces them.
-        length: tokens in the cache, padding included.
+        position_ids: positions of prompt and answer, [rows, 2, longest] or (GLM-130B) [rows, longest]. The caller
+            replaces them when a generated mask token moves the blank.
+        length: number of tokens in the cache, padding included.
     """
 
     def __init__(self, count: int, position_ids: Tensor, padding: Tensor | None) -> None:
@@ -74,13 +74,13 @@ class Rows:
         self._padding = padding  # 0/1 [rows, prompt], None where nothing is padded
         self._cache: Cache | None = None
         self._step: Step | None = None
-        self._is_shared = False  # the cache, with whoever gave it
+        self._is_shared = False  # whether the cache belongs to the caller
 
     def __len__(self) -> int:
         return self._count
 
     def select(self, rows: list[int]) -> None:
-        """Go on with these rows, in this order; a row may be named several times, as beams are, or not at all."""
+        """Keep these rows in this order; beam search may list a row several times or leave it out."""
         assert self._cache is not None
         index = torch.tensor(rows, device=self.position_ids.device)
         self._cache.batch_select_indices(index)
@@ -91,14 +91,14 @@ class Rows:
             self._padding = self._padding[index]
 
     def forget(self, count: int) -> None:
-        """Take back the newest ``count`` tokens."""
+        """Remove the newest ``count`` tokens from the cache."""
         if count:
             assert self._cache is not None
             self._cache.crop(-count)
             self.length -= count
 
     def mask(self, new: int) -> Tensor | None:
-        """Return the 0/1 mask [rows, length + new], or None where nothing is padded."""
+        """Return the 0/1 mask [rows, length + new], or None if no row is padded."""
         if self._padding is None:
             return None
         return F.pad(self._padding, (0, self.length + new - self._padding.shape[1]), value=1)
@@ -121,16 +121,17 @@ class DecodingBatch:
         cache: Cache | None = None,
         quick_steps: bool = False,
     ) -> tuple[Rows, Tensor]:
-        """Read prompts and let them join.
+        """Add rows: run the forward pass of their prompts.
 
         Args:
-            input_ids: LongTensor [rows, length], up to and with ``<sop>``, padded in front.
-            position_ids: of prompt and answer, [rows, 2, longest] or (GLM-130B) [rows, longest].
-            attention_mask: 0/1 [rows, length], 0 for padding; or bool [1, 1, length, length], True = masked; None where
-                the mask follows from the ids.
-            cache: of the caller's, which may hold the beginning of the prompt and goes on being used; None makes one.
-            quick_steps: whether steps may be replaced by what was registered for single rows, which can take nothing
-                back (``Rows.forget``, ``Rows.select``).
+            input_ids: LongTensor [rows, length], including ``<sop>``, padded in front.
+            position_ids: positions of prompt and answer, [rows, 2, longest] or (GLM-130B) [rows, longest].
+            attention_mask: 0/1 [rows, length], 0 for padding; or bool [1, 1, length, length], True = masked; None if
+                the mask is to be derived from the ids.
+            cache: a cache of the caller, which may hold the beginning of the prompt and which the caller can use
+                afterwards; None makes a new one.
+            quick_steps: whether a single row may use a registered :data:`StepMaker`. Its steps support neither
+                ``Rows.forget`` nor ``Rows.select``.
 
         Returns:
             The new rows, and the logits [rows, vocab] of their first tokens.
@@ -150,18 +151,18 @@ class DecodingBatch:
         return rows, logits[:, -1]
 
     def step(self, inputs: Mapping[Rows, Tensor]) -> dict[Rows, Tensor]:
-        """Add tokens to rows.
+        """Add tokens to rows: run one forward pass for each group of rows.
 
         Args:
-            inputs: for rows, the ids [rows, n] to add.
+            inputs: the ids to add, LongTensor [rows, n], for each group of rows.
 
         Returns:
-            For each of them the logits [rows, n, vocab].
+            The logits [rows, n, vocab] for each group of rows.
         """
         return {rows: self._grow(rows, input_ids) for rows, input_ids in inputs.items()}
 
     def remove(self, rows: Rows) -> None:
-        """Let rows leave; their cache is freed."""
+        """Remove rows and free their cache."""
         self._rows.discard(rows)
         rows._cache = rows._step = None
 
@@ -170,8 +171,8 @@ class DecodingBatch:
 
     def _grow(self, rows: Rows, input_ids: Tensor) -> Tensor:
         new = input_ids.shape[1]
-        # Inference mode saves a small model a tenth of its time; what it makes cannot be changed in place outside of
-        # it, so it is not for a cache that its owner goes on with.
+        # Inference mode saves a small model a tenth of its time. Its tensors cannot be changed in place outside of it,
+        # so it is not used for a cache that belongs to the caller.
         with torch.no_grad() if rows._is_shared else torch.inference_mode():
             if rows._step is not None:
                 logits = rows._step(input_ids, rows.position_ids[..., rows.length : rows.length + new])

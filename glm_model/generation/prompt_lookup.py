@@ -1,7 +1,7 @@
-"""Prompt lookup: what followed earlier in the text, where it stands now, is tried as its continuation.
+"""Guess the next tokens by prompt lookup: find the end of the text earlier in the text, and propose what followed.
 
-As "prompt lookup decoding" of transformers: of the longest n-gram at the end of the text that stood in it before, the
-first occurrence counts.
+This is the "prompt lookup decoding" of transformers: the longest n-gram at the end of the text that also occurs earlier
+is used, and of its occurrences the first.
 """
 
 from collections.abc import Collection
@@ -10,15 +10,17 @@ from torch import Tensor
 
 from .answer import Guesser, register_guesser
 
-LONGEST_NGRAM = 2  # tokens to look for; transformers' own default
+LONGEST_NGRAM = 2  # tokens of the longest n-gram; the default of transformers
 
 
 def lookup_guesser(count: int, longest: int, ends: Collection[int]) -> Guesser:
-    """Return what finds up to ``count`` tokens that followed, earlier in the text, where it stands now.
+    """Return a function that proposes up to ``count`` tokens, which followed an earlier occurrence of the text's end.
 
     Args:
-        longest: tokens of prompt and answer; a step gives one token more than it was given guesses.
-        ends: ids that are never guessed, nor what stands behind them.
+        count: the most tokens that it proposes.
+        longest: the number of tokens of prompt and answer at which the answer is cut. A step yields one token more than
+            it was given guesses, so fewer are proposed near the end.
+        ends: end tokens; neither they nor tokens after them are proposed.
     """
 
     def guess(input_ids: Tensor) -> list[int]:

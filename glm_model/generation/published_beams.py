@@ -1,4 +1,4 @@
-"""Beam search that scores as transformers 4.27 did, under which the published results were made.
+"""Score beams as transformers 4.27 did, with which the published results were made.
 
 transformers 5 divides a beam's log-probability by the length of the answer; 4.27 divided it by the length of prompt
 and answer, an end token not counted. With a length penalty other than 0 that ranks beams differently. Source:
@@ -16,7 +16,7 @@ _END_TOKENS: ContextVar[Tensor] = ContextVar("end tokens of the beam search that
 
 
 class PublishedBeamScores(GenerationMixin):
-    """Hooks of ``generate``'s beam search."""
+    """Overrides of methods that ``generate`` calls in its beam search."""
 
     def _beam_search(self, input_ids: Tensor, *args: Any, generation_config: GenerationConfig, **kwargs: Any) -> Any:
         end_tokens = generation_config._eos_token_tensor
@@ -45,7 +45,11 @@ class PublishedBeamScores(GenerationMixin):
         early_stopping: bool | str,
         **state: Any,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Candidates are [batch, candidates], the best first; ``cur_len`` counts the tokens before the new one."""
+        """Move candidates that have ended to the finished beams, with the scores of transformers 4.27.
+
+        Candidates are [batch, candidates], the best first; ``cur_len`` counts the tokens before the new one. Sequences,
+        scores, indices and flags of the finished beams, updated, are returned.
+        """
         ended = next_token_hits_stopping_criteria
         is_last_step = bool(ended.all())
         if is_last_step:
@@ -71,22 +75,23 @@ class PublishedBeamScores(GenerationMixin):
                 **state,
             )
 
-        # An ended beam counts if it is among the best.
+        # A candidate that has ended counts only if it is among the first ``num_beams``.
         beams = finish(ended & top_num_beam_mask, sequences, beam_scores, beam_indices, is_sent_finished)
-        # A prompt is done when its beams are full and the best candidate, ended or not, would be no better than the
-        # worst of them. In place, as transformers asks `_check_early_stop_heuristic`, which is not told of candidates.
+        # A prompt is done when all its beams have finished and the best candidate, ended or not, would be no better
+        # than the worst of them. The flag is changed in place, because transformers decides this in
+        # `_check_early_stop_heuristic`, which is not given the candidates.
         if early_stopping == "never" and length_penalty > 0:
             best_length = torch.tensor(topk_running_sequences.shape[-1])
-        else:  # 4.27 counts one token more for each prompt of a batch that is not done, this one and those before it
+        else:  # 4.27 adds one token to the length for this prompt and for each unfinished prompt before it in the batch
             best_length = cur_len + is_early_stop_heuristic_unsatisfied[:, 0].long().cumsum(dim=0)
         is_beaten = beams[1].amin(dim=-1) >= topk_log_probs.amax(dim=-1) / best_length**length_penalty
         is_done = beams[3].all(dim=-1) & (is_beaten | (early_stopping is True))
         is_early_stop_heuristic_unsatisfied &= ~is_done[:, None]
-        if is_last_step:  # where a prompt is not done, so do the best that have not ended
+        if is_last_step:  # for a prompt that is not done, the best candidates that have not ended count too
             beams = finish(~ended & ((~ended).cumsum(dim=-1) <= num_beams), *beams)
         return beams
 
     @staticmethod
-    def _check_early_stop_heuristic(*, is_early_stop_heuristic_unsatisfied: Tensor, **state: Any) -> Tensor:
-        # `_update_finished_beams` has seen to it.
+    def _check_early_stop_heuristic(*, is_early_stop_heuristic_unsatisfied: Tensor, **state: object) -> Tensor:
+        # `_update_finished_beams` has already updated the flags.
         return is_early_stop_heuristic_unsatisfied

@@ -1,4 +1,4 @@
-"""Choosing a token: logits processors, then the likeliest token or one that is drawn."""
+"""Choose a token: apply logits processors, then take the likeliest token or sample one."""
 
 import math
 from collections.abc import Sequence
@@ -18,25 +18,26 @@ from ..options import SamplingOptions, is_greedy
 
 
 class Chooser(Protocol):
-    """Chooses the next token of every row."""
+    """A function that chooses the next token of every row."""
 
     def __call__(self, input_ids: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the tokens [rows], and the scores [rows, vocab] that they were chosen by.
+        """Return the tokens [rows], and the processed scores [rows, vocab] that they were chosen by.
 
         Args:
             input_ids: all ids so far, LongTensor [rows, length].
-            logits: of the next token, floating [rows, vocab].
+            logits: logits of the next token, floating [rows, vocab].
         """
 
 
 class InvalidScoreLogitsProcessor(LogitsProcessor):
-    """The original's guard: if any score of the batch is NaN or infinite, every row chooses ``token_id``."""
+    """The original's protection: if any score of the batch is NaN or infinite, every row chooses ``token_id``."""
 
     def __init__(self, token_id: int = 5) -> None:
         self.token_id = token_id
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        # A sum is finite only if all are, and costs a fraction; if it is not, it may have overflowed.
+        # The sum is finite only if all scores are, and is much cheaper to test. A sum that is not finite may have
+        # overflowed, so the scores themselves are tested then.
         if not math.isfinite(float(scores.sum())) and not torch.isfinite(scores).all():
             scores = torch.zeros_like(scores)
             scores[..., self.token_id] = 5e4
@@ -44,12 +45,12 @@ class InvalidScoreLogitsProcessor(LogitsProcessor):
 
 
 class Sampler:
-    """Chooses by processed scores in float32: draws a token, or takes the likeliest.
+    """A :class:`Chooser` that processes the scores in float32 and samples a token, or takes the likeliest.
 
     Args:
-        processors: applied to the scores one after the other.
-        draws: whether to draw; False takes the likeliest token.
-        generator: source of randomness; None is torch's own.
+        processors: processors to apply to the scores, in this order.
+        draws: whether to sample; False takes the likeliest token.
+        generator: source of randomness; None is torch's default generator.
     """
 
     def __init__(
@@ -62,7 +63,8 @@ class Sampler:
     def __call__(self, input_ids: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Return tokens and scores; see :class:`Chooser`."""
         scores = logits.to(copy=True, dtype=torch.float32)
-        for processor in self._processors:  # the list's own call inspects every signature at every token
+        # Not by calling a LogitsProcessorList, which inspects the signature of every processor at every token.
+        for processor in self._processors:
             scores = processor(input_ids, scores)
         if not self._draws:
             return scores.argmax(dim=-1), scores
@@ -70,12 +72,12 @@ class Sampler:
 
 
 def warpers(temperature: float, top_k: int, top_p: float) -> list[LogitsProcessor]:
-    """Return what narrows scores down before a token is drawn, in the order of ``generate``: temperature, top-k, top-p.
+    """Return the processors that reshape the scores before sampling, in the order of ``generate``.
 
     Args:
-        temperature: above 0.
-        top_k: keep so many tokens; 0 keeps all.
-        top_p: keep the likeliest tokens until their probability reaches this; 1 keeps all.
+        temperature: divides the scores, above 0; 1 leaves them as they are.
+        top_k: the number of tokens to keep; 0 keeps all.
+        top_p: the likeliest tokens are kept until their probabilities add up to this; 1 keeps all.
     """
     made: list[LogitsProcessor] = []
     if temperature != 1.0:
@@ -88,7 +90,12 @@ def warpers(temperature: float, top_k: int, top_p: float) -> list[LogitsProcesso
 
 
 def chat_sampler(options: SamplingOptions, device: torch.device) -> Sampler:
-    """Return what chooses the tokens of a chat as ``chat`` does: the published guard, then what ``options`` say."""
+    """Return the sampler of a chat's tokens, which chooses as the published ``chat`` does with the same options.
+
+    Args:
+        options: the options of sampling.
+        device: the device of the logits.
+    """
     processors: list[LogitsProcessor] = [InvalidScoreLogitsProcessor()]
     if is_greedy(options.temperature):
         return Sampler(processors, draws=False)

@@ -1,9 +1,8 @@
-"""An answer as text while it is written: what the front-ends show."""
+"""Stream the text of an answer while it is generated, as the front-ends show it."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -23,9 +22,9 @@ class TextChunk:
     """A piece of an answer.
 
     Args:
-        text: new text, never half a character; may be empty.
-        token_count: tokens of the answer so far, the end token not counted.
-        finish_reason: on the last chunk, "stop" (the model ended), "length" or "cancelled"; else None.
+        text: new text, always whole characters; may be empty.
+        token_count: number of tokens of the answer so far, without the end token.
+        finish_reason: on the last chunk "stop" (the model ended its answer), "length" or "cancelled"; else None.
     """
 
     text: str
@@ -41,13 +40,16 @@ def stream_text(
     options: SamplingOptions,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[TextChunk]:
-    """Yield an answer as it is written, the last token too: the text of ``chat``, but for the clean-up of spaces.
+    """Yield an answer while it is generated, including its last token.
+
+    The text is that of ``chat``, but spaces are not cleaned up.
 
     Args:
         model: a GLM for causal language modelling, in evaluation mode.
-        tokenizer: its tokenizer.
-        prompt_ids: the ids of the whole prompt, up to and with ``<sop>``.
-        should_stop: asked after every token.
+        tokenizer: the model's tokenizer.
+        prompt_ids: the ids of the whole prompt, including ``<sop>``.
+        options: the options of sampling, and the longest text.
+        should_stop: a function that is called after every token; True ends the answer as cancelled.
 
     Raises:
         ValueError: the prompt leaves no room for an answer within ``options.max_length``.
@@ -81,9 +83,9 @@ def stream_text(
         yield TextChunk(text, count)
 
 
-def end_token_ids(model: Any) -> list[int]:
-    """Return the ids that end a chat's answer: those of the generation configuration, which a folder may bring."""
-    ends = model.generation_config.eos_token_id
+def end_token_ids(model: GLMForCausalLM) -> list[int]:
+    """Return the ids that end a chat's answer, from the model's generation configuration."""
+    ends: int | list[int] = model.generation_config.eos_token_id
     return ends if isinstance(ends, list) else [ends]
 
 

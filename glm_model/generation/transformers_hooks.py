@@ -1,9 +1,9 @@
-"""transformers' ``generate`` for a model whose prompt is bidirectional: a face for users of transformers.
+"""Adapt transformers' ``generate`` to models whose prompt is bidirectional.
 
-A step's masks and positions are derived from all ids so far, or extended from those given for the prompt. What a
-prefix-LM cannot do (prefill in chunks, continuous batching by a causal scheduler, going on from a cached part of a
-context) is refused here. Nothing of this package's own passes through ``generate`` but what takes all its arguments:
-the published ``chat`` and ``stream_generate``.
+The masks and positions of a step are derived from all ids so far, or extended from those given for the prompt. Features
+that a prefix-LM cannot support are refused here: prefill in chunks, continuous batching by a causal scheduler, and
+continuing from a cached part of a context. Within this package only the published ``chat`` and ``stream_generate``,
+which take all arguments of ``generate``, use this module; everything else decodes with ``answer`` and ``passes``.
 """
 
 import math
@@ -23,6 +23,7 @@ from transformers.generation import (
     MaxLengthCriteria,
     StoppingCriteriaList,
 )
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ..errors import UnsupportedError
 from ..model import masking
@@ -30,35 +31,41 @@ from ..model.kv_cache import new_cache
 from ..model.positions import count_padding, derive_position_ids, extend_position_ids
 from ..model.transformers_names import CACHE, OLD_CACHE, one_cache
 from .answer import Answer, make_guesser, write_answer
-from .passes import DecodingBatch
+from .passes import CausalModel, DecodingBatch
 from .sampling import Sampler
 
 
 def _as_wide_as(cache: Cache, mask: Tensor) -> Tensor:
-    """Masked where a static cache is empty: a compiled step would be compiled again for each new shape."""
+    """Return a bool mask (True = masked) extended with masked columns to the width of a static cache.
+
+    With a constant shape a compiled step is compiled once.
+    """
     width, _ = cache.get_mask_sizes(mask.shape[-2], 0)
     return F.pad(mask, (0, width - mask.shape[-1]), value=True).clone(memory_format=torch.contiguous_format)
 
 
 class PrefixLMGeneration(GenerationMixin):
-    """The hooks of ``generate``."""
+    """Overrides of methods of ``generate`` for a bidirectional prompt."""
 
     @classmethod
     def can_generate(cls) -> bool:
-        """Return True; transformers would look for the name of its own mixin among the direct bases."""
+        """Return True, because transformers only looks for its own mixin among the direct bases of a class."""
         return True
 
     def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:
-        """As transformers', and it takes the 4-D mask of the published tokenizer (bool, True = masked) too."""
+        """Generate as transformers does.
+
+        ``attention_mask`` may also be the 4-D mask of the published tokenizer (bool, True = masked).
+        """
         mask = kwargs.get("attention_mask")
         if mask is not None and mask.ndim == 4:
             kwargs["prompt_mask"] = kwargs.pop("attention_mask")
         elif mask is not None:
-            # transformers leaves out a mask of ones, and then a text that begins with the pad id would be padding.
+            # transformers drops a mask of ones. The pad id at the start of a text would then be taken for padding.
             kwargs["prompt_padding"] = masking.padding_from_mask(mask)
         if kwargs.get("position_ids") is not None:
-            # Under a name that transformers does not know: it would go on counting by a causal model's rules, and takes
-            # positions of three dimensions for a multimodal model's, whose batch comes second.
+            # Passed under a name that transformers does not know: it would continue them by the rules of a causal
+            # model, and takes three-dimensional positions for those of a multimodal model, [3, batch, length].
             kwargs["prompt_position_ids"] = kwargs.pop("position_ids")
         for name in ("cache", OLD_CACHE):
             if name != CACHE and name in kwargs:
@@ -77,13 +84,25 @@ class PrefixLMGeneration(GenerationMixin):
         prompt_padding: Tensor | None = None,
         is_first_iteration: bool | None = False,
         past_key_values: Cache | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
+        **kwargs: object,
+    ) -> dict[str, object]:
         """Return the inputs of one forward pass.
 
         Args:
-            input_ids: all ids so far, [batch, length].
-            prompt_mask: 4-D, as :meth:`generate` was given it; positions and padding (tokens in front, [batch]) too.
+            input_ids: all ids so far, LongTensor [batch, length].
+            next_sequence_length: the number of ids at the end to compute; None computes all.
+            cache: the cache of the tokens before.
+            attention_mask: 0/1 [batch, length], 0 for padding.
+            position_ids: positions of the prompt; None derives them.
+            prompt_mask: the 4-D mask of the prompt that was given to :meth:`generate`.
+            prompt_position_ids: the positions of the prompt that were given to :meth:`generate`.
+            prompt_padding: the number of padding tokens in front of each prompt, [batch].
+            is_first_iteration: whether the prompt is computed in this pass.
+            past_key_values: the name of ``cache`` in transformers before 5.24.
+            kwargs: further arguments of transformers' method.
+
+        Raises:
+            UnsupportedError: the cache holds a part of the context only.
         """
         cache = one_cache(cache, past_key_values)
         if is_first_iteration:
@@ -113,7 +132,7 @@ class PrefixLMGeneration(GenerationMixin):
         )
 
     def _mask_for_static_cache(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Given from outside, as a compiled step cannot look at the ids."""
+        """Return the 4-D mask of all ids so far, which a compiled step cannot derive from their values."""
         padding = count_padding(self.config, input_ids, attention_mask)
         context = masking.context_length(input_ids, self.config.bos_token_id)
         return masking.prefix_mask(padding, context, input_ids.shape[1])
@@ -130,7 +149,7 @@ class PrefixLMGeneration(GenerationMixin):
             )
 
     def _prepare_cache_for_generation(
-        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: object, **kwargs: object
     ) -> None:
         usual = generation_config.cache_implementation in (None, "dynamic") and generation_config.use_cache
         if usual and model_kwargs.get(CACHE) is None:
@@ -138,27 +157,30 @@ class PrefixLMGeneration(GenerationMixin):
             return
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
 
-    def _prepare_position_ids_for_generation(self, *args: Any, **kwargs: Any) -> None:
-        # Derived from all ids at every step instead.
+    def _prepare_position_ids_for_generation(self, *args: object, **kwargs: object) -> None:
+        # `prepare_inputs_for_generation` derives them from all ids at every step.
         return None
 
     def _prepare_attention_mask_for_generation(
         self, inputs_tensor: Tensor, generation_config: GenerationConfig, model_kwargs: dict[str, Any]
     ) -> Tensor:
-        # Padding stands in front; the same id inside a prompt is text, as it was for the original.
+        # Only pad ids in front are padding; the same id inside a prompt is text, as in the original.
         input_ids = model_kwargs.get("input_ids", inputs_tensor)
         padding = masking.left_padding(input_ids, self.config.pad_token_id)
         return masking.mask_from_padding(padding, input_ids.shape[1])
 
-    def _prefill(self, input_ids: Tensor, generation_config: GenerationConfig, *args: Any, **kwargs: Any) -> Any:
+    def _prefill(
+        self, input_ids: Tensor, generation_config: GenerationConfig, *args: object, **kwargs: object
+    ) -> CausalLMOutputWithPast:
         if generation_config.prefill_chunk_size is not None:
             raise UnsupportedError(
                 f"prefill_chunk_size={generation_config.prefill_chunk_size}: a bidirectional context cannot be "
                 "prefilled in chunks; leave it unset."
             )
-        return super()._prefill(input_ids, generation_config, *args, **kwargs)
+        outputs: CausalLMOutputWithPast = super()._prefill(input_ids, generation_config, *args, **kwargs)
+        return outputs
 
-    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> NoReturn:
+    def init_continuous_batching(self, *args: object, **kwargs: object) -> NoReturn:
         """Raise UnsupportedError: the scheduler splits prompts and shares prefixes, which needs causal attention."""
         raise UnsupportedError(
             "continuous batching prefills prompts in causal chunks, which a bidirectional context does not allow; "
@@ -171,22 +193,25 @@ Step = tuple[Tensor, bool]
 
 
 def generate_steps(
-    model: Any,
+    model: GenerationMixin,
     input_ids: Tensor,
     generator: torch.Generator | None = None,
     prompt_lookup_num_tokens: int = 0,
     **kwargs: Any,
 ) -> Iterator[Step]:
-    """Yield a :data:`Step` after every token; a prompt that is ``max_length`` long, where that counts, yields nothing.
+    """Yield a :data:`Step` after every token.
 
-    ``generate`` prepares processors, stopping criteria, cache and padding. A single unpadded prompt in a growing cache
-    is then decoded by this package's own loop, everything else step by step as ``generate`` does.
+    A prompt of ``max_length`` tokens or more yields nothing, unless ``max_new_tokens`` is given. ``generate`` prepares
+    processors, stopping criteria, cache and padding. A single unpadded prompt in a growing cache is then decoded by
+    this package's own loop; everything else is decoded step by step as in ``generate``.
 
     Args:
-        generator: source of randomness for sampling; None is torch's own.
-        prompt_lookup_num_tokens: how many tokens of the text so far to try as its continuation in each step, as in
-            ``generate``; the tokens that come out are the same. 0 for none.
-        kwargs: what ``generate`` takes, except beams.
+        model: a GLM for causal language modelling with the methods of ``generate``.
+        input_ids: prompts, LongTensor [batch, length].
+        generator: source of randomness for sampling; None is torch's default generator.
+        prompt_lookup_num_tokens: the most tokens to guess in each step by prompt lookup, as in ``generate``; it does
+            not change the result. 0 guesses none.
+        kwargs: arguments of ``generate``, except those of beam search.
 
     Raises:
         UnsupportedError: prompt lookup for a batch, a padded prompt, given masks or positions, or another cache.
@@ -197,7 +222,7 @@ def generate_steps(
     if max_length is not None and input_ids.shape[1] >= max_length:
         return iter(())
     loop = partial(
-        _decode,
+        _decoding_loop,
         generator=generator,
         lookup_tokens=prompt_lookup_num_tokens or 0,
         owns_cache=kwargs.get("cache") is None and kwargs.get(OLD_CACHE) is None,
@@ -206,7 +231,7 @@ def generate_steps(
     return steps
 
 
-def _decode(
+def _decoding_loop(
     model: Any,
     input_ids: Tensor,
     logits_processor: LogitsProcessorList,
@@ -217,10 +242,14 @@ def _decode(
     owns_cache: bool,
     **model_kwargs: Any,
 ) -> Iterator[Step]:
-    """Decode as transformers' ``custom_generate`` asks for it; generator, lookup_tokens and owns_cache are our own."""
+    """Yield a :data:`Step` after every token; this is the ``custom_generate`` that transformers calls.
+
+    All arguments are those of transformers' protocol, except for ``generator``, ``lookup_tokens`` and ``owns_cache``
+    (whether the cache was made for this call), which :func:`generate_steps` adds.
+    """
     sampler = Sampler(logits_processor, bool(generation_config.do_sample), generator)
     cache, mask = model_kwargs.get(CACHE), model_kwargs.get("attention_mask")
-    # A mask of ones hides nothing; newer releases of transformers leave it out themselves.
+    # A mask of ones hides nothing; newer releases of transformers drop it themselves.
     shown = mask is None or bool(mask.all())
     given = any(model_kwargs.get(name) is not None for name in ("prompt_mask", "prompt_position_ids"))
     if len(input_ids) == 1 and cache is not None and not cache.is_compileable and shown and not given:
@@ -238,7 +267,10 @@ def _decode(
 
 
 def _limits(criteria: StoppingCriteriaList) -> tuple[set[int], int | float, Callable[[Tensor, Tensor], bool] | None]:
-    """Return end tokens, longest length, and what else stops a single row; the first two need no tensors."""
+    """Return the end tokens, the longest length, and a function for all other stopping criteria of a single row.
+
+    The first two can be checked without tensors. The function is None if there are no other criteria.
+    """
     ends: set[int] = set()
     longest, others = math.inf, StoppingCriteriaList()
     for criterion in criteria:
@@ -252,7 +284,7 @@ def _limits(criteria: StoppingCriteriaList) -> tuple[set[int], int | float, Call
 
 
 def _one_row_steps(
-    model: Any, answer: Answer, length: int, is_told_of_padding: bool, cache: Cache | None
+    model: CausalModel, answer: Answer, length: int, is_told_of_padding: bool, cache: Cache | None
 ) -> Iterator[Step]:
     def positions(input_ids: Tensor) -> Tensor:
         all_text = torch.ones_like(input_ids) if is_told_of_padding else None
@@ -273,7 +305,7 @@ def _batch_steps(
     generation_config: GenerationConfig,
     model_kwargs: dict[str, Any],
 ) -> Iterator[Step]:
-    """Any batch and any cache, prepared step by step as ``generate`` does."""
+    """Yield a :data:`Step` after every token of any batch with any cache; inputs are prepared as in ``generate``."""
     pad_token_id: int | None = generation_config.pad_token_id
     unfinished = torch.ones_like(input_ids[:, 0])
     outputs = model._prefill(input_ids, generation_config, model_kwargs)

@@ -1,7 +1,8 @@
-"""The published text of an answer that grows token by token: `tokenizer.decode` of all ids so far, without the work.
+"""Decode an answer that grows token by token to the published text, in less time than decoding all ids again.
 
-The original decodes the whole answer anew after every token. Here only the new token is decoded; what the published
-decoding does to a text as a whole (white space spelled over several pieces, the clean-up) stays that.
+The original decodes the whole answer again after every token. Here only the new token is decoded. The steps of the
+published decoding that work on the text as a whole (white space spelled over several pieces, the clean-up of spaces)
+are still applied to the whole text.
 """
 
 from typing import Any
@@ -11,11 +12,11 @@ from .sentencepiece_text import decode_white_space
 from .tokenizer import ChatGLMTokenizer
 
 
-class DecodeStream:
-    """Gives `tokenizer.decode(ids)` for the ids so far; a tokenizer of another class is simply asked.
+class PublishedTextStream:
+    """The text `tokenizer.decode(ids)` of ids that are added one by one.
 
     Args:
-        tokenizer: anything with a `decode`.
+        tokenizer: any tokenizer with a `decode`; only a `ChatGLMTokenizer` is decoded token by token.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -25,10 +26,10 @@ class DecodeStream:
         self._text = ""
 
     def push(self, token_id: int) -> str:
-        """The text of all ids so far, with this one."""
+        """Add an id, and return the text of all ids so far."""
         self._ids.append(token_id)
         if self._pieces is None or token_id in self._tokenizer.added_tokens_decoder:
-            self._pieces = None  # an added token has spaces and white-space rules of its own around it
+            self._pieces = None  # around an added token other rules of white space apply: decode all ids from here on
             return str(self._tokenizer.decode(self._ids))
         self._text += self._pieces.push([token_id])
         text = decode_white_space(self._text + self._pieces.unfinished)

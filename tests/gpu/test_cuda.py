@@ -129,7 +129,7 @@ def test_recorded_steps(folder: str, bits: int, monkeypatch: pytest.MonkeyPatch)
     ids = values["a.input_ids"].cuda()
     recordings: list[Any] = []
     original = graphed_steps.recorded
-    monkeypatch.setattr(graphed_steps, "ROOM", 10)
+    monkeypatch.setattr(graphed_steps, "CAPACITY_STEP", 10)
 
     def recorded(run: Any) -> Any:
         recordings.append(original(run))

@@ -38,8 +38,8 @@ def ids(model: Any) -> Tensor:
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What would be recorded is run; with little room, so that it is recorded several times."""
-    monkeypatch.setattr(graphed_steps, "ROOM", 5)
+    """Run what would be captured; the capacity grows by 5 tokens, so that a capture is due several times."""
+    monkeypatch.setattr(graphed_steps, "CAPACITY_STEP", 5)
     monkeypatch.setattr(graphed_steps, "recorded", lambda run: run)
     monkeypatch.setattr(graphed_steps, "can_be_graphed", lambda model, cache: True)
 
@@ -59,7 +59,7 @@ def test_the_tokens_are_the_same(model: Any, ids: Tensor, request: pytest.Fixtur
 
 @pytest.mark.usefixtures("as_on_a_gpu")
 @torch.inference_mode()
-def test_logits_and_rooms(model: Any, ids: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_and_capacities(model: Any, ids: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     rooms: list[int] = []
     cache, plain = DynamicCache(), DynamicCache()
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from glm_model import ChatGLMTokenizer
-from glm_model.text.published_stream import DecodeStream
+from glm_model.text.published_stream import PublishedTextStream
 from tests.golden.data import CHAT, GOLDEN
 
 
@@ -16,7 +16,7 @@ def tokenizer() -> ChatGLMTokenizer:
 
 
 def assert_same_at_every_token(tokenizer: Any, ids: list[int]) -> None:
-    stream = DecodeStream(tokenizer)
+    stream = PublishedTextStream(tokenizer)
     for end, token_id in enumerate(ids, start=1):
         assert stream.push(token_id) == tokenizer.decode(ids[:end])
 
