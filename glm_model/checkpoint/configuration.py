@@ -1,4 +1,4 @@
-"""The configuration of a checkpoint's folder, read with suspicion."""
+"""Read and check the configuration of a checkpoint's folder."""
 
 from collections.abc import Iterable
 from os import PathLike
@@ -29,7 +29,7 @@ def require_model_type(folder: Path, known: set[str]) -> dict[str, Any]:
 
 
 def require_known(source: str | PathLike[str], fields: dict[str, Any], known: set[str]) -> None:
-    """Raise CheckpointError if the fields of a config.json, ``source``, are of another kind of model."""
+    """Raise CheckpointError, naming ``source``, unless the model_type in the fields of a config.json is known."""
     model_type = fields.get("model_type")
     if not isinstance(model_type, str) or model_type not in known:
         raise CheckpointError(
@@ -50,16 +50,16 @@ def config_from_fields(
     """Make a configuration of the fields of a config.json.
 
     Args:
-        config_class: of the model.
-        fields: what was read.
+        config_class: the class of the configuration.
+        fields: the content of the file.
         source: the file, for messages.
-        overruling: values by name; those of fields overrule the file.
+        overruling: values by name; those that name a field replace the value in the file.
 
     Returns:
-        The configuration; what else was in ``overruling``.
+        The configuration, and the entries of ``overruling`` that name no field.
 
     Raises:
-        CheckpointError: a field of another type, or with a value that cannot be.
+        CheckpointError: a field has another type or an impossible value.
     """
     try:
         made: tuple[Config, dict[str, Any]] = config_class.from_dict(fields, return_unused_kwargs=True, **overruling)

@@ -1,4 +1,4 @@
-"""transformers' own way to share a model out while it is read, refused where it does not suit the model."""
+"""Refuse transformers' own distribution of a model over ranks if it does not suit the model."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,12 +10,12 @@ from ..model.split import require_sizes
 
 
 def require_distribution(config: Any, options: Mapping[str, Any]) -> None:
-    """Raise UnsupportedError if transformers is asked to share a model out in a way that does not suit it.
+    """Raise UnsupportedError if the options ask transformers to distribute a model in a way that does not suit it.
 
     Args:
-        config: of the model.
-        options: of ``from_pretrained``, of which ``distributed_config`` or its older spelling, ``tp_plan`` and
-            ``tp_size``, ask for transformers' way to the plans of this package.
+        config: the configuration of the model.
+        options: arguments of ``from_pretrained``. ``distributed_config``, or its older spelling ``tp_plan`` and
+            ``tp_size``, make transformers distribute the model by the plans of this package.
     """
     asked = options.get("distributed_config")
     older = {name: options[name] for name in ("tp_plan", "tp_size") if options.get(name) is not None}

@@ -1,7 +1,7 @@
-"""The files of a checkpoint folder, read with suspicion. Knows files and tensors, nothing of models.
+"""Read and check the files of a checkpoint folder; this module handles files and tensors, not models.
 
-Everything that is wrong with a file is a :class:`CheckpointError` that names it and says what to do. No code of a
-file is ever run: pickles are read with ``weights_only``.
+A fault of a file raises a :class:`CheckpointError` that names the file and says what to do. No code in a file is ever
+run: pickles are read with ``weights_only``.
 """
 
 import json
@@ -33,7 +33,7 @@ _DAMAGED = "Download it again; its size should be the one shown by the repositor
 
 
 class StoredTensor(NamedTuple):
-    """Where a tensor lies, its shape and its dtype."""
+    """The file in which a tensor is stored, its shape and its dtype."""
 
     file: Path
     shape: tuple[int, ...]
@@ -41,10 +41,10 @@ class StoredTensor(NamedTuple):
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Return the object in a JSON file.
 
     Raises:
-        CheckpointError: no such file, a Git-LFS pointer, not JSON, or not an object.
+        CheckpointError: the file does not exist, is a Git-LFS pointer or not JSON, or holds no object.
     """
     _require_file(path)
     stored = path.read_bytes()
@@ -59,7 +59,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def require_content(path: Path) -> None:
-    """Raise CheckpointError if a file is missing, empty, or a Git-LFS pointer in place of itself."""
+    """Raise CheckpointError if a file is missing or empty, or if it is a Git-LFS pointer."""
     _require_file(path)
     with path.open("rb") as stream:
         _require_content(path, stream.read(len(_LFS_START)))
@@ -91,12 +91,15 @@ def _why_missing(path: Path) -> str:
 
 
 def weight_files(folder: Path, use_safetensors: bool | None = None, variant: str | None = None) -> list[Path]:
-    """The files that hold a folder's weights: those that transformers chooses, all of them there and inside it.
+    """Return the files with a folder's weights that transformers would choose; all of them exist and are inside it.
 
     Args:
         folder: holds one of ``WEIGHT_FILES``.
         use_safetensors: True or False allows only one format.
         variant: as in ``from_pretrained``, ``model.<variant>.safetensors``.
+
+    Raises:
+        CheckpointError: there are no weights, or a shard is missing or outside the folder.
     """
     for name in WEIGHT_FILES:
         if use_safetensors is not None and use_safetensors is not ("safetensors" in name):
@@ -134,10 +137,10 @@ def _inside(index: Path, name: str) -> Path:
 
 
 def stored_tensors(files: Iterable[Path]) -> dict[str, StoredTensor]:
-    """Name, file, shape and dtype of every tensor, without reading their values.
+    """Return file, shape and dtype of every tensor by its name, without reading the values.
 
     Raises:
-        CheckpointError: a file that is damaged, a Git-LFS pointer, or a pickle with more in it than tensors.
+        CheckpointError: a file is damaged, a Git-LFS pointer, or a pickle that holds more than tensors.
     """
     stored: dict[str, StoredTensor] = {}
     for file in files:
@@ -146,7 +149,7 @@ def stored_tensors(files: Iterable[Path]) -> dict[str, StoredTensor]:
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """All tensors of one file, on the CPU. Raises as :func:`stored_tensors`."""
+    """Return all tensors of one file by name, on the CPU; raise the errors of :func:`stored_tensors`."""
     if file.suffix != ".safetensors":
         return read_pickle(file)
     _safetensors_headers(file)
@@ -172,8 +175,8 @@ def _pickle_headers(file: Path) -> dict[str, StoredTensor]:
     return {name: StoredTensor(file, tuple(value.shape), value.dtype) for name, value in read_pickle(file).items()}
 
 
-def read_pickle(file: Path) -> dict[str, Any]:
-    """The dictionary of a ``.bin`` file: tensors by name, mapped into memory rather than read where possible.
+def read_pickle(file: Path) -> dict[str, Tensor]:
+    """Return the tensors of a ``.bin`` file by name, mapped into memory instead of read if the file allows it.
 
     Raises:
         CheckpointError: the file is damaged, a Git-LFS pointer, or holds anything but a flat dictionary of tensors.
@@ -184,13 +187,17 @@ def read_pickle(file: Path) -> dict[str, Any]:
     return content
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether it is a tensor that has its numbers with it, one by one."""
+def _is_plain(value: object) -> bool:
+    """Return whether a value is a dense tensor with its values in memory, neither meta nor quantized."""
     return isinstance(value, Tensor) and value.layout == torch.strided and not (value.is_meta or value.is_quantized)
 
 
 def unpickle(file: Path) -> Any:
-    """What ``torch.save`` wrote: tensors and plain containers, never code. Raises CheckpointError naming the file."""
+    """Return what ``torch.save`` wrote: tensors and plain containers, never code.
+
+    Raises:
+        CheckpointError: the file, which the message names, is damaged or holds other Python objects.
+    """
     require_content(file)
     try:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file) or None)

@@ -1,7 +1,7 @@
-"""Tensors of checkpoint files that are read when they are indexed, and leave memory when they are dropped.
+"""Read tensors of checkpoint files when they are indexed, and free their memory when they are dropped.
 
-``transformers`` maps all files of a checkpoint into memory, and what was looked at stays there until the last tensor is
-dropped. Whoever looks at every tensor once, and keeps something smaller, reads them from here.
+``transformers`` maps all files of a checkpoint into memory, and every page that was read stays there until the last
+tensor is dropped. The tensors of this module suit code that reads each tensor once and keeps something smaller.
 """
 
 import math
@@ -19,12 +19,12 @@ _BLOCK_BYTES = 8 << 20
 
 
 def lazy_tensors(stored: Mapping[str, StoredTensor], kept: Callable[[str], bool]) -> dict[str, "LazyTensor"]:
-    """Return, by name, objects that give a tensor, or a part of it, when they are indexed: ``tensors[name][...]``.
+    """Return objects by name that read a tensor, or a part of it, when they are indexed: ``tensors[name][...]``.
 
     Args:
-        stored: headers of the tensors, as :func:`.files.stored_tensors` gives them.
-        kept: whether the tensor of a name will be in use after others were read. Then it is copied out of its file;
-            otherwise it is a view into the file, read only.
+        stored: headers of the tensors, as :func:`.files.stored_tensors` returns them.
+        kept: a function from a name to whether that tensor stays in use after others are read. It is then copied out
+            of its file; otherwise it is a read-only view into the file.
     """
     pickles = _OpenPickle()
     return {name: LazyTensor(pickles, header, name, kept(name)) for name, header in stored.items()}
@@ -37,11 +37,11 @@ class LazyTensor:
         self._pickles, self._stored, self._name, self._kept = pickles, stored, name, kept
 
     def get_shape(self) -> list[int]:
-        """Of the whole tensor; transformers asks before it cuts."""
+        """Return the shape of the whole tensor, which transformers needs before it cuts the tensor."""
         return list(self._stored.shape)
 
     def is_floating_point(self) -> bool:
-        """As of a tensor; transformers asks before it casts."""
+        """Return whether the dtype is floating, which transformers needs before it casts the tensor."""
         return self._stored.dtype.is_floating_point
 
     def __getitem__(self, index: Any) -> Tensor:
@@ -52,13 +52,13 @@ class LazyTensor:
         return self._copy(index) if self._kept and self._stored.shape else self._view(index)
 
     def _view(self, index: Any) -> Tensor:
-        # Opened anew for each tensor, the file is mapped as long as this one is in use.
+        # The file is opened once per tensor, so that its mapping ends when this tensor is dropped.
         with safe_open(self._stored.file, framework="pt") as content:
             view: Tensor = content.get_slice(self._name)[index]
             return view
 
     def _copy(self, index: Any) -> Tensor:
-        """Block by block, so that little more is in memory than what is asked for."""
+        """Return a copy of a part, made block by block so that little more than that part is in memory."""
         rows, *others = index if isinstance(index, tuple) else (index,)
         start, stop, _ = (rows if isinstance(rows, slice) else slice(None)).indices(self._stored.shape[0])
         row_bytes = self._stored.dtype.itemsize * math.prod(self._stored.shape[1:])
@@ -74,7 +74,7 @@ class LazyTensor:
 
 
 class _OpenPickle:
-    """One ``.bin`` file at a time, kept open: to open it means to read what all of its tensors are."""
+    """The ``.bin`` file that was read last, kept open because opening one reads the headers of all its tensors."""
 
     def __init__(self) -> None:
         self._file: Path | None = None
@@ -84,7 +84,7 @@ class _OpenPickle:
     def open(self, file: Path) -> dict[str, Tensor]:
         with self._lock:
             if file != self._file:
-                self._file, self._tensors = None, {}  # gone before the next one comes
+                self._file, self._tensors = None, {}  # freed before the next file is opened
                 self._tensors = read_pickle(file)
                 self._file = file
             return self._tensors

@@ -1,7 +1,7 @@
-"""Packed checkpoints that contradict their config.json, or hold scales that cannot be: refused by name.
+"""Refuse packed checkpoints that contradict their config.json or hold impossible scales.
 
-``settle_quantization`` looks at the request, ``refuse_mixed`` at the headers of files before they are read, and
-``unsound_layers`` at the layers after.
+``settle_quantization`` checks the request, ``refuse_mixed`` the headers of the files before they are read, and
+``unsound_layers`` the layers afterwards.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,27 +21,28 @@ from .files import StoredTensor
 
 _SCALE = "_scale"
 _SCALE_DTYPES = (torch.float16, torch.float32)
-# What quantizations of another method (bitsandbytes) pack into; these check their weights themselves.
+# The dtype into which other methods of quantization (bitsandbytes) pack; they check their weights themselves.
 _ELSEWHERE = torch.uint8
 # Square in both architectures, so its stored width tells the bits.
 _SQUARE = ".dense.weight"
 
 
 def settle_quantization(source: str, config: PreTrainedConfig, options: dict[str, Any]) -> None:
-    """Say to transformers, before it loads a checkpoint, how the checkpoint is packed or is to be packed.
+    """Tell transformers, before it loads a checkpoint, how the checkpoint is packed or is to be packed.
 
-    The published configuration has fields of its own for it, of which transformers knows nothing: it looks for a
-    ``quantization_config`` in a configuration (the checkpoint is packed) or in the options (it is to be packed).
+    The published configuration has its own fields for this, which transformers does not know. It looks for a
+    ``quantization_config`` in the configuration (the checkpoint is packed) or in the options (it is to be packed).
 
     Args:
-        source: of the checkpoint, for the message.
-        config: of the model to be loaded. Gets a ``quantization_config`` if the checkpoint is packed, the published
-            fields if it is to be packed: the model is built by them.
-        options: of ``from_pretrained``. A request for what the checkpoint is already is taken out.
+        source: the name of the checkpoint, for messages.
+        config: the configuration of the model to be loaded; changed in place. It gets a ``quantization_config`` if the
+            checkpoint is packed, and the published fields, by which the model is built, if it is to be packed.
+        options: arguments of ``from_pretrained``; changed in place. A request for the packing that the checkpoint
+            already has is removed.
 
     Raises:
-        CheckpointError: the checkpoint is packed otherwise than asked for.
-        ValueError: sizes that cannot be packed with so many bits.
+        CheckpointError: the checkpoint is packed in another way than requested.
+        ValueError: the sizes of the model cannot be packed with so many bits.
     """
     bits, embeddings = config.quantization_bit, config.quantization_embeddings
     wanted = options.get("quantization_config")
@@ -66,15 +67,15 @@ def _refuse_other_packing(source: str, bits: int, embeddings: bool, wanted: GLMQ
 
 
 def refuse_mixed(stored: Mapping[str, StoredTensor], bits: int | None, embeddings: bool) -> None:
-    """Compare the tensors of a checkpoint, by their published names, with what its configuration says.
+    """Raise CheckpointError if the tensors of a checkpoint contradict its configuration.
 
     Args:
-        stored: headers of all tensors.
+        stored: headers of all tensors by their published names.
         bits, embeddings: ``quantization_bit`` and ``quantization_embeddings`` of config.json.
 
     Raises:
-        CheckpointError: packed weights that the configuration does not announce, float ones where it announces packed
-            ones, another number of bits, or scales of another dtype or shape.
+        CheckpointError: weights are packed though the configuration says that they are not, or float though it says
+            that they are packed; or the bits, or the dtype or shape of a scale, differ.
     """
     weights = {name: header for name, header in stored.items() if name.endswith(".weight") and len(header.shape) == 2}
     if bits:
@@ -128,7 +129,7 @@ def _plain(dtype: torch.dtype) -> str:
 
 
 def unsound_layers(model: nn.Module) -> Iterator[tuple[str, str]]:
-    """Name of the weight, and what is wrong with it, for every packed layer that cannot be used."""
+    """Yield the name of the weight and a description of its fault for every packed layer that cannot be used."""
     for name, module in model.named_modules():
         if isinstance(module, QuantizedWeight) and (fault := _fault(module)):
             yield f"{name}.weight", fault

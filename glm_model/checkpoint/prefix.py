@@ -1,4 +1,4 @@
-"""P-Tuning v2: a trained prefix of keys and values, and the files in which the fine-tuning script leaves it."""
+"""Load a trained P-Tuning v2 prefix from the files that the published fine-tuning script writes."""
 
 import copy
 import re
@@ -18,9 +18,9 @@ _KEY_PREFIX = re.compile(r"^(\w+\.)*prefix_encoder\.")
 
 
 def load_prefix(model: Any, path: str | Path) -> None:
-    """Give a loaded ChatGLM-6B the prefix that the fine-tuning script has trained for it.
+    """Load a prefix that the fine-tuning script has trained into a ChatGLM-6B.
 
-    The prefix stays in float32, as the script's README keeps it; its length and kind come from the tensors.
+    The prefix stays in float32, as in the script's README; its length and kind are read from the tensors.
 
     Args:
         model: a ``ChatGLMForCausalLM``, with any prefix or none; changed in place.
@@ -28,7 +28,7 @@ def load_prefix(model: Any, path: str | Path) -> None:
             named ``transformer.prefix_encoder.*`` or without that start.
 
     Raises:
-        CheckpointError: a file that is missing or damaged, or whose tensors are no prefix for this model.
+        CheckpointError: a file is missing or damaged, or its tensors are no prefix for this model.
         UnsupportedError: the model is not a ChatGLM-6B.
     """
     config = model.config
@@ -49,7 +49,7 @@ def load_prefix(model: Any, path: str | Path) -> None:
 
 
 def _read_prefix(path: Path) -> dict[str, Tensor]:
-    """The prefix tensors of a file or folder, by their names inside the encoder."""
+    """Return the prefix tensors of a file or folder by their names inside the encoder."""
     if not path.exists():
         raise CheckpointError(f"there is no P-Tuning prefix at {path}: name the folder that the fine-tuning wrote.")
     files = weight_files(path) if path.is_dir() else [path]

@@ -1,12 +1,12 @@
-"""``from_pretrained`` that refuses what it cannot trust, instead of warning and babbling.
+"""Load checkpoints with ``from_pretrained``, and raise an error where transformers would only warn.
 
-The way of a folder, and the two places where it differs from transformers' own:
+A folder is loaded in four steps, of which the first and the third differ from transformers' own:
 
-1. ``from_pretrained`` (public) reads the configuration, once, and looks at the folder before transformers does: its
-   messages would not name the file or the remedy.
-2. transformers chooses the files, the quantizer and the devices, and makes the model without memory.
-3. ``_load_pretrained_model`` (private, :class:`CheckedLoading` says why) reads the tensors into it. Headers are checked
-   before, names and values after, so transformers finds nothing left to report.
+1. ``from_pretrained`` (public) reads the configuration, once, and checks the folder before transformers does, whose
+   messages name neither the file nor the remedy.
+2. transformers chooses the files, the quantizer and the devices, and makes the model on the meta device.
+3. ``_load_pretrained_model`` (private; :class:`CheckedLoading` gives the reason) reads the tensors into the model.
+   Headers are checked before, names and values after, so transformers finds nothing left to report.
 4. transformers initializes a P-Tuning prefix that was not in the file, ties the head and attaches offloading hooks.
 """
 
@@ -47,7 +47,7 @@ _WORLD: ContextVar[World | None] = ContextVar("world of the model that is being 
 
 @contextmanager
 def shared_over(world: World | None) -> Iterator[None]:
-    """``from_pretrained`` loads the part of this rank; None changes nothing."""
+    """Let ``from_pretrained`` load only this rank's part of a model while the context is open; None changes nothing."""
     token = _WORLD.set(world)
     try:
         yield
@@ -58,10 +58,10 @@ def shared_over(world: World | None) -> Iterator[None]:
 class CheckedLoading(PreTrainedModel):
     """``PreTrainedModel`` whose loading raises :class:`CheckpointError` where transformers would warn and go on.
 
-    Why a private method is overridden: what has to happen between the making of the model and the reading of its
-    tensors has no public place. There the model is cut to this rank's part, headers are checked against it, weights
-    that are to be packed are kept from being cast, and the problems found become an error before transformers logs
-    its table of them and initializes what is missing.
+    A private method is overridden because transformers has no public hook between making a model and reading its
+    tensors. There the model is cut to this rank's part, headers are checked against it, and weights that are to be
+    packed are excluded from casting. Problems raise an error before transformers logs them as a table and initializes
+    missing tensors.
     """
 
     @classmethod
@@ -72,7 +72,7 @@ class CheckedLoading(PreTrainedModel):
         config: PreTrainedConfig | str | PathLike[str] | None = None,
         **options: Any,
     ) -> Any:
-        """As in transformers; files are checked first if the path is a folder, tensors always."""
+        """Load a model as transformers does; check the files first if the path is a folder, and the tensors always."""
         if options.get("subfolder", "") is None:
             del options["subfolder"]  # transformers joins it to a path
         place = pretrained_model_name_or_path
@@ -89,7 +89,7 @@ class CheckedLoading(PreTrainedModel):
 
     @property
     def device(self) -> torch.device:
-        """Where ids go and scores come from; of a model that a device map has spread, also where that is offloaded."""
+        """The device of ids and logits, also for a model that a device map has spread or offloaded."""
         device: torch.device = super().device
         if device.type != "meta" or not hasattr(self, "hf_device_map"):
             return device
@@ -100,10 +100,10 @@ class CheckedLoading(PreTrainedModel):
     def _load_pretrained_model(
         model: Any, state_dict: Any, checkpoint_files: list[str] | None, load_config: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        """Read the tensors into a model that has no memory yet; see the class.
+        """Read the tensors into a model on the meta device; see the class.
 
-        A part of a model, and a float checkpoint that is packed on the way, come tensor by tensor: transformers maps
-        all files into memory at once and keeps them there until the end.
+        A part of a model, and a float checkpoint that is packed while it is read, are read tensor by tensor, because
+        transformers maps all files into memory at once and keeps them there until the end.
         """
         world, quantizer = _WORLD.get(), load_config.hf_quantizer
         packer = quantizer if isinstance(quantizer, GLMQuantizer) and not quantizer.pre_quantized else None
@@ -115,13 +115,13 @@ class CheckedLoading(PreTrainedModel):
         if world is not None:
             model.share_out(world)
         if packer is not None:
-            # The published integers are those of the file's dtype, so no cast before they are computed.
+            # The published integers were computed from the file's dtype, so weights are packed before any cast.
             uncast = {f"^{re.escape(name)}$": None for name in packer.float_weights}
             load_config = dataclasses.replace(load_config, dtype_plan={**load_config.dtype_plan, **uncast})
         if is_from_files and (packer is not None or world is not None):
             state_dict = _one_by_one(model, stored, packer if world is None else None)
             if packer is not None and world is None:
-                checkpoint_files = None  # what goes to the disk is not what these hold
+                checkpoint_files = None  # weights offloaded to disk are packed, which these files are not
         info, offloaded = PreTrainedModel._load_pretrained_model(
             model, state_dict, checkpoint_files, load_config, *args, **kwargs
         )
@@ -144,13 +144,14 @@ def _read_configuration(
     """Read the configuration that a model is loaded with, once.
 
     Args:
-        config_class: of the model.
-        config: as in transformers, a file, a folder (it too with the subfolder in it) or a name on the Hub.
-        place: of the weights, which counts if ``config`` is None: a folder, with the subfolder, or a name on the Hub.
-        options: of ``from_pretrained``; those that are fields of the configuration overrule the file.
+        config_class: the class of the configuration.
+        config: as in transformers, a file, a folder (including the subfolder) or a name on the Hub.
+        place: the place of the weights, used if ``config`` is None: a folder (including the subfolder) or a name on the
+            Hub.
+        options: arguments of ``from_pretrained``; those that name fields of the configuration replace its values.
 
     Returns:
-        The configuration, None if there is no place to read one from; the options that are no fields of it.
+        The configuration, or None if there is no place to read one from; and the options that name no field of it.
     """
     known = {config_class.model_type}
     if config is None and isinstance(place, Path):
@@ -167,23 +168,23 @@ def _read_configuration(
 
 
 def _check_files(folder: Path, config: PreTrainedConfig | None, options: Mapping[str, Any]) -> None:
-    """Raise CheckpointError if the files of a folder are not all there, before transformers looks for them."""
+    """Raise CheckpointError if a file of the folder is missing, before transformers looks for it."""
     files = weight_files(folder, options.get("use_safetensors"), options.get("variant"))
     dtype = options.get("dtype") or options.get("torch_dtype") or "auto"
     if dtype == "auto" and getattr(config, "dtype", None) is None:
-        stored_tensors(files[:1])  # transformers opens it to see its dtype
+        stored_tensors(files[:1])  # transformers opens it to find the dtype
 
 
 def _one_by_one(
     model: PreTrainedModel, stored: Mapping[str, StoredTensor], packer: GLMQuantizer | None
 ) -> dict[str, LazyTensor]:
-    """The tensors of files, each read when transformers asks for it.
+    """Return the tensors of files by name, each of which is read when transformers uses it.
 
     Args:
-        model: that they are for; what is tied in it is not read.
-        stored: where they lie.
-        packer: packs the weights that it takes, so that these may be views into their file. None: everything is
-            copied out of its file; a mapped file stays in memory with what other ranks need of it.
+        model: the model that is loaded; its tied weights are left out.
+        stored: headers of the tensors in the files.
+        packer: the quantizer. It packs the weights that it takes at once, so these may be views into their file. With
+            None every tensor is copied out of its file, because the mapping would keep other ranks' parts in memory.
     """
     embeddings = packer is not None and packer.quantization_config.embeddings
     return lazy_tensors(
@@ -193,9 +194,9 @@ def _one_by_one(
 
 
 def _tie(model: PreTrainedModel, info: LoadingInfo, offloaded: dict[str, Any] | None) -> None:
-    """Tie the head to the embedding, as in the original even where the file has another head.
+    """Tie the head to the embedding, as the original does even if the file holds another head.
 
-    transformers would untie the two. Of a head that counts as missing it makes nothing else.
+    transformers would untie the two in that case. It leaves a head alone that is listed as missing.
     """
     tied = model.all_tied_weights_keys
     model.tie_weights(recompute_mapping=False)
@@ -205,7 +206,7 @@ def _tie(model: PreTrainedModel, info: LoadingInfo, offloaded: dict[str, Any] | 
 
 
 def _separate_storages(model: nn.Module) -> None:
-    """Give parameters that are not tied a storage each; a .bin may hold head and embedding as one."""
+    """Give every parameter that is not tied a storage of its own; a .bin may store head and embedding as one."""
     seen = set()
     for parameter in model.parameters():
         place = local(parameter).data_ptr()

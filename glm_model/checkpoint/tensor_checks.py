@@ -1,7 +1,7 @@
-"""The checks of a checkpoint's tensors: before they are read, by their headers, and after, by their values.
+"""Check a checkpoint's tensors, by their headers before they are read and by their values afterwards.
 
-Whatever is wrong is a :class:`CheckpointError` that names the file and the tensor as it is called there. It is raised
-before transformers makes a table of the same problems and goes on.
+Each fault raises a :class:`CheckpointError` with the file and the tensor's name in it. It is raised before transformers
+logs the same problems as a table and continues.
 """
 
 import logging
@@ -30,7 +30,7 @@ Mismatch = tuple[str, tuple[int, ...], tuple[int, ...]]
 
 
 class LoadingInfo(Protocol):
-    """What transformers finds while it reads tensors into a model, by the names of the model's parameters."""
+    """The result of transformers' reading of tensors into a model, by the names of the model's parameters."""
 
     missing_keys: set[str]
     unexpected_keys: set[str]
@@ -42,9 +42,9 @@ class TensorChecks:
     """The checks of one load.
 
     Args:
-        model: that the tensors are read into; first on the meta device, later filled.
-        source: what is loaded, for messages where no file is known.
-        stored: headers of all tensors by their published names; empty where tensors come from memory.
+        model: the model that the tensors are read into; first on the meta device, later filled.
+        source: the name of the checkpoint, for messages if no file is known.
+        stored: headers of all tensors by their published names; empty if the tensors come from memory.
     """
 
     def __init__(self, model: PreTrainedModel, source: str, stored: Mapping[str, StoredTensor]) -> None:
@@ -53,13 +53,13 @@ class TensorChecks:
         self._to_published = [renaming.reverse_transform() for renaming in reversed(renamings)]
 
     def check_headers(self, is_packed: bool) -> None:
-        """Raise CheckpointError where the headers say that the file is another one than its config.json describes.
+        """Raise CheckpointError if the headers contradict config.json.
 
-        Every check that needs no values belongs here: nothing has been read yet, and nothing has been allocated.
+        Every check that needs no values belongs here, before anything is read or allocated.
 
         Args:
-            is_packed: whether the file should hold packed weights. The configuration says how the *model* is packed,
-                and it may be about to be made of float weights.
+            is_packed: whether the files should hold packed weights. The configuration does not tell this: it says how
+                the *model* will be packed, which may be made from float weights.
         """
         config = self.model.config
         bits, embeddings = (config.quantization_bit, config.quantization_embeddings) if is_packed else (0, False)
@@ -68,12 +68,12 @@ class TensorChecks:
     def check_names(self, info: LoadingInfo, ignore_mismatched_sizes: bool) -> None:
         """Raise CheckpointError for tensors that are missing, unexpected or of another shape than the model's.
 
-        Only a P-Tuning prefix may be missing as a whole: the fine-tuning script loads a base model that has none, and
-        the trained prefix afterwards. A tied weight need not be in the file.
+        Only a P-Tuning prefix may be missing as a whole: the fine-tuning script loads a base model without one, and
+        then the trained prefix. A tied weight need not be in the file.
 
         Args:
-            info: of the reading that has just ended.
-            ignore_mismatched_sizes: shapes may differ, as the caller of ``from_pretrained`` wants it.
+            info: the result of the reading.
+            ignore_mismatched_sizes: whether shapes may differ, as in ``from_pretrained``.
         """
         self._refuse_missing(info.missing_keys - self.model.all_tied_weights_keys.keys())
         self._refuse_unexpected(_without(info.unexpected_keys, self.model._keys_to_ignore_on_load_unexpected))
@@ -81,7 +81,7 @@ class TensorChecks:
             self._refuse_misshapen(info.mismatched_keys)
 
     def check_values(self) -> None:
-        """Raise CheckpointError for values that are NaN or infinite and for packed weights that cannot be used."""
+        """Raise CheckpointError if a value is NaN or infinite, or if a packed weight cannot be used."""
         for name, fault in unsound_layers(self.model):
             published = self._published(name)
             raise CheckpointError(
@@ -150,18 +150,18 @@ class TensorChecks:
         return name
 
     def _files(self, published: set[str]) -> str:
-        """The files that hold these tensors, or what was loaded if it is not known."""
+        """Return the files that hold these tensors, or the name of the checkpoint if they are not known."""
         files = {str(self.stored[name].file) for name in published if name in self.stored}
         return ", ".join(sorted(files)) or self.source
 
 
 def _without(names: set[str], patterns: Iterable[str] | None) -> set[str]:
-    """The names in which none of the patterns is found."""
+    """Return the names that match none of the patterns."""
     return {name for name in names if not any(re.search(pattern, name) for pattern in patterns or ())}
 
 
 def _is_finite(values: Tensor) -> bool:
-    """Whether no value is NaN or infinite; one pass at memory speed (30 GB/s on two cores), no copy."""
+    """Return whether no value is NaN or infinite, in one pass at memory speed (30 GB/s on two cores) without a copy."""
     values = local(values)
     if values.is_meta or values.numel() == 0 or not values.is_floating_point():
         return True

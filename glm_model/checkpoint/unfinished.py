@@ -1,12 +1,12 @@
-"""``DST.partial``: the folder in which a conversion grows until it is whole. Imports nothing of ours.
+"""Write a converted folder in ``DST.partial`` until it is complete; this module imports nothing of the package.
 
 ::
 
     DST.partial/conversion.json   what is being converted, and how
-    DST.partial/lock              held by the process at work; the system frees it if that one dies
-    DST.partial/model/            becomes DST in one step
+    DST.partial/lock              held by the converting process; the system frees it if that process dies
+    DST.partial/model/            renamed to DST when it is complete
 
-So DST is whole or not there, and whoever finds a part of it can tell that it is one.
+DST is therefore either complete or absent, and an incomplete folder can be recognized.
 """
 
 import json
@@ -26,22 +26,22 @@ _UNFINISHED = ".tmp"
 
 
 def is_unfinished(folder: Path) -> bool:
-    """Whether a folder is, or lies in, what a conversion has not finished."""
+    """Return whether a folder is, or is inside, the folder of an unfinished conversion."""
     return any((place / _JOURNAL).is_file() and (place / _MODEL).is_dir() for place in (folder, folder.parent))
 
 
 @contextmanager
 def growing_folder(target: Path, plan: dict[str, Any] | None) -> Iterator[Path]:
-    """The folder to write into, which becomes ``target`` at the end.
+    """Yield the folder to write into, and rename it to ``target`` at the end.
 
-    It still holds what an earlier run of the same plan has written there, and is empty after one of another plan.
+    If an earlier run had the same plan, the folder still holds the files of that run; otherwise it is empty.
 
     Args:
-        target: as :func:`.files.free_folder` gives it.
-        plan: what is converted, and how: whatever the files depend on, as JSON. None: start over in any case.
+        target: the path of the finished folder, as :func:`glm_model.conversion.files.free_folder` returns it.
+        plan: everything that the files depend on (source and options), as JSON; None always starts over.
 
     Raises:
-        ValueError: another process is writing the same folder, or one of its name is there that no conversion made.
+        ValueError: another process is writing the same folder, or a folder of that name was not made by a conversion.
     """
     partial = target.with_name(f"{target.name}.partial")
     model, journal = partial / _MODEL, partial / _JOURNAL
@@ -57,7 +57,7 @@ def growing_folder(target: Path, plan: dict[str, Any] | None) -> Iterator[Path]:
             try:
                 yield model
             except BaseException:
-                if plan is None:  # nobody would go on with it
+                if plan is None:  # no later run could continue it
                     shutil.rmtree(partial, ignore_errors=True)
                 raise
             if target.exists():
@@ -69,7 +69,10 @@ def growing_folder(target: Path, plan: dict[str, Any] | None) -> Iterator[Path]:
 
 
 def _require_ours(partial: Path) -> None:
-    """It will be removed, so nothing of anybody else may be in it; the journal comes before the model."""
+    """Raise ValueError if the folder, which will be removed, holds files that no conversion has written.
+
+    The journal is written before the model's folder is made.
+    """
     names = {path.name for path in partial.iterdir()}
     ours = {_LOCK, _JOURNAL, f"{_JOURNAL}{_UNFINISHED}"} | ({_MODEL} if _JOURNAL in names else set())
     if others := sorted(names - ours):
@@ -87,12 +90,15 @@ def _read(journal: Path) -> Any:
 
 @contextmanager
 def write_through(path: Path) -> Iterator[Path]:
-    """Gives the name to write a file under; ``path`` is there with all of it or not at all, even if power is lost."""
+    """Yield a temporary path to write to, and rename it to ``path`` at the end.
+
+    ``path`` then either holds the complete file or does not exist, even after a power failure.
+    """
     unfinished = path.with_name(f"{path.name}{_UNFINISHED}")
     unfinished.touch()
     mode = unfinished.stat().st_mode
     yield unfinished
-    unfinished.chmod(mode)  # safetensors makes a file of its own that others may not read
+    unfinished.chmod(mode)  # safetensors replaces the file by one that other users may not read
     with unfinished.open("rb+") as file:
         os.fsync(file.fileno())
     unfinished.replace(path)
