@@ -1,4 +1,4 @@
-"""Cutting a model between its construction and the reading of its weights, so that each rank reads its part alone."""
+"""Cut a model after its construction and before its weights are read, so that each rank reads only its own part."""
 
 from typing import Any, Self
 
@@ -18,18 +18,18 @@ from .world import World
 
 
 class ModelParallel(QuantizableModel):
-    """What models in parts need: cutting, their device, counting; the base of the models of this package."""
+    """Base of this package's models that lets a rank hold a part of a model: cutting, counting, refusing to save."""
 
     _parameters_of_all = 0
 
     def share_out(self, world: World) -> None:
-        """Leave of a model on the meta device the part of this rank; its weights are to be loaded next.
+        """Reduce a model on the meta device to the part of this rank; its weights are loaded afterwards.
 
         Raises:
-            UnsupportedError: the model does not divide so.
+            UnsupportedError: the model cannot be divided by these numbers of ranks and stages.
         """
         require_sizes(self.config, world.tensor.size(), world.pipeline.size())
-        self.tie_weights(recompute_mapping=False)  # counted once
+        self.tie_weights(recompute_mapping=False)  # so that a tied weight is counted once
         self._parameters_of_all = super().num_parameters()
         self.runtime.world = world
         if world.tensor.size() > 1:
@@ -38,7 +38,7 @@ class ModelParallel(QuantizableModel):
             become_stage(self, world.pipeline)
 
     def quantize_head(self) -> Self:
-        """As of a whole model; a part must have been through :func:`finish_part`."""
+        """Pack the embedding and the head in place, as of a whole model; a part needs :func:`finish_part` before."""
         if self.config.quantization_embeddings:
             return self
         super().quantize_head()
@@ -47,20 +47,24 @@ class ModelParallel(QuantizableModel):
         return self
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-        """As in transformers; of the whole model where this rank holds a part."""
+        """Return the number of parameters as in transformers; that of the whole model if this rank holds a part."""
         if self.runtime.world is not None and not (only_trainable or exclude_embeddings):
             return self._parameters_of_all
         return super().num_parameters(only_trainable, exclude_embeddings)
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        """As in transformers; a part of a model cannot be saved."""
+        """Save the model as transformers does.
+
+        Raises:
+            UnsupportedError: this rank holds a part of the model.
+        """
         if self.runtime.world is not None:
             raise UnsupportedError("this rank holds a part of the model; save it from one process that loads it whole")
         super().save_pretrained(*args, **kwargs)
 
 
 def apply_plan(model: Any, mesh: DeviceMesh) -> None:
-    """Cut a model's parameters, and have its layers add up or gather what the ranks compute, by its ``tp_plan``."""
+    """Cut a model's parameters by its ``tp_plan``, and make its layers add up or gather the results of the ranks."""
     plan = model.tp_plan
     for name, module in list(model.named_modules()):
         style = ALL_PARALLEL_STYLES.get(plan.get(_wildcard(name)))
@@ -71,7 +75,7 @@ def apply_plan(model: Any, mesh: DeviceMesh) -> None:
 
 
 def _connect_head(model: Any, world: World) -> None:
-    """Have an embedding and a head that are new in a part of a model work with those of the other ranks."""
+    """Connect a replaced embedding and head of a part of a model with those of the other ranks."""
     for name in ("model.embed_tokens", "lm_head"):
         module = model.get_submodule(name)
         if world.tensor.size() > 1 and isinstance(module, QuantizedWeight):  # else another stage has it
@@ -85,15 +89,19 @@ def _wildcard(name: str) -> str:
 
 
 def finish_part(model: Any) -> None:
-    """After a part has been loaded: cut what came later, and leave nothing to be unwrapped in every pass."""
+    """Prepare a loaded part for its forward passes: unwrap its parameters, and cut a prefix encoder added later.
+
+    Args:
+        model: a part of a model, with its weights.
+    """
     _keep_local(model)
     encoder, mesh = model.model.prefix_encoder, model.runtime.world.tensor
-    if encoder is not None and "forward" not in vars(encoder):  # put on a base model
+    if encoder is not None and "forward" not in vars(encoder):  # added to a base model after it was cut
         ALL_PARALLEL_STYLES[PREFIX_HEADS].install_forward(encoder, mesh)
 
 
 def _keep_local(model: nn.Module) -> None:
-    """Replace shared parameters by this rank's part for good."""
+    """Replace distributed parameters (``DTensor``) permanently by this rank's part, and freeze the model."""
     parts: dict[int, nn.Parameter] = {}  # a tied one stays tied
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
@@ -105,7 +113,7 @@ def _keep_local(model: nn.Module) -> None:
 
 
 def weight_bytes(model: nn.Module) -> int:
-    """Bytes of the parameters and buffers that this process holds."""
+    """Return the bytes of the parameters and buffers that this process holds."""
     tensors: dict[int, Tensor] = {}
     for tensor in (*model.parameters(), *model.buffers()):
         tensors[local(tensor).data_ptr()] = local(tensor)

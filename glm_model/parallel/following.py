@@ -1,7 +1,7 @@
-"""Rank 0 is asked, every rank computes: a call of rank 0 is repeated by the others.
+"""Make the other ranks repeat every call of rank 0, which serves the user.
 
-All ranks compute the same scores and draw from the same seed, so all choose the same tokens. Whether to stop is asked
-on rank 0 alone, which tells the others after every token.
+All ranks compute the same scores and sample with the same seed, so all choose the same tokens. Only rank 0 decides
+whether to stop; it sends its decision to the others after every token.
 """
 
 import atexit
@@ -22,10 +22,12 @@ logger = logging.getLogger(__name__)
 
 
 def lead_or_follow(model: Any, tokenizer: Any) -> bool:
-    """True on the rank that serves the user, at once; False on the others, when that rank has ended.
+    """Return True at once on the rank that serves the user; on the others follow it, and return False when it ends.
+
+    For a model that is whole on one rank the result is True.
 
     Args:
-        model, tokenizer: as :func:`glm_model.loading.load` gives them. True for a model that is on one rank alone.
+        model, tokenizer: the model and the tokenizer that :func:`glm_model.loading.load` returned.
     """
     world: World | None = model.runtime.world
     if world is None:
@@ -46,13 +48,18 @@ def lead_or_follow(model: Any, tokenizer: Any) -> bool:
 
 
 class _Leader:
-    """Rank 0, which tells the others what to run. One call at a time."""
+    """The leading role of rank 0: it sends its calls to the other ranks, one call at a time."""
 
     def __init__(self, world: World) -> None:
         self.world = world
 
-    def stream(self, name: str, arguments: dict[str, Any]) -> Iterator[Any]:
-        """What the function of this name yields, while the others run it too."""
+    def stream(self, name: str, arguments: dict[str, Any]) -> Iterator[object]:
+        """Run the function of this name on all ranks, and yield what it yields on this one.
+
+        Args:
+            name: the name of the function in :data:`glm_model.model.every_rank.FUNCTIONS`.
+            arguments: its arguments by name; all except the model, the tokenizer and ``should_stop`` are sent.
+        """
         should_stop = arguments.pop("should_stop", lambda: False)
         own = {"model": arguments.pop("model"), "tokenizer": arguments.pop("tokenizer")}
         seed, reader_left = secrets.randbits(63), False
@@ -66,12 +73,12 @@ class _Leader:
                     yield step
             finally:
                 reader_left = True
-                for _ in steps:  # the others are under way until they are told to stop
+                for _ in steps:  # the other ranks run until the next decision says stop
                     pass
 
 
 def _follow(world: World, model: Any, tokenizer: Any) -> None:
-    """Do what rank 0 does until it says that it ends."""
+    """Run the calls of rank 0 until it ends."""
     while True:
         request: list[Any] = [None]
         dist.broadcast_object_list(request, src=0, group=world.control)
@@ -87,16 +94,20 @@ def _follow(world: World, model: Any, tokenizer: Any) -> None:
 
 
 def _dismiss(world: World, watch: Watch) -> None:
-    """At the end of rank 0: the others may leave."""
+    """Tell the other ranks that rank 0 ends, so that they can leave too."""
     watch.close()
-    with suppress(RuntimeError):  # one that has died meanwhile need not be told
+    with suppress(RuntimeError):  # a rank that has died cannot receive it
         dist.broadcast_object_list([None], src=0, group=world.control)
     world.leave()
 
 
 @contextmanager
 def _together() -> Iterator[None]:
-    """Bad input is refused by all ranks alike; anything else leaves them at different points, which ends the job."""
+    """Let errors of bad input pass, and end the job at any other error inside the context.
+
+    All ranks refuse bad input at the same point. Any other error leaves them at different points, where they would wait
+    for each other forever.
+    """
     try:
         yield
     except (ValueError, GeneratorExit):
@@ -107,7 +118,7 @@ def _together() -> Iterator[None]:
 
 
 def _agree(world: World, stops: bool) -> bool:
-    """What rank 0 says about stopping."""
+    """Return whether rank 0 wants to stop; ``stops`` counts only on rank 0."""
     flag = torch.tensor([stops])
     dist.broadcast(flag, src=0, group=world.control)
     return bool(flag)

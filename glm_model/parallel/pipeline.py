@@ -1,11 +1,12 @@
-"""A model as one stage of a pipeline: its embedding receives what its final norm has sent on the stage before.
+"""Turn a model into one stage of a pipeline, which receives hidden states from the stage before and sends its own on.
 
-Every rank is given the same ids, so masks and positions are computed everywhere and hidden states alone travel. The
-last stage's go back to the first one, which has the head because it has the embedding that the head is tied to; its
-scores go to all, so that every rank goes on with the same token.
+Every rank is given the same ids, so each computes masks and positions itself, and only hidden states are sent. A stage
+receives them in the place of its embedding and sends them in the place of its final norm. The last stage sends its
+states to the first one, which holds the head because the head is tied to the embedding. The first stage sends the
+scores to all ranks, so that every rank continues with the same token.
 
-transformers' own pipeline does not suit: its later stages never see the ids, from which GLM's mask follows, it keeps
-the embedding twice, its split counts layers alone, and in 5.17 it cannot be joined with tensor parallelism.
+transformers' own pipeline does not suit: its later stages never see the ids, from which GLM's mask is derived, it keeps
+the embedding twice, its split counts layers only, and in 5.17 it cannot be combined with tensor parallelism.
 """
 
 from typing import Any
@@ -19,7 +20,7 @@ from ..model.split import stage_layers
 
 
 class Line:
-    """The ranks that hold the stages, and where this one stands."""
+    """The ranks that hold the stages of a pipeline, and the stage of this rank."""
 
     def __init__(self, mesh: DeviceMesh) -> None:
         self.stage, self.last = mesh.get_local_rank(), mesh.size() - 1
@@ -33,7 +34,7 @@ class Line:
         return into
 
     def from_first(self, scores: Tensor) -> Tensor:
-        """The first stage's tensor, on all stages."""
+        """Return the first stage's tensor on all stages; the others pass one of its shape, which is overwritten."""
         scores = scores.contiguous()
         dist.broadcast(scores, self._rank(0), group=self._group)
         return scores
@@ -43,14 +44,14 @@ class Line:
 
 
 class ReceiveStates(nn.Module):
-    """In the place of the embedding: [batch, length] ids give the hidden states [batch, length, hidden] of a stage."""
+    """Replacement of the embedding: receives the states [batch, length, hidden] of the stage before for its ids."""
 
     probe: Tensor
 
     def __init__(self, line: Line, hidden_size: int, dtype: torch.dtype) -> None:
         super().__init__()
         self.line, self.hidden_size = line, hidden_size
-        # Shows where the model is, and its dtype; it follows `.half()`, `.to(...)` and the like.
+        # Follows the model's device and dtype through `.half()`, `.to(...)` and the like.
         self.register_buffer("probe", torch.empty(0, dtype=dtype), persistent=False)
 
     def forward(self, input_ids: Tensor) -> Tensor:
@@ -59,7 +60,7 @@ class ReceiveStates(nn.Module):
 
 
 class SendStates(nn.Module):
-    """In the place of the final norm: hidden states go to the next stage."""
+    """Replacement of the final norm: sends the hidden states to the next stage."""
 
     def __init__(self, line: Line) -> None:
         super().__init__()
@@ -71,7 +72,7 @@ class SendStates(nn.Module):
 
 
 class ReceiveScores(nn.Module):
-    """In the place of the head: the last hidden states go to the first stage, its scores come back."""
+    """Replacement of the head: sends the last hidden states to the first stage, and receives its scores."""
 
     def __init__(self, line: Line, vocabulary: int) -> None:
         super().__init__()
@@ -84,18 +85,18 @@ class ReceiveScores(nn.Module):
 
 
 class Elsewhere(nn.Module):
-    """In the place of a layer of another stage."""
+    """Replacement of a layer that another stage holds: returns its input."""
 
-    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+    def forward(self, hidden_states: Tensor, **kwargs: object) -> Tensor:
         return hidden_states
 
 
 def become_stage(model: Any, mesh: DeviceMesh) -> None:
-    """Leave of a model without memory what the stage of this rank holds.
+    """Reduce a model on the meta device to the stage of this rank.
 
     Args:
         model: a GLM with its head.
-        mesh: one-dimensional, the ranks of the pipeline.
+        mesh: the ranks of the pipeline, one-dimensional.
     """
     config, decoder, dtype = model.config, model.model, model.dtype
     line = Line(mesh)
@@ -119,9 +120,9 @@ def become_stage(model: Any, mesh: DeviceMesh) -> None:
 
 
 def send_scores(model: Any, line: Line) -> None:
-    """Have the head of the first stage work on the last stage's hidden states and give its scores to all stages.
+    """Make the head of the first stage use the last stage's hidden states and send its scores to all stages.
 
-    On the other stages :class:`ReceiveScores` stands in its place, and nothing is to be done.
+    On the other stages :class:`ReceiveScores` replaces the head, and this function does nothing.
     """
     if line.stage != 0:
         return
@@ -138,7 +139,7 @@ def send_scores(model: Any, line: Line) -> None:
 
 
 def _elsewhere(line: Line, own: range, layers: int) -> list[str]:
-    """Patterns of the tensors of other stages, which are in the files all the same."""
+    """Return patterns of the names of other stages' tensors, which are in the files but not in this stage."""
     others = "|".join(str(index) for index in range(layers) if index not in own)
     patterns = [rf"^model\.layers\.({others})\."]
     if line.stage != 0:

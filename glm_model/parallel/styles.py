@@ -1,8 +1,8 @@
-"""The tensor parallel styles that transformers has no name for, registered with its own.
+"""Register the tensor parallel styles that transformers lacks with its own.
 
-- GeGLU's two halves: transformers' ``packed_colwise`` cuts a weight so, but its bias as if it were one piece.
-- Packed integers cut by columns: their row scales and bias are whole on every rank. (Cut by rows, they need nothing
-  but transformers' ``colwise``.)
+- GeGLU's two halves: transformers' ``packed_colwise`` cuts both halves of the weight, but the bias as one piece.
+- Packed integers cut by columns: their row scales and bias are whole on every rank. (Cut by rows, they need only
+  transformers' ``colwise``.)
 - A vocabulary cut for an embedding that may be packed.
 - A P-Tuning prefix, whose heads follow those of the attention.
 """
@@ -27,7 +27,7 @@ from ..quantization.dtensor import local
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """Adds up, in place, what the ranks of a group have computed; each rank gets the whole gradient of the sum."""
+    """In-place sum of a tensor over the ranks of a group; the backward pass gives each rank the sum's gradient."""
 
     @staticmethod
     def forward(context: Any, part: Tensor, group: dist.ProcessGroup) -> Tensor:
@@ -41,13 +41,13 @@ class _SumOverRanks(torch.autograd.Function):
 
 
 def _sum_over_ranks(part: Tensor, mesh: DeviceMesh) -> Tensor:
-    """Return the sum of a tensor over the ranks; the tensor, which nobody else may need, is overwritten."""
+    """Return the sum of a tensor over the ranks; the tensor is overwritten, so the caller may not use it again."""
     total: Tensor = _SumOverRanks.apply(part.contiguous(), mesh.get_group())
     return total
 
 
 def _cut(module: nn.Module, name: str, mesh: DeviceMesh, placement: Placement) -> None:
-    """Turn a parameter without memory into one of which this rank will hold a part."""
+    """Turn a parameter on the meta device into a distributed one, of which this rank will hold a part."""
     whole = getattr(module, name, None)
     if whole is not None:
         part = distribute_tensor(whole, mesh, [placement], src_data_rank=None)
@@ -55,7 +55,7 @@ def _cut(module: nn.Module, name: str, mesh: DeviceMesh, placement: Placement) -
 
 
 class ColwiseHalves(ColwiseParallel):
-    """A column cut of each half of the output by itself: a rank computes its part of x1, then its part of x2."""
+    """Column cut of each half (x1, x2) of the output by itself: a rank computes its part of x1 and its part of x2."""
 
     def should_use_local_tensors(self, module: nn.Module) -> bool:
         return True
@@ -65,7 +65,7 @@ class ColwiseHalves(ColwiseParallel):
 
 
 class PackedRowwise(RowwiseParallel):
-    """A row cut of packed integers: each rank multiplies its columns; the bias is added once, to the sum."""
+    """Row cut of packed integers: each rank multiplies its columns; the bias is added once, to the sum."""
 
     def should_use_local_tensors(self, module: nn.Module) -> bool:
         return True
@@ -79,7 +79,7 @@ class PackedRowwise(RowwiseParallel):
 
 
 class Vocabulary(TensorParallelLayer):
-    """An embedding of which each rank has some of the rows; the others contribute zeros."""
+    """Cut of an embedding by its rows: a rank returns zeros for ids of other ranks, and the results are added up."""
 
     def should_use_local_tensors(self, module: nn.Module) -> bool:
         return True
@@ -104,14 +104,14 @@ class Vocabulary(TensorParallelLayer):
 
 
 class PrefixHeads(TensorParallelLayer):
-    """A prefix encoder, whole on every rank, that gives the keys and values of this rank's heads."""
+    """Style of a prefix encoder, which is whole on every rank and returns the keys and values of this rank's heads."""
 
     def transform_output_post_forward(self, module: nn.Module, output: Tensor, mesh: DeviceMesh) -> Tensor:
         return output.chunk(mesh.size(), dim=2)[mesh.get_local_rank()]
 
 
 def register() -> None:
-    """Make the styles known to transformers' plans."""
+    """Register the styles by their names, for use in transformers' plans."""
     if torch.distributed.is_available():
         styles = {COLWISE_HALVES: ColwiseHalves(), PACKED_ROWWISE: PackedRowwise(), VOCABULARY: Vocabulary()}
         for name, style in {**styles, PREFIX_HEADS: PrefixHeads()}.items():

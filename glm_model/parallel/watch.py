@@ -1,4 +1,4 @@
-"""Notices when another rank has died, or answers no more, and ends this process with a sentence instead of a hang."""
+"""End this process with a message, instead of a hang, when another rank has died or no longer responds."""
 
 import os
 import sys
@@ -8,29 +8,33 @@ from typing import NoReturn
 
 from torch import distributed as dist
 
-_PAUSE = 2.0  # seconds between two roll calls
-PATIENCE = timedelta(seconds=60)  # for a rank that is busy and answers late
-_GRACE = 5.0  # seconds in which a rank that leaves may have told this one to leave too
+_PAUSE = 2.0  # seconds between two barriers
+PATIENCE = timedelta(seconds=60)  # the timeout of a barrier; a busy rank may reach it late
+_GRACE = 5.0  # seconds after a failed barrier in which this rank may itself be told to leave
 
 
 class Watch:
-    """Calls the roll in a thread until it is closed. To be made by all ranks at the same point.
+    """A thread that runs a barrier of all ranks every few seconds until it is closed.
 
-    A dead process closes its connections, which the next call notices at once; a frozen or unreachable one is given a
-    minute. Either ends the process with exit code 1, so that torchrun ends the rest.
+    All ranks must make their watch at the same point. A dead process closes its connections, at which the next barrier
+    fails at once; a frozen or unreachable one lets it time out after a minute. Both end this process with exit code 1,
+    so that torchrun ends the rest.
     """
 
     def __init__(self) -> None:
         try:
             self._group = dist.new_group(backend="gloo", timeout=PATIENCE)
-        except RuntimeError as error:  # a rank that was through with it may have died already
+        except RuntimeError as error:  # a rank may have died already
             end_job(error)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="glm-watch", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """The job is about to end: from now on ranks may leave. A running call may end; cut off, it aborts."""
+        """Stop watching, because the job ends and ranks may leave.
+
+        This waits for a running barrier, which would abort the process if it were interrupted.
+        """
         self._closing.set()
         self._thread.join(_GRACE)
 
@@ -44,7 +48,7 @@ class Watch:
 
 
 def end_job(error: BaseException) -> NoReturn:
-    """Say that the job cannot go on, and leave without waiting for anybody."""
+    """Print that the job cannot continue, and end this process with exit code 1 without waiting for other ranks."""
     reason = str(error).strip().partition("\n")[0]
     print(
         f"glm_model: rank {dist.get_rank()} of {dist.get_world_size()} lost the others, so the whole job ends; start "

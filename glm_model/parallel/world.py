@@ -1,4 +1,4 @@
-"""The processes that torchrun has started: their groups, and the device of each."""
+"""Join the processes that torchrun has started: make their groups, and choose the device of each."""
 
 import os
 import shlex
@@ -13,9 +13,9 @@ from transformers.utils import logging as transformers_logging
 
 from ..errors import GLMError
 
-# A single step of the model, on the slowest of ranks, after loading at different speeds.
+# The longest wait for another rank within a step of the model; ranks may have loaded at different speeds before.
 STEP_TIMEOUT = timedelta(minutes=30)
-# A rank may wait for the next question for as long as nobody asks one; `watch` notices if nobody is there to ask.
+# The longest wait for the next call of rank 0, which may come at any time; `watch` notices if rank 0 has died.
 WAITING_TIMEOUT = timedelta(days=365)
 
 
@@ -24,10 +24,10 @@ class World:
     """The ranks that hold one model together.
 
     Attributes:
-        tensor: one-dimensional, the ranks that share the layers of this rank's stage.
-        pipeline: one-dimensional, the ranks that hold this rank's part of the other stages.
-        control: all ranks, on the CPU, to tell each other what to do.
-        device: of this rank.
+        tensor: the ranks that share the layers of this rank's stage, one-dimensional.
+        pipeline: the ranks that hold the same part of every stage, one-dimensional.
+        control: all ranks, for messages on the CPU.
+        device: the device of this rank.
     """
 
     tensor: DeviceMesh
@@ -44,25 +44,27 @@ class World:
         return dist.get_world_size()
 
     def leave(self) -> None:
-        """End the threads of the groups, as the last thing that this process does with them.
+        """Destroy the groups and wait for their threads; they cannot be used afterwards.
 
-        One that is still letting go of the last call when the interpreter ends would abort the process: the interpreter
-        ends such a thread in the middle of its C++ code. The last reference to ``control`` waits for its threads.
+        Without this a thread that still finishes its last call when the interpreter ends would abort the process,
+        because the interpreter ends such a thread in the middle of its C++ code. Dropping the last reference to
+        ``control`` waits for its threads.
         """
         dist.destroy_process_group()
         del self.control
 
 
 def join_world(tensor: int, pipeline: int, device: str = "auto") -> World:
-    """Meet the other processes; all of them must ask for the same.
+    """Join the other processes; all of them must pass the same arguments.
 
     Args:
-        tensor: ranks that share every layer, next to each other.
-        pipeline: stages.
+        tensor: the number of ranks that share every layer; their numbers are consecutive.
+        pipeline: the number of stages.
         device: "auto" (the GPU of the local rank if there are enough, else the CPU), "cpu" or "cuda".
 
     Raises:
-        GLMError: not started by torchrun, or with another number of processes; not enough GPUs.
+        GLMError: the process was not started by torchrun, or with another number of processes; or there are too few
+            GPUs.
     """
     _require_processes(tensor, pipeline)
     where = _device(device)
@@ -91,7 +93,7 @@ def _require_processes(tensor: int, pipeline: int) -> None:
 
 
 def _this_program() -> str:
-    """What torchrun is to start: the script or, after `python -m`, the module, with its arguments."""
+    """Return the command line for torchrun: the script or, after `python -m`, the module, with its arguments."""
     spec = sys.modules["__main__"].__spec__
     if spec is not None:
         return shlex.join(["-m", spec.name.removesuffix(".__main__"), *sys.argv[1:]])
