@@ -1,7 +1,7 @@
-"""A linear layer and an embedding that hold packed integers and row scales in the place of a float weight.
+"""Define a linear layer and an embedding that hold packed integers and row scales in the place of a float weight.
 
-Their parameters are named as in the published checkpoints: ``weight``, ``weight_scale``, ``bias``. All but the bias are
-what the file says and stay so: moving a model to another dtype casts its activations, never its scales.
+Their parameters are named as in the published checkpoints: ``weight``, ``weight_scale``, ``bias``. Integers and scales
+keep the dtype of the file: moving a model to another dtype casts its activations, never its scales.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from ..kernels.packing import dequantize, packed_columns, quantize
 
 
 class QuantizedWeight(nn.Module):
-    """What both layers share: a weight [rows, columns] as packed integers and scales. Zeros until it is filled.
+    """Base of both layers: a weight [rows, columns] as packed integers and scales, zeros until it is filled.
 
     Attributes:
         shape: (rows, columns) of the weight that the integers stand for.
@@ -24,11 +24,11 @@ class QuantizedWeight(nn.Module):
         weight_scale: float16, or float32 as in the first published INT4 file, [rows].
 
     Raises:
-        ValueError: ``bits`` not 4 or 8, or an odd number of columns with 4 bits.
+        ValueError: ``bits`` is not 4 or 8, or the number of columns is odd with 4 bits.
     """
 
     _hf_quantized_needs_local_tp = True
-    """For transformers' tensor parallel styles: the product is that of plain tensors."""
+    """Tells transformers' tensor parallel styles that the product needs plain tensors, not ``DTensor``."""
 
     def __init__(self, rows: int, columns: int, bits: int) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class QuantizedWeight(nn.Module):
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
-        # nn.Module would cast: a float weight to integers, which is nothing, and a float32 scale to half.
+        # nn.Module would cast a float weight to integers, which destroys it, and a float32 scale to half.
         weight, scale = state_dict.get(f"{prefix}weight"), state_dict.get(f"{prefix}weight_scale")
         if weight is not None and weight.dtype != torch.int8:
             errors = arguments[-1]
@@ -86,7 +86,7 @@ class QuantizedLinear(QuantizedWeight):
 
     @classmethod
     def from_float(cls, linear: nn.Linear, bits: int) -> Self:
-        """A float layer quantized; the bias is shared with it."""
+        """Return a quantized copy of a float layer; the two share the bias."""
         with torch.device("meta"):
             layer = cls(linear.in_features, linear.out_features, bits, bias=False)
         layer.fill(linear.weight)
@@ -94,7 +94,7 @@ class QuantizedLinear(QuantizedWeight):
         return layer.train(linear.training)
 
     def forward(self, states: Tensor) -> Tensor:
-        """[..., in_features] to [..., out_features], in the dtype of ``states``."""
+        """Return [..., out_features] for states [..., in_features], in their dtype."""
         return quantized_matmul(states, self.weight, self.weight_scale, self.bits, self.precision, self.bias)
 
     def extra_repr(self) -> str:
@@ -109,12 +109,12 @@ class QuantizedEmbedding(QuantizedWeight):
     def __init__(self, num_embeddings: int, embedding_dim: int, bits: int) -> None:
         super().__init__(num_embeddings, embedding_dim, bits)
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
-        # No parameter here shows the dtype of the model around it; this follows `.half()`, `.to(...)` and the like.
+        # No parameter here has the dtype of the activations; this buffer follows `.half()`, `.to(...)` and the like.
         self.register_buffer("_dtype_probe", torch.empty(0), persistent=False)
 
     @classmethod
     def from_float(cls, embedding: nn.Embedding, bits: int) -> Self:
-        """A float embedding quantized."""
+        """Return a quantized copy of a float embedding."""
         with torch.device("meta"):
             layer = cls(embedding.num_embeddings, embedding.embedding_dim, bits)
         layer._dtype_probe = embedding.weight.new_empty(0)
@@ -123,11 +123,11 @@ class QuantizedEmbedding(QuantizedWeight):
 
     @property
     def dtype(self) -> torch.dtype:
-        """That of the looked up rows."""
+        """The dtype of the rows that :meth:`forward` returns."""
         return self._dtype_probe.dtype
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """Rows [..., embedding_dim] of ids [...]."""
+        """Return the dequantized rows [..., embedding_dim] of ids [...]."""
         packed, scale = F.embedding(input_ids, self.weight), self.weight_scale[input_ids]
         return dequantize(packed, scale, self.bits, self.dtype)
 
@@ -142,14 +142,14 @@ def make_linear(
     bias: bool = True,
     float_class: type[nn.Linear] = nn.Linear,
 ) -> Any:
-    """A packed linear layer with 4 or 8 bits, a float one with 0 or None; they are used alike."""
+    """Return a packed linear layer for 4 or 8 bits, or a float one for 0 or None; both are called in the same way."""
     if bits:
         return QuantizedLinear(in_features, out_features, bits, bias)
     return float_class(in_features, out_features, bias)
 
 
 def make_embedding(bits: int | None, num_embeddings: int, embedding_dim: int) -> Any:
-    """A packed embedding with 4 or 8 bits, a float one with 0 or None; they are used alike."""
+    """Return a packed embedding for 4 or 8 bits, or a float one for 0 or None; both are called in the same way."""
     if bits:
         return QuantizedEmbedding(num_embeddings, embedding_dim, bits)
     return nn.Embedding(num_embeddings, embedding_dim)

@@ -1,4 +1,4 @@
-"""What quantization adds to the models: ``quantize()`` as published, loading in little memory, casting, counting."""
+"""Add quantization to the models: the published ``quantize()``, casts of packed models, and parameter counts."""
 
 import logging
 import math
@@ -31,7 +31,7 @@ _PUBLISHED_OPTIONS = {
 class QuantizableModel(PreTrainedModel):
     """``PreTrainedModel`` with the published quantization; the base of the models of this package."""
 
-    def quantize(self, bits: int, quantize_embeddings: bool = False, **published: Any) -> Self:
+    def quantize(self, bits: int, quantize_embeddings: bool = False, **published: object) -> Self:
         """Pack the linear layers of every block in place, as the published method does.
 
         The arithmetic is that of the weights' dtype. To get the integers of the published checkpoints from a published
@@ -41,13 +41,15 @@ class QuantizableModel(PreTrainedModel):
         Args:
             bits: 4 or 8; 0 does nothing.
             quantize_embeddings: the embedding and the head too.
-            published: further arguments of the published method, which chose its kernels, are accepted and ignored.
+            published: further arguments of the published method, which chose its kernels; they are ignored.
 
         Returns:
             The model itself.
 
         Raises:
-            ValueError: ``bits``; a weight with an odd number of columns for 4 bits, or with values that have no scale.
+            ValueError: ``bits`` is not 0, 4 or 8; a weight has an odd number of columns for 4 bits; or it holds values
+                that are NaN, infinite or too large for a scale.
+            TypeError: an argument is unknown.
             UnsupportedError: the model is quantized already in another way.
         """
         if unknown := published.keys() - _PUBLISHED_OPTIONS:
@@ -57,10 +59,13 @@ class QuantizableModel(PreTrainedModel):
         return self._pack(bits, quantize_embeddings)
 
     def quantize_head(self) -> Self:
-        """Pack, in place, the embedding and the head of a model that has its other layers packed; with as many bits.
+        """Pack the embedding and the head of a quantized model in place, with the bits of its other layers.
+
+        Returns:
+            The model itself.
 
         Raises:
-            ValueError: the model is not quantized, or as :meth:`quantize`.
+            ValueError: the model is not quantized, or its embedding cannot be packed; see :meth:`quantize`.
         """
         if not self.config.quantization_bit:
             raise ValueError("quantize_head goes with quantize: say how many bits, int4 or int8")
@@ -78,12 +83,12 @@ class QuantizableModel(PreTrainedModel):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the activations; in a packed embedding no parameter shows it."""
+        """The dtype of the activations, also if the embedding is packed and no parameter has it."""
         embedding = self.get_input_embeddings()
         return embedding.dtype if isinstance(embedding, QuantizedEmbedding) else super().dtype
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-        """As in transformers; a packed weight counts as the float one that it stands for."""
+        """Return the number of parameters as in transformers; a packed weight counts as its float weight."""
         total = super().num_parameters(only_trainable, exclude_embeddings)
         if only_trainable:
             return total
@@ -97,15 +102,15 @@ class QuantizableModel(PreTrainedModel):
                 total += math.prod(layer.shape)
         return total
 
-    def half(self, *args: Any) -> Self:
-        """Activations and float weights to half; transformers forbids it to quantized models, published code needs it.
+    def half(self, *args: object) -> Self:
+        """Cast activations and float weights to half; packed integers and their scales stay as they are.
 
-        Packed integers and their scales stay as they are.
+        Published code calls this on quantized models, for which transformers forbids it.
         """
         return nn.Module.half(self, *args)
 
-    def float(self, *args: Any) -> Self:
-        """As :meth:`half`, to float32."""
+    def float(self, *args: object) -> Self:
+        """Cast activations and float weights to float32; see :meth:`half`."""
         return nn.Module.float(self, *args)
 
 
@@ -124,7 +129,7 @@ def _is_packed_already(config: Any, bits: int, embeddings: bool) -> bool:
 
 
 def _pack_layers(model: PreTrainedModel, bits: int, embeddings: bool) -> None:
-    """One layer after the other, so that the packed model is all that is needed besides the float one."""
+    """Replace the float layers of a model by packed ones, one after the other to save memory."""
     names = [name for name, _ in _float_layers(model, embeddings)]
     for name, module in _float_layers(model, embeddings):
         _require_packable(f"{name}.weight", module.weight, bits)

@@ -1,9 +1,9 @@
-"""Quantization as transformers knows it: a configuration, and the quantizer that goes with it while a model loads.
+"""Register the published quantization with transformers: its configuration, and its quantizer for loading.
 
-Published checkpoints say ``quantization_bit`` and ``quantization_embeddings`` in config.json, which
-:func:`glm_model.checkpoint.packing_checks.settle_quantization` says to transformers before it loads one. The model
-builds packed layers whenever its configuration asks for them, so little is left to do here: a checkpoint that is packed
-already loads as any other, and the weights of a float one are packed one by one as they are read.
+Published checkpoints have ``quantization_bit`` and ``quantization_embeddings`` in config.json, which
+:func:`glm_model.checkpoint.packing_checks.settle_quantization` translates for transformers before it loads one. The
+model builds packed layers whenever its configuration says so. A packed checkpoint therefore loads as any other, and
+the quantizer only packs the weights of a float checkpoint, one by one as they are read.
 """
 
 from typing import Any
@@ -26,11 +26,11 @@ class GLMQuantizationConfig(QuantizationConfigMixin):
 
     Args:
         bits: 4 or 8.
-        embeddings: the embedding and the head too, as in chatglm-6b-int4-qe.
-        quant_method: transformers' name of the method; there is one.
+        embeddings: whether the embedding and the head are packed too, as in chatglm-6b-int4-qe.
+        quant_method: transformers' name of the method; only "glm" is allowed.
 
     Raises:
-        ValueError: ``bits`` is not 4 or 8, or another method.
+        ValueError: ``bits`` is not 4 or 8, or ``quant_method`` is another one.
     """
 
     def __init__(self, bits: int = 4, embeddings: bool = False, quant_method: str = QUANTIZATION_METHOD) -> None:
@@ -43,13 +43,13 @@ class GLMQuantizationConfig(QuantizationConfigMixin):
 
 @register_quantizer(QUANTIZATION_METHOD)
 class GLMQuantizer(HfQuantizer):
-    """Packs float weights while they load; see :func:`glm_model.kernels.packing.quantize`.
+    """Quantizer that packs float weights while they load; see :func:`glm_model.kernels.packing.quantize`.
 
     Attributes:
-        quantization_config: what was asked for, or what the checkpoint is.
+        quantization_config: the requested packing, or that of the checkpoint.
         pre_quantized: whether the checkpoint is packed already.
         float_weights: names of the parameters that are packed while they load.
-        float_types: dtypes that the parameters which stay float should have once loaded.
+        float_types: dtypes, by name, that the parameters which stay float must have after loading.
     """
 
     quantization_config: GLMQuantizationConfig
@@ -77,8 +77,8 @@ class GLMQuantizer(HfQuantizer):
         return _Pack(self.quantization_config.bits)
 
     def get_new_dtype(self, converter: Any, param: Any, dtype: torch.dtype | None) -> torch.dtype | None:
-        # Scales stay what the file says, whatever dtype the model is loaded in. A float weight in the place of a packed
-        # one is refused when all is loaded; cast, it would pass for one.
+        # Scales keep the dtype of the file. A float weight in the place of a packed one is not cast to int8, so that it
+        # can be recognized and refused after loading.
         if dtype == torch.int8 or converter.target_patterns[0].endswith(".weight_scale"):
             return None
         return super().get_new_dtype(converter, param, dtype)
@@ -86,8 +86,8 @@ class GLMQuantizer(HfQuantizer):
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> None:
         for module in model.modules():
             if isinstance(module, QuantizedWeight):
-                module.requires_grad_(False)  # loading makes whatever is floating trainable
-        # transformers 5.17 leaves what it renamed in the dtype of a packed file.
+                module.requires_grad_(False)  # loading makes every floating parameter trainable
+        # transformers 5.17 leaves parameters that it renamed in the dtype of a packed file.
         for name, parameter in model.named_parameters():
             dtype = self.float_types.get(name, parameter.dtype)
             if parameter.dtype != dtype and parameter.is_floating_point():
@@ -97,7 +97,7 @@ class GLMQuantizer(HfQuantizer):
     def get_state_dict_and_metadata(self, model: Any) -> tuple[dict[str, Tensor] | None, dict[str, str]]:
         if "lm_head.weight_scale" not in model.all_tied_weights_keys:
             return None, {}
-        # The published code ties the integers of head and embedding, but not their scales: it needs both in the file.
+        # The published code ties the integers of head and embedding, but not their scales: both must be in the file.
         state_dict = model.state_dict()
         return state_dict | {name: state_dict[name].clone() for name in model.all_tied_weights_keys}, {}
 
@@ -110,7 +110,7 @@ class GLMQuantizer(HfQuantizer):
 
     @property
     def is_qat_trainable(self) -> bool:
-        """Asked by ``Trainer`` before it trains a quantized model without adapters: a P-Tuning prefix may train."""
+        """Whether ``Trainer`` may train the quantized model without adapters: only a P-Tuning prefix can be trained."""
         return bool(getattr(self._model_config, "pre_seq_len", None))
 
     @property
@@ -123,7 +123,7 @@ def _stays_float32(model: Any, name: str) -> bool:
 
 
 class _Pack(ConversionOps):
-    """A float weight on its way into the model becomes packed integers and scales."""
+    """Conversion of a float weight to packed integers and scales while it is read into the model."""
 
     def __init__(self, bits: int) -> None:
         self.bits = bits
