@@ -1,1 +1,1 @@
-"""Text and tokens: the tokenizer, the chat format, text as it comes, and what is safe to show."""
+"""Text and tokens: the tokenizer, the chat format, incremental decoding, and text that is safe for a terminal."""

@@ -1,4 +1,4 @@
-r"""The conversation format of ChatGLM-6B: pure functions of text.
+r"""Format and clean up the conversations of ChatGLM-6B, with pure functions of text.
 
 A question stands alone; with a history every round is numbered from 0 and the last answer is left open:
 
@@ -17,14 +17,14 @@ History = Sequence[Sequence[str]]
 
 
 def build_prompt(query: str, history: History | None = None) -> str:
-    """The prompt of the published `chat()`: `query` after the (question, answer) pairs of `history`."""
+    """Return the prompt of the published `chat()`: `query` after the (question, answer) pairs of `history`."""
     if not history:
         return query
     rounds = [f"[Round {i}]\n问：{question}\n答：{answer}\n" for i, (question, answer) in enumerate(history)]
     return "".join(rounds) + f"[Round {len(rounds)}]\n问：{query}\n答："
 
 
-# SentencePiece's normalisation turned full-width punctuation into ASCII; beside Chinese it is turned back.
+# SentencePiece's normalisation turns full-width punctuation into ASCII; next to Chinese characters it is turned back.
 _HANZI = "[\u4e00-\u9fff]"
 _PUNCTUATION = ",!:;?"
 _FULL_WIDTH = [
@@ -34,12 +34,12 @@ _FULL_WIDTH = [
 
 
 _UNDECIDED = re.compile(rf"(?<!{_HANZI})[{_PUNCTUATION}]$")
-# What the model was taught to write for the date of its training, and what the published code shows.
+# The placeholder that the model writes for the date of its training, and the text that the published code shows for it.
 _TRAINING_DATE, _SHOWN_DATE = "[[训练时间]]", "2023年"
 
 
 def process_response(response: str) -> str:
-    """The published clean-up of an answer: stripped, the training date filled in, Chinese punctuation."""
+    """Return an answer cleaned up as published: stripped, with the training date and with Chinese punctuation."""
     return _with_full_width(response.strip().replace(_TRAINING_DATE, _SHOWN_DATE))
 
 
@@ -51,10 +51,10 @@ def _with_full_width(text: str) -> str:
 
 
 class ResponseStream:
-    """`process_response` of an answer that comes in pieces: the pieces given out join to it.
+    """`process_response` for an answer that arrives in pieces; the returned pieces join to its result.
 
-    Held back is only what the next piece decides: white space that may be the last, a punctuation mark whose right
-    neighbour is not known, the beginning of the training date.
+    Text is held back only if the next piece decides how it is shown: white space that may be the end of the answer, a
+    punctuation mark whose right neighbour is unknown, and a possible beginning of the training date.
     """
 
     def __init__(self) -> None:
@@ -62,14 +62,14 @@ class ResponseStream:
         self._before = ""  # the character in front of what is held
 
     def push(self, text: str) -> str:
-        """The new text that can be shown; may be empty."""
+        """Add text, and return the new text that can be shown; it may be empty."""
         self._held = (self._held + text).replace(_TRAINING_DATE, _SHOWN_DATE)
         if not self._before:
             self._held = self._held.lstrip()
         return self._release(self._settled())
 
     def finish(self) -> str:
-        """The rest."""
+        """Return the rest of the text at the end of the answer."""
         self._held = self._held.rstrip()
         return self._release(len(self._held))
 

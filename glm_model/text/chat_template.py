@@ -1,7 +1,7 @@
-"""Conversations as OpenAI-style messages: the chat template and its safe way to ids.
+"""Turn OpenAI-style messages into ids with a chat template, so that no message can inject a control token.
 
-transformers encodes the rendered template as one text, where what a user typed and what the template wrote look
-the same. Here the template is given marks that no message can hold, and only these become control tokens.
+transformers encodes the rendered template as one text, in which a user's text and the template's own look the same.
+Here the template is rendered with random marks that no message can contain, and only these become control tokens.
 """
 
 from __future__ import annotations
@@ -82,11 +82,11 @@ class ChatTemplateMixin(PreTrainedTokenizerBase):
 
     @property
     def gmask_token_id(self) -> int:
-        """Id of `[gMASK]`."""
+        """The id of `[gMASK]`."""
         raise NotImplementedError
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of text alone, without any control token."""
+        """Return the ids of text alone, without any control token."""
         raise NotImplementedError
 
     def apply_chat_template(
@@ -109,7 +109,7 @@ class ChatTemplateMixin(PreTrainedTokenizerBase):
         sanitize_control_tokens: bool = True,
         **kwargs: Any,
     ) -> Any:
-        """Ids or text of messages in the published format; arguments and results as in transformers.
+        """Return the ids or the text of messages in the published format; arguments and results are transformers'.
 
         Only the template writes control tokens: "[MASK]" or "<sop>" typed in a message stays ordinary text, unlike in
         the published `tokenizer(prompt)`. For messages that hold none of them the ids are the same.
@@ -118,10 +118,10 @@ class ChatTemplateMixin(PreTrainedTokenizerBase):
         adds them and does not recognise `[gMASK]` in text.
 
         Args:
-            add_generation_prompt: end in `[gMASK] <sop>`, for the model to answer.
-            truncation: with `max_length`, shortens what stands before `[gMASK]`.
-            return_assistant_tokens_mask: add "assistant_masks", 1 for the last answer and its `<eop>`.
-            sanitize_control_tokens: on whatever is given.
+            add_generation_prompt: whether to end in `[gMASK] <sop>`, for the model to answer.
+            truncation: whether to shorten the text before `[gMASK]` to `max_length` ids in all.
+            return_assistant_tokens_mask: whether to add "assistant_masks", 1 for the last answer and its `<eop>`.
+            sanitize_control_tokens: ignored; control tokens in messages are always sanitized.
 
         Raises:
             TokenizerError: an unknown role, a turn out of order, or content that is not text.
@@ -173,7 +173,7 @@ class ChatTemplateMixin(PreTrainedTokenizerBase):
         return rendered
 
     def _marked_to_ids(self, text: str | list[str], marks: dict[str, int], limit: int | None) -> list[Any]:
-        """Ids of a rendered template; of more than `limit`, the context gives way and the answer's frame stays."""
+        """Return the ids of a rendered template; if there are more than `limit`, cut the context before `[gMASK]`."""
         if isinstance(text, list):
             return [self._marked_to_ids(one, marks, limit) for one in text]
         parts = re.split(f"({'|'.join(marks)})", text)
@@ -189,7 +189,7 @@ class ChatTemplateMixin(PreTrainedTokenizerBase):
         return [marks[part]] if part in marks else self.encode_text(part)
 
     def _answer_masks(self, input_ids: Any) -> list[Any]:
-        """1 for every id behind the first `<sop>`, in the shape of `input_ids`."""
+        """Return 1 for every id after the first `<sop>` and 0 for the others, in the shape of `input_ids`."""
         ids = to_py_obj(input_ids)
         if ids and isinstance(ids[0], list):
             return [self._answer_masks(row) for row in ids]

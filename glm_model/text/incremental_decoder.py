@@ -1,6 +1,6 @@
-"""Text from tokens as they come: what a front-end shows, with nothing altered and no character split.
+"""Decode tokens to text one by one, for front-ends: exactly, and without splitting a character.
 
-Knows no model and no vocabulary; a tokenizer tells what each id shows.
+This module depends on no model and no vocabulary; a tokenizer gives the text of each id.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class TokenSurfaces(Protocol):
 
     @property
     def dropped_leading_spaces(self) -> float:
-        """How many space symbols vanish at the start of a text: `inf` where SentencePiece strips them all."""
+        """The number of space symbols that are dropped at the start of a text; `inf` if all of them are."""
 
     def surface(self, token_id: int) -> str | bytes:
-        """What any other id shows: text with `▁` for a space, or one byte of a UTF-8 character."""
+        """Return the content of any other id: text with `▁` for a space, or one byte of a UTF-8 character."""
 
 
 def _one_mark_per_byte(error: UnicodeError) -> tuple[str, int]:
@@ -38,7 +38,7 @@ codecs.register_error(_ONE_MARK_PER_BYTE, _one_mark_per_byte)
 
 
 class IncrementalDecoder:
-    """Turns ids into text piece by piece, each call in time linear in the new ids alone.
+    """Decoder of ids to text piece by piece; each call takes time linear in the number of new ids.
 
     The concatenation of every `push` and the `finish` is the tokenizer's `decode_exact` of all ids. A character that
     is spelled in bytes appears with its last byte; bytes that are no UTF-8 become U+FFFD, one each.
@@ -50,16 +50,16 @@ class IncrementalDecoder:
         self._characters = codecs.getincrementaldecoder("utf-8")(_ONE_MARK_PER_BYTE)
 
     def push(self, ids: Iterable[int]) -> str:
-        """The new text that `ids` complete; may be empty."""
+        """Add ids, and return the new text that they complete; it may be empty."""
         return "".join(map(self._push_one, ids))
 
     def finish(self) -> str:
-        """The rest: a U+FFFD for each byte of a character that was never completed."""
+        """Return the rest at the end of the ids: U+FFFD for each byte of an incomplete character."""
         return self._characters.decode(b"", final=True)
 
     @property
     def unfinished(self) -> str:
-        """What `finish` would give now."""
+        """The text that `finish` would return now."""
         pending, _ = self._characters.getstate()
         return "\N{REPLACEMENT CHARACTER}" * len(pending)
 

@@ -1,7 +1,7 @@
 """Make text from a model or a file harmless to a terminal.
 
-This is a pure function of each character, so that a stream can be cut anywhere: no escape sequence survives, because
-its first character does not.
+Each character is replaced independently of the others, so a stream can be cut anywhere. No escape sequence remains,
+because its first character is always replaced.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _TABLE: dict[int, str | None] = {
 
 
 def harmless(text: str) -> str:
-    """`text` with nothing in it that a terminal would obey: controls, escapes, reordering, half characters.
+    """Return `text` without characters that control a terminal: controls, escapes, reordering marks, surrogates.
 
-    New lines and tabs stay. A control character becomes its picture (ESC is shown as ␛), so that what the
-    model wrote is not hidden.
+    New lines and tabs stay. A control character becomes its picture (ESC is shown as ␛), so that the reader sees that
+    it was there.
     """
     return text.translate(_TABLE)

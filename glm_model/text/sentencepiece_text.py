@@ -1,4 +1,4 @@
-"""Text to ids and back with the SentencePiece model `ice_text.model`; no special-token rules.
+"""Encode text to ids and decode ids with the SentencePiece model `ice_text.model`, without rules of special tokens.
 
 SentencePiece swallows line breaks, tabs and runs of spaces. GLM therefore spells them as pieces of the
 vocabulary (`<n>`, `<|tab|>`, `<|blank_2|>` .. `<|blank_80|>`) before encoding and turns these back afterwards.
@@ -82,11 +82,11 @@ class SentencePieceText:
 
     @property
     def num_tokens(self) -> int:
-        """Number of ids: image tokens and pieces."""
+        """The number of ids: image tokens and pieces."""
         return self.num_image_tokens + self.num_text_tokens
 
     def encode(self, text: str, add_dummy_prefix: bool = True) -> list[int]:
-        """Ids of `text`, none of them a control token.
+        """Return the ids of `text`, none of them a control token.
 
         Without the dummy prefix the text is encoded behind a line break that is then dropped, so that it
         continues a line instead of beginning one.
@@ -95,36 +95,36 @@ class SentencePieceText:
         return [index + self.num_image_tokens for index in indices]
 
     def tokenize(self, text: str, add_dummy_prefix: bool = True) -> list[str]:
-        """The pieces of `text`; a character without a piece stays itself where the model has no byte pieces."""
+        """Return the pieces of `text`; a character without a piece stays as it is if the model has no byte pieces."""
         return _encode(self.processor.EncodeAsPieces, text, add_dummy_prefix)
 
     def decode(self, ids: list[int]) -> str:
-        """Text of `ids`, image ids left out."""
+        """Return the text of `ids` without image ids."""
         indices = [int(token_id) - self.num_image_tokens for token_id in ids]
         return decode_white_space(self.processor.DecodeIds([index for index in indices if index >= 0]))
 
     def decode_tokens(self, tokens: list[str]) -> str:
-        """Text of pieces; a string that is no piece stays itself."""
+        """Return the text of pieces; a string that is no piece stays as it is."""
         return decode_white_space(self.processor.DecodePieces(tokens))
 
     def has_piece(self, piece: str) -> bool:
         return bool(self.processor.IdToPiece(self.processor.PieceToId(piece)) == piece)
 
     def token_to_id(self, token: str) -> int:
-        """Id of a piece or of `<image_N>`; that of `<unk>` for anything else."""
+        """Return the id of a piece or of `<image_N>`; that of `<unk>` for any other string."""
         if image := _IMAGE_TOKEN.fullmatch(token):
             return int(image[1])
         return int(self.processor.PieceToId(token)) + self.num_image_tokens
 
     def id_to_token(self, token_id: int) -> str:
-        """The piece of an id; `<image_N>` for an id before the first piece or beyond the last."""
+        """Return the piece of an id; `<image_N>` for an id before the first piece or after the last."""
         index = token_id - self.num_image_tokens
         if not 0 <= index < self.num_text_tokens:
             return f"<image_{token_id}>"
         return str(self.processor.IdToPiece(index))
 
     def surface(self, token_id: int) -> str | bytes:
-        """What an id alone adds to a text: one byte of a character, or text in which `▁` is a space."""
+        """Return the content of an id: one byte of a UTF-8 character, or text in which `▁` stands for a space."""
         token = self.id_to_token(token_id)
         index = token_id - self.num_image_tokens
         if not 0 <= index < self.num_text_tokens:
@@ -137,10 +137,10 @@ class SentencePieceText:
 
     @property
     def dropped_leading_spaces(self) -> float:
-        """How many space symbols the model drops at the start of a text: 0, 1 or all (`inf`)."""
+        """The number of space symbols that the model drops at the start of a text: 0, 1 or all (`inf`)."""
         kept = len(self.processor.DecodePieces([SPACE_SYMBOL] * 3))
         return 3 - kept if kept else math.inf
 
     def serialized(self) -> bytes:
-        """The bytes of the `.model` file."""
+        """Return the bytes of the `.model` file."""
         return bytes(self.processor.serialized_model_proto())

@@ -1,6 +1,6 @@
-"""The tokenizer of ChatGLM-6B and GLM-130B for transformers 5, with the published behaviour as its default.
+"""Define the tokenizer of ChatGLM-6B and GLM-130B for transformers 5, with the published behaviour as its default.
 
-What is peculiar, and kept:
+Peculiarities of the original that are kept:
 
 - A sequence ends in `[gMASK] <sop>`; a pair is `first [gMASK] <sop> second <eop>`.
 - `tokenizer(...)` adds the prefix-LM mask and two rows of positions only where a length is fixed (by padding or
@@ -9,8 +9,8 @@ What is peculiar, and kept:
   from `from_pretrained`, and the white space around them is dropped. All others stay ordinary text.
 - Decoding drops spaces before punctuation (`clean_up_tokenization_spaces`), which alters code.
 
-Front-ends use what has none of these edges: `apply_chat_template` and `encode_text`, where no text ever becomes a
-control token, and `decode_exact`.
+Front-ends use methods without these peculiarities: `apply_chat_template` and `encode_text`, in which no text ever
+becomes a control token, and `decode_exact`.
 """
 
 from __future__ import annotations
@@ -134,11 +134,11 @@ class ChatGLMTokenizer(ChatTemplateMixin, PreTrainedTokenizer):
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids without added tokens; the model's embedding may have more rows."""
+        """The number of ids without added tokens; the model's embedding may have more rows."""
         return self.sp_tokenizer.num_tokens
 
     def get_vocab(self) -> dict[str, int]:
-        """Every token and its id, image tokens included."""
+        """Return the id of every token, image tokens included."""
         vocabulary = {self._convert_id_to_token(token_id): token_id for token_id in range(self.vocab_size)}
         return vocabulary | self.added_tokens_encoder
 
@@ -156,17 +156,17 @@ class ChatGLMTokenizer(ChatTemplateMixin, PreTrainedTokenizer):
         return sorted(self._recognised_tokens)
 
     def _beyond_vocabulary(self, added: dict[int, AddedToken]) -> dict[int, AddedToken]:
-        """Of saved added tokens those that are no pieces: some versions of transformers list pieces there too."""
+        """Return the saved added tokens without pieces, which some versions of transformers list there too."""
         return {token_id: token for token_id, token in added.items() if not self._is_piece(str(token))}
 
     def _is_piece(self, token: str) -> bool:
         return self.sp_tokenizer.has_piece(token)
 
     def _add_tokens(self, new_tokens: Sequence[str | AddedToken], special_tokens: bool = False) -> int:
-        """Let tokens be recognised in text; those that are no pieces get the next ids.
+        """Register tokens to be recognised in text; those that are no pieces get the next ids.
 
         Returns:
-            How many tokens are new.
+            The number of new tokens.
         """
         if not self._registers_tokens:
             return 0
@@ -196,11 +196,11 @@ class ChatGLMTokenizer(ChatTemplateMixin, PreTrainedTokenizer):
     # ---- text to ids
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of `text` and nothing else: no special token is recognised in it and none is added."""
+        """Return the ids of `text`; no special token is recognised in it and none is added."""
         return self.sp_tokenizer.encode(self._preprocess(text))
 
     def tokenize(self, text: str, *args: Any, **kwargs: Any) -> list[str]:
-        """Tokens of `text`; special and added tokens are recognised and lose the white space around them."""
+        """Return the tokens of `text`; special and added tokens are recognised, without the white space around them."""
         if kwargs.get("split_special_tokens", self.split_special_tokens):
             return self._tokenize(text)
         parts = self.tokens_trie.split(text)
@@ -243,7 +243,7 @@ class ChatGLMTokenizer(ChatTemplateMixin, PreTrainedTokenizer):
         token_ids_1: list[int] | None = None,
         already_has_special_tokens: bool = False,
     ) -> list[int]:
-        """1 for each token that `build_inputs_with_special_tokens` adds, 0 for the others."""
+        """Return 1 for each token that `build_inputs_with_special_tokens` adds, and 0 for the others."""
         if already_has_special_tokens:
             return super().get_special_tokens_mask(token_ids_0, token_ids_1, already_has_special_tokens=True)
         mask = [0] * len(token_ids_0) + [1, 1]
@@ -257,10 +257,10 @@ class ChatGLMTokenizer(ChatTemplateMixin, PreTrainedTokenizer):
         truncation_strategy: str | TruncationStrategy = "longest_first",
         stride: int = 0,
     ) -> tuple[list[int], list[int] | None, list[int]]:
-        """As in transformers 4.27, with which ChatGLM-6B was published.
+        """Truncate sequences as transformers 4.27 did, with which ChatGLM-6B was published.
 
-        A text that is cut alone is left whole where nothing of it would remain, and an empty second text still
-        brings its `<eop>`.
+        A text that is cut alone stays whole if nothing of it would remain, and an empty second text still gets its
+        `<eop>`.
         """
         strategy = TruncationStrategy(truncation_strategy)
         cut = pair_ids if strategy == TruncationStrategy.ONLY_SECOND else ids
@@ -273,7 +273,7 @@ class ChatGLMTokenizer(ChatTemplateMixin, PreTrainedTokenizer):
     # ---- masks, positions, padding
 
     def pad(self, encoded_inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, which would leave masks that are arrays unpadded."""
+        """Pad encoded inputs as transformers does, and also masks that are arrays, which it would leave unpadded."""
         if isinstance(encoded_inputs, (list, tuple)) and encoded_inputs:
             encoded_inputs = {key: [one[key] for one in encoded_inputs] for key in encoded_inputs[0]}
         masks = encoded_inputs.get("attention_mask") if encoded_inputs else None
@@ -315,18 +315,22 @@ class ChatGLMTokenizer(ChatTemplateMixin, PreTrainedTokenizer):
         return encoded_inputs
 
     def _attention_mask(self, ids: list[int]) -> NDArray[np.bool_]:
-        """Bool [1, S, S], True where a row may not look: past itself, except into the context."""
+        """Return the mask, bool [1, S, S], True = masked: columns after the row's own that are not in the context."""
         mask = ~np.tri(len(ids), dtype=bool)
         mask[:, : self._context_length(ids)] = False
         return mask[None]
 
     def _position_ids(self, ids: list[int]) -> NDArray[np.int64]:
-        """Int64 [2, S]: positions in the context, then that of the blank; and the count from `<sop>` on."""
+        """Return the two rows of positions, int64 [2, S].
+
+        Row 0 counts through the context and then stays at the blank; row 1 is 0 in the context and counts from 1 at
+        `<sop>`.
+        """
         context = self._context_length(ids)
         positions = np.zeros((2, len(ids)), dtype=np.int64)
         positions[0] = np.arange(len(ids))
         positions[1, context:] = np.arange(1, len(ids) - context + 1)
-        # Where both occur, this is the place of [MASK]; the model, left to itself, takes that of [gMASK].
+        # If both occur, the tokenizer uses [MASK]; the model, if it derives positions itself, uses [gMASK].
         blank = self.mask_token_id if self.mask_token_id in ids else self.gmask_token_id
         if blank in ids:
             positions[0, context:] = ids.index(blank)
@@ -360,20 +364,20 @@ class ChatGLMTokenizer(ChatTemplateMixin, PreTrainedTokenizer):
         return self.clean_up_tokenization(text) if clean_up_tokenization_spaces else text
 
     def _runs(self, tokens: list[str]) -> Iterable[str]:
-        """Each added token, and the text of the pieces between two of them."""
+        """Yield each added token, and the text of the pieces between two of them."""
         for is_added, run in groupby(tokens, self._added_tokens_encoder.__contains__):
             run_tokens = list(run)
             yield from run_tokens if is_added else [self.convert_tokens_to_string(run_tokens)]
 
     def batch_decode(self, sequences: Any, *args: Any, **kwargs: Any) -> list[str]:
-        """Decode each sequence; ids that are in none are decoded one by one, as in transformers 4."""
+        """Return the text of each sequence; if `sequences` holds single ids, decode each, as in transformers 4."""
         return [str(self.decode(sequence, *args, **kwargs)) for sequence in sequences]
 
     def decode_exact(self, token_ids: Any) -> str:
-        """The text of ids [S] for front-ends: spaces are not cleaned up, only white-space pieces become white.
+        """Return the text of ids [S] for front-ends, without the clean-up of spaces.
 
-        Else as `decode(ids, clean_up_tokenization_spaces=False)`, which also takes ordinary pieces that happen
-        to spell `<n>` for a line break.
+        It is that of `decode(ids, clean_up_tokenization_spaces=False)`, except that only white-space pieces become
+        white space: `decode` also turns ordinary pieces that together spell `<n>` into a line break.
         """
         ids = to_py_obj(token_ids)
         decoder = IncrementalDecoder(self)
@@ -381,11 +385,11 @@ class ChatGLMTokenizer(ChatTemplateMixin, PreTrainedTokenizer):
 
     @property
     def dropped_leading_spaces(self) -> float:
-        """See `text_stream.TokenSurfaces`."""
+        """The number of space symbols dropped at the start of a text; see `incremental_decoder.TokenSurfaces`."""
         return self.sp_tokenizer.dropped_leading_spaces
 
     def surface(self, token_id: int) -> str | bytes:
-        """See `text_stream.TokenSurfaces`."""
+        """Return the content of an id; see `incremental_decoder.TokenSurfaces`."""
         if token_id in self._added_tokens_decoder:
             return str(self._added_tokens_decoder[token_id])
         return self.sp_tokenizer.surface(token_id)
@@ -399,7 +403,7 @@ def _require_left(padding_side: str) -> None:
 
 
 class _TokenizerName(PreTrainedConfig):
-    """No model's configuration: the key under which transformers files the name of the tokenizer."""
+    """Key under which transformers registers the name of the tokenizer; no model's configuration."""
 
     model_type = "glm_tokenizer_name"
 

@@ -1,4 +1,4 @@
-"""Finding and reading `ice_text.model`, and saying clearly what is wrong with it."""
+"""Find, read and check the vocabulary `ice_text.model`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _LFS_POINTER = b"version https://git-lfs"
 
 
 def find_vocabulary(folder: str | Path, offered: str | None) -> str:
-    """The path of `ice_text.model`.
+    """Return the path of `ice_text.model`.
 
     Args:
-        folder: where the tokenizer is loaded from.
-        offered: the file that transformers found; it takes any SentencePiece file beside or instead of ours.
+        folder: the folder that the tokenizer is loaded from.
+        offered: the file that transformers found, which may be any SentencePiece file; None if it found none.
 
     Raises:
-        TokenizerError: there is none, or the folder is of ChatGLM2 or later.
+        TokenizerError: there is no such file, or the folder is of ChatGLM2 or later.
     """
     if offered is not None and Path(offered).name != _LATER_VOCAB_FILE:
         return offered
@@ -40,7 +40,7 @@ def find_vocabulary(folder: str | Path, offered: str | None) -> str:
 
 
 def read_vocabulary(path: str | Path) -> SentencePieceProcessor:
-    """The SentencePiece model in a file.
+    """Return the SentencePiece model in a file.
 
     Raises:
         TokenizerError: the file is missing, a Git-LFS pointer, cut short or something else.
