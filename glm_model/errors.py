@@ -1,4 +1,19 @@
-"""The errors this package raises for bad input: one tree, every leaf a `ValueError`.
+"""Define the errors that this package raises for bad input, as one tree under `ValueError`.
+
+::
+
+    ValueError
+    +-- GLMError                          the input is at fault, not this package
+        +-- CheckpointError               a checkpoint is missing, damaged or of another model
+        +-- TokenizerError                a vocabulary, or messages for the chat template, cannot be used
+        +-- UnsupportedError              the models cannot serve the request correctly
+        +-- FillError                     a text cannot be filled as it is
+        +-- app.serving.engine.QueueFull  too many requests wait for an answer
+        +-- app.serving.engine.EngineClosed
+                                          the engine takes no more requests
+
+    Exception
+    +-- kernels.build.BuildError          the native kernel cannot be built or used; no error of the input
 
 Each message names the file, field or value at fault and says what to do about it.
 """
@@ -19,17 +34,18 @@ class TokenizerError(GLMError):
 
 
 class UnsupportedError(GLMError):
-    """The request is well formed, but a bidirectional-prompt model cannot serve it correctly."""
+    """A request is well formed, but a model with a bidirectional prompt cannot serve it correctly."""
 
 
 class FillError(GLMError):
-    """A text that cannot be filled as it is.
+    """A text cannot be filled as it is.
 
     Args:
-        message: a sentence with the remedy.
-        kind: for a program that says it in another language: "no_text", "too_long" (tokens) or "too_many_blanks".
-        count: what the text has of them.
-        limit: what it may have.
+        message: one sentence with the remedy.
+        kind: the reason, for programs that show a message in another language: "no_text", "too_long" (in tokens) or
+            "too_many_blanks".
+        count: the number of tokens or blanks in the text.
+        limit: the largest number allowed.
     """
 
     def __init__(

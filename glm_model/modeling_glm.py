@@ -1,9 +1,9 @@
-"""The public models: the network, and what users of transformers expect of a model besides its forward pass.
+"""Assemble the public models from the network and the capabilities that users of transformers expect of a model.
 
-The network is :mod:`glm_model.model`, which knows nothing of the rest. What is put on top of it, here and nowhere else:
+The network is :mod:`glm_model.model`, which imports none of the others. They are added here and nowhere else:
 
-- ``ChatMixin``: the published ``chat`` and ``stream_chat`` (ChatGLM-6B alone);
-- ``PrefixLMGeneration``: transformers' ``generate``, and ``PublishedBeamScores``: how its beams are ranked;
+- ``ChatMixin``: the published ``chat`` and ``stream_chat`` (only ChatGLM-6B);
+- ``PrefixLMGeneration``: transformers' ``generate``; ``PublishedBeamScores``: the scores of its beam search;
 - ``ModelParallel``: parts of a model on several ranks;
 - ``CheckedLoading``: ``from_pretrained`` that refuses damaged files;
 - ``QuantizableModel``: the published ``quantize``, and dtypes of a packed model.
@@ -40,22 +40,22 @@ __all__ = [
 ]
 
 
-# What the package can do without is named here and imported nowhere else.
+# Optional parts of the package: each is registered here and imported nowhere else.
 import_present("glm_model", ["model.native_step", "generation.cuda_graphs", "generation.prompt_lookup"])
 PublishedBeamScores: Any = optional_class("glm_model.generation.published_beams", "PublishedBeamScores")
 ModelParallel: Any = optional_class("glm_model.parallel.distribute", "ModelParallel")
 
 
 class _Model(CheckedLoading, ModelParallel, QuantizableModel):
-    """What every public model has."""
+    """Base of all public models: loading, parallelism and quantization."""
 
     _keys_to_ignore_on_load_unexpected: tuple[str, ...] = (IGNORED_KEYS,)
-    # Said in a sentence of our own where it is missing; transformers need not put it in a table.
+    # If the prefix is missing, `tensor_checks` logs a sentence; transformers need not list it too.
     _keys_to_ignore_on_load_missing = (r"(^|\.)prefix_encoder\.",)
 
 
 class _DecoderAlone(_Model):
-    """A model without a head; checkpoints hold one all the same."""
+    """Base of the models without a head, which ignore the head in a checkpoint."""
 
     _keys_to_ignore_on_load_unexpected = (IGNORED_KEYS, r"^lm_head\.weight(_scale)?$")
 
