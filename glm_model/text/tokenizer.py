@@ -227,13 +227,13 @@ class ChatGLMTokenizer(ChatTemplateMixin, PreTrainedTokenizer):
         return self.sp_tokenizer.token_to_id(token)
 
     def build_prompt(self, query: str, history: History | None = None) -> str:
-        """The prompt of the published `chat()` for a query after (question, answer) pairs."""
+        """Return the prompt of the published `chat()` for a query after (question, answer) pairs."""
         return build_prompt(query, history)
 
     def build_inputs_with_special_tokens(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
     ) -> list[int]:
-        """`first [gMASK] <sop>`, or `first [gMASK] <sop> second <eop>`."""
+        """Return `first [gMASK] <sop>` or `first [gMASK] <sop> second <eop>`."""
         prompt = [*token_ids_0, self.gmask_token_id, self.bos_token_id]
         return prompt if token_ids_1 is None else [*prompt, *token_ids_1, self.eos_token_id]
 
