@@ -10,11 +10,10 @@ import logging
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from ..model.decoder import GLMForCausalLM
 from ..model.hooks import has_active_hooks
 from .passes import CausalModel, register_step_maker
 
@@ -27,7 +26,7 @@ _ALIGNMENT = 8  # keys; a mask of another width would be copied into a wider one
 def can_be_graphed(model: CausalModel, cache: Cache) -> bool:
     """Return whether a model is whole on one GPU, has no active hooks, and decodes with a growing cache."""
     return (
-        isinstance(model, GLMForCausalLM)
+        isinstance(model, nn.Module)
         and model.runtime.cuda_graphs
         and model.device.type == "cuda"
         and model.runtime.world is None

@@ -53,7 +53,7 @@ def part(rows: slice, states: Tensor, positions: tuple[Tensor, Tensor]) -> tuple
     return states[rows], (positions[0][rows], positions[1][rows])
 
 
-def decode_rows(model: Any, inputs: tuple[Tensor, tuple[Tensor, Tensor]], caches: Sequence[object]) -> Tensor | None:
+def run_rows_step(model: Any, inputs: tuple[Tensor, tuple[Tensor, Tensor]], caches: Sequence[object]) -> Tensor | None:
     return native_step.rows_step(model.model.layers, model.config, *inputs, caches)
 
 
@@ -83,7 +83,7 @@ def test_rows_that_join_and_leave_are_as_if_alone(kind: str, bits: int) -> None:
     taken = [0] * len(caches)
     for step, rows in enumerate([(0, 1, 2, 3), (0, 2, 3, 4), (4, 3, 2, 1, 0), (1,), (1, 0, 3, 4)]):
         inputs = embedded(model, [caches[row] for row in rows], step)
-        found = decode_rows(model, inputs, [caches[row] for row in rows])
+        found = run_rows_step(model, inputs, [caches[row] for row in rows])
         assert found is not None
         wanted = one_by_one(model, inputs, [alone[row] for row in rows])
         for row, found_row, wanted_row in zip(rows, found, wanted, strict=True):
@@ -108,7 +108,7 @@ def test_caches_of_their_own_are_bit_for_bit_a_shared_one(kind: str, bits: int, 
     for step in range(3):
         inputs = embedded(model, caches, step)
         wanted = native_step.layers_step(model.model.layers, model.config, *inputs, None, shared)
-        found = decode_rows(model, inputs, caches)
+        found = run_rows_step(model, inputs, caches)
         assert found is not None
         assert wanted is not None
         assert torch.equal(found, wanted)
@@ -124,9 +124,9 @@ def test_company_changes_no_bit(kind: str, bits: int) -> None:
     caches = [filled(model, length) for length in LENGTHS]
     inputs = embedded(model, caches)
     others = copy.deepcopy([caches[row] for row in (1, 3)])
-    found = decode_rows(model, inputs, caches)
+    found = run_rows_step(model, inputs, caches)
     of_two = [torch.cat([both[1:2], both[3:4]]) for both in (inputs[0], *inputs[1])]
-    again = decode_rows(model, (of_two[0], (of_two[1], of_two[2])), others)
+    again = run_rows_step(model, (of_two[0], (of_two[1], of_two[2])), others)
     assert found is not None
     assert again is not None
     assert torch.equal(found[[1, 3]], again)
@@ -146,7 +146,7 @@ def test_no_row_is_padded_to_another() -> None:
         model(torch.tensor([prompt]), past_key_values=cache, use_cache=True)
     positions = torch.tensor([[prompt.index(53), 2] for prompt in prompts])[..., None]
     states = model.model.embed_tokens(torch.tensor([[30]] * 3))
-    found = decode_rows(model, (states, model.model.rotary_emb(positions, states.dtype)), caches)
+    found = run_rows_step(model, (states, model.model.rotary_emb(positions, states.dtype)), caches)
     assert found is not None
     assert_close(model.lm_head(model.model.norm(found)), alone[:, 1:2], 1e-5)
 
@@ -157,7 +157,7 @@ def test_caches_in_half(dtype: torch.dtype) -> None:
     caches = [filled(model, length, dtype) for length in LENGTHS]
     alone = copy.deepcopy(caches)
     inputs = embedded(model, caches)
-    found = decode_rows(model, inputs, caches)
+    found = run_rows_step(model, inputs, caches)
     assert found is not None
     assert_close(found, one_by_one(model, inputs, alone), 1e-6)
     assert {stored.dtype for cache in caches for stored in contents(cache)} == {dtype}
@@ -169,23 +169,23 @@ def test_it_is_left_to_torch() -> None:
     caches: list[Any] = [filled(model, length) for length in LENGTHS[:2]]
     inputs = embedded(model, caches)
     more = [filled(model, 4) for _ in range(native_step.MOST_SEQUENCES + 1)]
-    assert decode_rows(model, embedded(model, more), more) is None
+    assert run_rows_step(model, embedded(model, more), more) is None
     dynamic = DynamicCache()
     model(torch.tensor([[11, 12, 53, 50]]), past_key_values=dynamic, use_cache=True)
     for odd in (GrowingCache(), dynamic, filled(model, 4, torch.float16), filled(model, 4, copies=2)):
-        assert decode_rows(model, inputs, [caches[0], odd]) is None
+        assert run_rows_step(model, inputs, [caches[0], odd]) is None
     with torch.enable_grad():
-        assert decode_rows(model, inputs, caches) is None
+        assert run_rows_step(model, inputs, caches) is None
     handle = model.model.layers[1].mlp.register_forward_hook(lambda *_: None)
-    assert decode_rows(model, inputs, caches) is None
+    assert run_rows_step(model, inputs, caches) is None
     assert [cache.get_seq_length() for cache in caches] == list(LENGTHS[:2])
     assert {cache.get_seq_length() for cache in more} == {4}
     handle.remove()
-    assert decode_rows(model, inputs, caches) is not None
+    assert run_rows_step(model, inputs, caches) is not None
 
 
 def test_a_cache_belongs_to_one_row() -> None:
     model = made()
     cache = filled(model, 5)
     with pytest.raises(AssertionError, match="a cache of its own"):
-        decode_rows(model, embedded(model, [cache, cache]), [cache, cache])
+        run_rows_step(model, embedded(model, [cache, cache]), [cache, cache])
