@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from glm_model import FillOptions, FillResult, UnsupportedError, fill_blanks
+from glm_model.blank_filling.answers import blank_position_ids
 from tests.rules import tiny
 from tests.rules.spelling import NumberTokenizer
 from tests.rules.tiny import END, EOP, GMASK, MASK, SMASK, SOP, scripted
@@ -88,14 +89,19 @@ def test_positions_while_a_blank_is_filled_are_those_of_its_mask() -> None:
 
 @pytest.mark.parametrize("make", [tiny.chatglm, tiny.glm130b])
 def test_context_does_not_see_sop_while_a_blank_is_filled(make: Any) -> None:
-    """Its scores are those that the model has of the same ids by itself, mask and all."""
+    """Its scores are those of one pass over the same ids with the mask that the rule says."""
     model = make(num_layers=2)
     seen: list[Tensor] = []
     model.lm_head.register_forward_hook(lambda _module, _inputs, logits: seen.append(logits[0, -1]))
     result = filled(model, "7 [MASK] 8", 9, EOP)
     (prompt,) = prompts(result)
+    context, blank = len(prompt) - 1, prompt.index(MASK)
     for passed, given in enumerate([prompt, (*prompt, 9)]):
-        whole = make(num_layers=2)(tiny.ids(given)).logits[0, -1]
+        masked = torch.ones(len(given), len(given), dtype=torch.bool).triu(1)
+        masked[:, :context] = False
+        positions = blank_position_ids(model.config, len(prompt), blank, MASK, len(given))
+        output = make(num_layers=2)(tiny.ids(given), attention_mask=masked[None, None], position_ids=positions)
+        whole = output.logits[0, -1]
         torch.testing.assert_close(seen[passed], whole, atol=1e-4, rtol=1e-4)
 
 
