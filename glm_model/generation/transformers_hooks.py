@@ -172,11 +172,7 @@ class PrefixLMGeneration(GenerationMixin):
     def _prefill(
         self, input_ids: Tensor, generation_config: GenerationConfig, *args: object, **kwargs: object
     ) -> CausalLMOutputWithPast:
-        if generation_config.prefill_chunk_size is not None:
-            raise UnsupportedError(
-                f"prefill_chunk_size={generation_config.prefill_chunk_size}: a bidirectional context cannot be "
-                "prefilled in chunks; leave it unset."
-            )
+        _refuse_chunks(generation_config)
         outputs: CausalLMOutputWithPast = super()._prefill(input_ids, generation_config, *args, **kwargs)
         return outputs
 
@@ -185,6 +181,14 @@ class PrefixLMGeneration(GenerationMixin):
         raise UnsupportedError(
             "continuous batching prefills prompts in causal chunks, which a bidirectional context does not allow; "
             "use generate() on a left-padded batch."
+        )
+
+
+def _refuse_chunks(generation_config: GenerationConfig) -> None:
+    if generation_config.prefill_chunk_size is not None:
+        raise UnsupportedError(
+            f"prefill_chunk_size={generation_config.prefill_chunk_size}: a bidirectional context cannot be "
+            "prefilled in chunks; leave it unset."
         )
 
 
@@ -253,6 +257,8 @@ def _decoding_loop(
     shown = mask is None or bool(mask.all())
     given = any(model_kwargs.get(name) is not None for name in ("prompt_mask", "prompt_position_ids"))
     if len(input_ids) == 1 and cache is not None and not cache.is_compileable and shown and not given:
+        _refuse_chunks(generation_config)
+        model._refuse_partial_context(input_ids, cache)
         is_told = model_kwargs.get("prompt_padding") is not None  # and if so that there is none
         ends, longest, others = _limits(stopping_criteria)
         guess = make_guesser(lookup_tokens, generation_config.max_length, ends)

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from glm_model import ChatGLMConfig, ChatGLMForCausalLM
 from glm_model.errors import UnsupportedError
@@ -34,6 +35,8 @@ def test_attention_without_a_mask(model: ChatGLMForCausalLM, attention: str) -> 
 def test_prefill_in_chunks(model: ChatGLMForCausalLM) -> None:
     with pytest.raises(UnsupportedError, match="prefill_chunk_size=2"):
         model.generate(PROMPT, max_new_tokens=2, prefill_chunk_size=2)
+    with pytest.raises(UnsupportedError, match="prefill_chunk_size=2"):
+        next(model.stream_generate(PROMPT, max_new_tokens=2, prefill_chunk_size=2))
 
 
 @pytest.mark.parametrize("entrance", ["generate_batch", "init_continuous_batching"])
@@ -52,6 +55,19 @@ def test_going_on_from_a_part_of_the_context(model: ChatGLMForCausalLM) -> None:
                   attention_mask=torch.zeros(1, 1, 4, 4, dtype=torch.bool), use_cache=True)  # fmt: skip
     with pytest.raises(UnsupportedError, match="4 tokens of a context of 5"):
         model.generate(PROMPT, max_new_tokens=2, past_key_values=first.past_key_values)
+    with pytest.raises(UnsupportedError, match="4 tokens of a context of 5"):
+        next(model.stream_generate(PROMPT, max_new_tokens=2, past_key_values=first.past_key_values))
+
+
+def test_going_on_from_the_whole_context(model: ChatGLMForCausalLM) -> None:
+    """What is cached of a prompt is not computed again, and the tokens are those of an empty cache."""
+    wanted = model.generate(PROMPT, max_new_tokens=4, do_sample=False, eos_token_id=None)
+    cache = DynamicCache()
+    model(wanted[:, :6], cache=cache)
+    *_, streamed = model.stream_generate(
+        wanted[:, :7], max_new_tokens=3, do_sample=False, eos_token_id=None, past_key_values=cache
+    )
+    assert streamed.tolist() == wanted[:, :9].tolist()
 
 
 @pytest.mark.parametrize(
