@@ -93,7 +93,7 @@ NETWORK = [
     ),
     *rows(
         "model/masking.py",
-        "test_masks",
+        "test_masks test_attention",
         ("(index < context[:, None])", "(index <= context[:, None])", "context_does_not_see_sop"),
         ("(index < context[:, None])", "(index < context[:, None] - 1)", "context_is_seen_by_everybody"),
         ("(index >= padding[:, None]) & (index < context", "(index < context", "context_blocks_are_0_for_context"),
@@ -126,7 +126,7 @@ NETWORK = [
     ),
     *rows(
         "model/attention_mask.py",
-        "test_masks",
+        "test_masks test_blank_filling test_attention",
         ("visible = ~attention_mask if", "visible = attention_mask if", "given_mask_in_which_true_means_masked"),
         (
             "context_blocks = masking.context_block_ids(padding, context, input_ids.shape[1])",
@@ -137,7 +137,7 @@ NETWORK = [
     ),
     *rows(
         "model/attention.py",
-        "test_attention",
+        "test_attention test_prefix",
         ("layer_number = module.layer_idx + 1", "layer_number = 1", "layer_number_divides_the_query"),
         (".float() * layer_number", ".float()", "layer_number_cancels"),
         (".float() * layer_number", " * layer_number", "layer_number_multiplies_scores_in_float32"),
@@ -407,7 +407,7 @@ GENERATION = [
     ),
     *rows(
         "generation/answer.py",
-        "test_generation",
+        "test_generation test_blank_filling",
         (
             "self.ids.shape[1] >= self._longest",
             "self.ids.shape[1] > self._longest",

@@ -28,8 +28,9 @@ def drawn(scores: Tensor, draws: int = 12, **settings: float) -> set[int]:
     scripted(model, [scores] * draws)
     chosen = set()
     for seed in range(draws):
-        options = SamplingOptions(max_length=len(PROMPT) + 1, seed=seed, **settings)  # type: ignore[arg-type]
-        chosen.add(int("".join(chunk.text for chunk in stream_text(model, NumberTokenizer(), PROMPT, options))))
+        options = SamplingOptions(seed=seed, **settings)  # type: ignore[arg-type]
+        first = next(iter(stream_text(model, NumberTokenizer(), PROMPT, options)))
+        chosen.add(int(first.text))
     return chosen
 
 
