@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 
@@ -67,7 +66,7 @@ def stream_text(
     tokens = write_answer(
         DecodingBatch(model),
         answer,
-        partial(text_position_ids, model, longest=options.max_length),
+        lambda ids: derive_position_ids(model.config, ids, torch.ones_like(ids), options.max_length),
         torch.ones_like(prompt),
         moving_tokens=model.config.mask_token_priority,
     )
@@ -87,8 +86,3 @@ def end_token_ids(model: GLMForCausalLM) -> list[int]:
     """Return the ids that end a chat's answer, from the model's generation configuration."""
     ends: int | list[int] = model.generation_config.eos_token_id
     return ends if isinstance(ends, list) else [ends]
-
-
-def text_position_ids(model: GLMForCausalLM, input_ids: torch.Tensor, longest: int) -> torch.Tensor:
-    """Return the positions of unpadded ids [rows, length] and of the answer to come, up to ``longest`` tokens."""
-    return derive_position_ids(model.config, input_ids, torch.ones_like(input_ids), longest)
