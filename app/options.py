@@ -163,9 +163,9 @@ GROUPS = {
     "server": "the server",
 }
 _EXIT_STATUS: dict[FrontEnd, str] = {
-    "web": "Exit status: 0 after Ctrl-C; 1 if the model cannot be loaded or the page not be served, with a sentence on "
-    "standard error; 2 if the command line is wrong; 143 after SIGTERM.",
-    "terminal": f"{package.EXIT_STATUS} A chat that is left ends with 0.",
+    "web": "Exit status: 0 after Ctrl-C or SIGTERM; 1 if the model cannot be loaded or the page not be served, with a "
+    "sentence on standard error; 2 if the command line is wrong.",
+    "terminal": f"{package.EXIT_STATUS} A chat ends with 0, also after a signal.",
 }
 flag = package.flag
 

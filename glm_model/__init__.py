@@ -4,22 +4,25 @@ Importing this package registers both architectures, so that ``AutoModel`` and `
 checkpoints without running any code of the checkpoint's folder.
 """
 
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
-from transformers.conversion_mapping import register_checkpoint_conversion_mapping
-from transformers.core_model_loading import WeightRenaming
+from .process.beginning import begin
 
-from .blank_filling import FillOptions, FillResult, fill_blanks
-from .checkpoint.keys import RENAMED_KEYS
-from .checkpoint.prefix import load_prefix
-from .errors import CheckpointError, GLMError, TokenizerError, UnsupportedError
-from .generation.stream import TextChunk, stream_text
-from .loading import DEMO_MODEL, load
-from .model.configuration import ChatGLMConfig, GLM130BConfig
-from .modeling_glm import ChatGLMForCausalLM, ChatGLMModel, GLM130BForCausalLM, GLM130BModel
-from .options import SamplingOptions
-from .quantization.quantizer import GLMQuantizationConfig
-from .text import tokenizer as tokenization_glm
-from .text.tokenizer import ChatGLMTokenizer
+with begin():  # of a program, of which these imports are the slow part
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming
+
+    from .blank_filling import FillOptions, FillResult, fill_blanks
+    from .checkpoint.keys import RENAMED_KEYS
+    from .checkpoint.prefix import load_prefix
+    from .errors import CheckpointError, GLMError, TokenizerError, UnsupportedError
+    from .generation.stream import TextChunk, stream_text
+    from .loading import DEMO_MODEL, load
+    from .model.configuration import ChatGLMConfig, GLM130BConfig
+    from .modeling_glm import ChatGLMForCausalLM, ChatGLMModel, GLM130BForCausalLM, GLM130BModel
+    from .options import SamplingOptions
+    from .quantization.quantizer import GLMQuantizationConfig
+    from .text import tokenizer as tokenization_glm
+    from .text.tokenizer import ChatGLMTokenizer
 
 __version__ = "0.2.0"
 

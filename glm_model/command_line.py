@@ -9,8 +9,12 @@ The exit status of every program, ``web_demo.py`` and ``cli_demo.py`` included:
 - 2: the command line is wrong, whatever files there are: an unknown flag, a value out of range, two flags that exclude
   each other. One line on standard error says so before anything is loaded.
 - 130: stopped with Ctrl-C (128 + SIGINT); 143: ended by SIGTERM (128 + 15), as shells report it. A program that is
-  there to be stopped ends with 0 instead: the chat in a terminal and ``fill`` at a keyboard when they are left, and the
-  web server after Ctrl-C.
+  there to be stopped ends with 0 instead, after either signal and when it is left: the web server, the chat in a
+  terminal and ``fill`` at a keyboard. There Ctrl-C stops an answer that is being written, and not the program.
+
+A signal ends a program within five seconds, from its first lines on and as process 1 of a container too, without a
+traceback; a second one ends it at once. No temporary folder and no compiler stays behind: see
+``glm_model/process/signals.py``.
 
 ``python -m glm_model.evaluation`` is lm-eval's command, which reads its own command line; the rest follows the rule.
 """
@@ -24,6 +28,7 @@ from pathlib import Path
 import torch
 
 from .options import EXIT_STATUS, FAILED, INTERRUPTED, SUCCEEDED, Parser
+from .process import signals
 from .text.sanitize import harmless
 
 __all__ = ["EXIT_STATUS", "FAILED", "INTERRUPTED", "SUCCEEDED", "Parser", "complain", "run", "sentence"]
@@ -36,6 +41,8 @@ def run(name: str, work: Callable[[], int]) -> int:
         name: name of the program, with which its messages begin.
         work: reads the command line, does the work and returns the exit status.
     """
+    began = not signals.is_begun() and signals.begin(ends_well=False)
+    signals.answer(sigint=signals.Answer.UNWIND)
     _open_streams()
     try:
         status = work()
@@ -52,6 +59,8 @@ def run(name: str, work: Callable[[], int]) -> int:
         status = INTERRUPTED
     finally:
         _discard_unwritable_output()
+        if began:
+            signals.end()
     return status
 
 

@@ -1,7 +1,6 @@
 """Loads a model from a folder on this machine: checks it, puts it on a device and makes it ready to run."""
 
 import os
-import tempfile
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from .model.decoder import GLMForCausalLM
 from .model.runtime import World
 from .optional_parts import is_present
 from .options import DEVICE_MAPS, DTYPE_NAMES, QUANTIZATION_BITS, LoadOptions, LoadSettings
+from .process.leftovers import temporary_folder
 from .quantization.linear import QuantizedLinear
 from .quantization.quantizer import GLMQuantizationConfig
 from .text.tokenizer import ChatGLMTokenizer
@@ -72,7 +72,7 @@ def load(
         _require_prefix(folder)
     scratch = None
     if options.device_map is not None and options.offload_folder is None:
-        scratch = tempfile.TemporaryDirectory(prefix="glm-offload-")
+        scratch = temporary_folder("glm-offload-")
         options = replace(options, offload_folder=scratch.name)
     with shared_over(world):
         model = AutoModelForCausalLM.from_pretrained(

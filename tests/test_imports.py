@@ -31,7 +31,7 @@ LEAVES = [
 ]
 # The floors of the house, from the ground up: a file may import from its own room and from lower floors.
 FLOORS: list[list[str]] = [
-    ["errors", "options", "optional_parts"],
+    ["errors", "options", "optional_parts", "process"],
     ["kernels"],
     ["quantization", "text"],
     ["model", "command_line"],
@@ -108,7 +108,7 @@ def test_the_recipe_of_the_demo_model_knows_no_front_end() -> None:
 
 def test_the_front_ends_know_the_model_only_through_its_public_names() -> None:
     """Loading, streams, blank filling, errors: the front-ends must not reach into layers, masks or key maps."""
-    doors = {"loading", "options", "generation", "blank_filling", "text", "errors"}
+    doors = {"loading", "options", "generation", "blank_filling", "process", "text", "errors"}
     inner = {path.stem for path in (ROOT / "glm_model").iterdir() if not path.name.startswith("_")} - doors
     reached = [
         f"{path.relative_to(ROOT)}: {name}"
@@ -157,10 +157,10 @@ def test_leaves_import_nothing_of_ours(pattern: str) -> None:
     assert not offenders(sorted(ROOT.glob(pattern)), OURS)
 
 
-def test_the_settings_need_the_standard_library_alone() -> None:
-    """The front-ends run these files without importing the package; see app/package_settings.py."""
-    names = {name for path in sources("glm_model/options") for name in imports(path)}
-    others = {name for name in names if not name.startswith("glm_model.options.")}
+def test_what_comes_before_the_slow_imports_needs_the_standard_library_alone() -> None:
+    """The front-ends run these files without importing the package: app/package_settings.py, app/package_process.py."""
+    names = {name for room in ("options", "process") for path in sources(f"glm_model/{room}") for name in imports(path)}
+    others = {name for name in names if not name.startswith(("glm_model.options.", "glm_model.process."))}
     assert {top(name) for name in others} <= sys.stdlib_module_names
 
 

@@ -132,6 +132,10 @@ def _bindings() -> KeyBindings:
         else:
             event.app.exit(exception=KeyboardInterrupt)
 
+    @bindings.add("<sigint>")
+    def _leave(event: KeyPressEvent) -> None:  # no key: somebody has sent the signal, to end the program
+        event.app.exit(exception=EOFError)
+
     return bindings
 
 

@@ -1,7 +1,7 @@
 """Run the terminal front-end: chat in a terminal; in a pipe, or with --message, print one answer and exit.
 
 In a pipe the whole standard input is one message. Only the answer goes to standard output, while it is generated;
-everything else goes to standard error. Exit code: 0, 1 if there was no answer, 130 after Ctrl-C.
+everything else goes to standard error. Exit code: 0, 1 if there was no answer, 130 after Ctrl-C; a chat ends with 0.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from ..names import PACKAGE
 from ..options import Options, answer_settings
+from ..package_process import signals
 from ..serving.conversation import Message
 from ..startup import collector_paused
 from .files import log_file, state_folder
@@ -51,7 +52,9 @@ def run(engine: Engine, options: Options) -> int:
     words = speak(options.language, os.environ)
     try:
         if _is_interactive(options):
+            signals.answer(sigint=signals.Answer.RAISE, sigterm=signals.Answer.UNWIND)
             return _talk(engine, options, words)
+        signals.answer(sigint=signals.Answer.UNWIND)
         if options.message is not None:
             return _answer_once(engine, options, options.message, words)
         if sys.stdin.isatty():

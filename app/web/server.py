@@ -16,6 +16,8 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
+from glm_model.process import signals
+
 from ..names import INSTALLED
 from ..options import Options
 from ..proxies import no_proxy
@@ -40,7 +42,7 @@ MONO_FONTS = [
 
 
 def run(options: Options) -> int:
-    """Load the model that `options` name and serve the page until Ctrl-C.
+    """Load the model that `options` name and serve the page until Ctrl-C or SIGTERM.
 
     Return the exit code of the program: 0, or 1 after a message on standard error.
     """
@@ -52,12 +54,12 @@ def run(options: Options) -> int:
             return serve(engine, replace(options, port=port))
     except (ValueError, OSError, RuntimeError, MemoryError, ImportError) as error:  # GLMError is a ValueError
         return _fail(str(error) or "out of memory")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # while the page is not served yet
         return 0
 
 
 def serve(engine: Engine, options: Options) -> int:
-    """Print the address of the page, serve it until Ctrl-C, and return the exit code as `run` does."""
+    """Print the address of the page, serve it until Ctrl-C or SIGTERM, and return the exit code as `run` does."""
     visitors = Visitors()
     page = build(engine, options, visitors)
     try:
@@ -67,9 +69,12 @@ def serve(engine: Engine, options: Options) -> int:
     if engine.model_info.kernel:
         print(f"INT4/INT8: {engine.model_info.kernel}")
     print(_addresses(page, options), flush=True)
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
+        signals.answer(sigint=signals.Answer.UNWIND, sigterm=signals.Answer.UNWIND)
         _sleep_for_good()
-    page.close(verbose=False)
+    except (KeyboardInterrupt, SystemExit):
+        engine.close()  # ends the answers, for which the page would wait
+        page.close(verbose=False)
     return 0
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..command_line import FAILED, SUCCEEDED, run
+from ..process import signals
 from .arguments import parse
 from .filler import NAME, Filler, complain
 from .output import failure_as_json
@@ -24,7 +25,11 @@ def _fill(argv: Sequence[str] | None) -> int:
     if arguments.text is not None:
         return _fill_all(Filler(arguments), [arguments.text], None, arguments.json)
     if arguments.file is None and sys.stdin.isatty():
-        return _fill_typed(Filler(arguments))
+        signals.begin(ends_well=True)
+        signals.answer(sigint=signals.Answer.LEAVE)  # while the model is loaded
+        filler = Filler(arguments)
+        signals.answer(sigint=signals.Answer.RAISE)
+        return _fill_typed(filler)
     with _opened(arguments.file) as lines:  # before loading the model, which may take minutes
         return _fill_all(Filler(arguments, by_line=True), lines, arguments.file or "line", arguments.json)
 

@@ -18,12 +18,13 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+
+from ..process.leftovers import run_alone, temporary_folder
 
 logger = logging.getLogger(__name__)
 
@@ -146,21 +147,17 @@ def _fingerprint(command: list[str], version: str) -> str:
 
 
 def _compile(command: list[str], library: Path) -> None:
-    handle, name = tempfile.mkstemp(dir=library.parent, prefix=library.stem, suffix=".part")
-    os.close(handle)
-    unfinished = Path(name)
     if _ZIG in command:
         logger.warning("compiling the kernel for INT4 and INT8 with %s: a minute or two, this once", _ZIG)
-    try:
-        _run([*command, "-o", name])
+    with temporary_folder(f"{library.stem}-", library.parent) as folder:
+        unfinished = Path(folder) / library.name
+        _run([*command, "-o", str(unfinished)])
         unfinished.replace(library)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _run(command: list[str]) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT)
+        done = run_alone(command, _TIMEOUT)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BuildError(f"{command[0]} did not run: {error}") from error
     if done.returncode:
