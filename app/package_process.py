@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-__all__ = ["imports", "signals"]
+__all__ = ["imports", "leftovers", "signals"]
 
 if TYPE_CHECKING:
-    from glm_model.process import imports, signals
+    from glm_model.process import imports, leftovers, signals
 
 
 def _import_alone(name: str) -> None:
@@ -39,4 +39,5 @@ if not TYPE_CHECKING:
     if "glm_model.process" not in sys.modules:
         _import_alone("process")
     imports = importlib.import_module("glm_model.process.imports")
+    leftovers = importlib.import_module("glm_model.process.leftovers")
     signals = importlib.import_module("glm_model.process.signals")

@@ -6,9 +6,12 @@ Before anything else, signals are answered and the Python is checked; until then
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import contextmanager
+from typing import Iterator  # noqa: UP035 - that of collections.abc has no [] in Python 3.8
 
-from .package_process import imports, signals
+from .package_process import imports, leftovers, signals
 from .ranks import leave_the_terminal_to_rank_0
 
 
@@ -20,9 +23,10 @@ def web() -> int:
     from .startup import collector_paused
 
     options = parse_web()
-    with imports.explained("glm-home[web]"), no_proxy(), collector_paused():
-        from .web.server import run
-    return run(options)
+    with _gradio_folder():
+        with imports.explained("glm-home[web]"), no_proxy(), collector_paused():
+            from .web.server import run
+        return run(options)
 
 
 def terminal() -> int:
@@ -45,6 +49,21 @@ def _begin(ends_well: bool) -> None:
     signals.begin(ends_well)
     imports.keep_checkout_clean()
     leave_the_terminal_to_rank_0()
+
+
+@contextmanager
+def _gradio_folder() -> Iterator[None]:
+    """Let Gradio keep its files in a folder of this process, which is removed at the end, and not in one of all users.
+
+    Gradio reads the variable when it is imported.
+    """
+    try:
+        folder = leftovers.temporary_folder("glm-web-")
+    except OSError as error:
+        sys.exit(f"no temporary folder can be made, name one with TMPDIR: {error.strerror}")
+    with folder:
+        os.environ.setdefault("GRADIO_TEMP_DIR", folder.name)
+        yield
 
 
 def _is_terminal() -> bool:
