@@ -1,7 +1,8 @@
-"""Import ``glm_model/process`` without the rest of the model package.
+"""Import ``glm_model/process`` without the rest of the model package, and of it what answers signals.
 
-``import glm_model`` takes seconds, and what a program needs before that is in this folder. It keeps its usual name, so
-that the model package finds the same modules, with the same state, when it is imported later.
+``import glm_model`` takes seconds, and what a program needs before that is in this folder. It keeps its usual name. Once
+this module has been imported, ``from glm_model.process import ...`` anywhere finds it without importing ``glm_model``;
+the model package finds the same modules with the same state.
 """
 
 from __future__ import annotations
@@ -9,13 +10,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-__all__ = ["imports", "leftovers", "signals"]
+__all__ = ["signals"]
 
+TYPE_CHECKING = False  # no slow import before signals are answered
 if TYPE_CHECKING:
-    from glm_model.process import imports, leftovers, signals
+    from glm_model.process import signals
 
 
 def _import_alone(name: str) -> None:
@@ -23,10 +23,10 @@ def _import_alone(name: str) -> None:
     package = importlib.util.find_spec("glm_model")  # locates the package without importing it
     assert package is not None
     assert package.submodule_search_locations
-    folder = Path(package.submodule_search_locations[0]) / name
+    folder = f"{package.submodule_search_locations[0]}/{name}"
     full_name = f"glm_model.{name}"
     spec = importlib.util.spec_from_file_location(
-        full_name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+        full_name, f"{folder}/__init__.py", submodule_search_locations=[folder]
     )
     assert spec is not None
     assert spec.loader is not None
@@ -38,6 +38,4 @@ def _import_alone(name: str) -> None:
 if not TYPE_CHECKING:
     if "glm_model.process" not in sys.modules:
         _import_alone("process")
-    imports = importlib.import_module("glm_model.process.imports")
-    leftovers = importlib.import_module("glm_model.process.leftovers")
     signals = importlib.import_module("glm_model.process.signals")

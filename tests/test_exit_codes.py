@@ -1,14 +1,15 @@
 """How every program ends; the rule is in the docstring of glm_model/command_line.py.
 
 The programs are run as they are started, in processes of their own. One interpreter imports the model package and
-Gradio and forks for each, because these imports take longer than all else that happens here.
+Gradio and forks for each, because these imports take longer than all else that happens here. What a signal does while
+they are imported is in tests/process/test_importing.py.
 """
 
 import json
+import os
 import signal
 import subprocess
 import sys
-import textwrap
 import types
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,7 +42,12 @@ class Case:
     Args:
         status: of the process; a signal that ends it counts below 0, as for ``subprocess``.
         says: part of what is on standard error.
-        signal: what the program gets as soon as it opens the model's config.json.
+        signal: what the program gets.
+        when: it gets it: as it begins to "load" the model, with the temporary folder of "offload" there, while it
+            "compile"s the kernel, "busy" for good in native code, or when the ``screen`` says so.
+        screen: what a terminal has to show, and what is typed then, by turns; at the end the signal is sent. Without it
+            there is no terminal.
+        process_1: it is the first process of a container, in which no signal has a default action.
         has_reader: somebody reads the output.
     """
 
@@ -50,7 +56,28 @@ class Case:
     status: int
     says: str = ""
     signal: int = 0
+    when: str = "load"
+    screen: tuple[str, ...] = ()
+    process_1: bool = False
     has_reader: bool = True
+
+
+@dataclass(frozen=True)
+class End:
+    """How a program ended.
+
+    Args:
+        status: its exit status, a signal below 0; None if this machine cannot run it as process 1.
+        out, errors: what it wrote; on a terminal both are ``out``.
+        seconds: from the signal to the end.
+        left: the files and processes that it has left behind.
+    """
+
+    status: int | None
+    out: str
+    errors: str
+    seconds: float
+    left: list[str]
 
 
 DEMO = f"--model={DEMO_MODEL}"
@@ -62,6 +89,13 @@ WORKS = {
     "web": (DEMO, "--host=127.0.0.1", "--port=0"),
     "terminal": (DEMO, "--message=你好"),
 }
+# At the keyboard: what to wait for, what to type then, and so on.
+SCREENS: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
+    ("web", WORKS["web"], ("http://",)),
+    ("terminal", (DEMO, "--language=en"), ("You: ",)),
+    ("fill", (DEMO,), ("> ",)),
+]
+WRITING = ("You: ", "What can you do?\r", "GLM:")
 CASES = [
     Case("glm_model", (), 0),
     Case("plan", (*FITS,), 0),
@@ -93,58 +127,50 @@ CASES = [
     Case("terminal", ("--device-map=auto", "--tensor-parallel=2"), 2, "use one or the other"),
     # Signals, which a program that is there to be stopped takes as a wish.
     *(
-        Case(program, arguments, 0 if program == "web" else 130, signal=signal.SIGINT)
+        Case(program, arguments, status, signal=number, process_1=process_1)
         for program, arguments in WORKS.items()
+        for number, process_1, status in [
+            (signal.SIGINT, False, 0 if program == "web" else 130),
+            (signal.SIGTERM, False, 0 if program == "web" else -signal.SIGTERM),
+            (signal.SIGTERM, True, 0 if program == "web" else 143),
+        ]
     ),
-    *(Case(program, arguments, -signal.SIGTERM, signal=signal.SIGTERM) for program, arguments in WORKS.items()),
+    *(
+        Case(program, arguments, 0, signal=number, screen=screen, process_1=process_1)
+        for program, arguments, screen in SCREENS
+        for number, process_1 in [(signal.SIGINT, False), (signal.SIGTERM, True)]
+    ),
+    # Ctrl-C stops an answer there, not the program.
+    Case("terminal", (DEMO, "--language=en"), 0, signal=signal.SIGTERM, screen=WRITING, process_1=True),
+    *(
+        Case(program, (*arguments, option), status, signal=number, when=when)
+        for when, option in (("offload", "--device-map=auto"), ("compile", "--quantize=int4"), ("busy", "--seed=1"))
+        for program, arguments, number, status in [
+            ("web", WORKS["web"], signal.SIGTERM, 0),
+            ("fill", WORKS["fill"], signal.SIGTERM, -signal.SIGTERM),
+            ("fill", WORKS["fill"], signal.SIGINT, 130),
+        ]
+    ),
     # Nobody reads: 1, and nobody needs a sentence.
     Case("plan", (*FITS,), 1, has_reader=False),
 ]
 
-# Reads cases, prints how they ended. What a program raises leaves the child as it would leave the program.
-STARTER = """
-    import gc, json, os, runpy, signal, sys
-    import glm_model, gradio
-
-    gc.freeze()  # otherwise each child looks through all of it at its end, which takes longer than the rest
-
-    def begin(case, files):
-        reading, writing = os.pipe()
-        os.close(reading)  # nobody reads
-        out = os.open(files[0], os.O_WRONLY | os.O_CREAT) if case["has_reader"] else writing
-        os.dup2(out, 1)
-        os.dup2(os.open(files[1], os.O_WRONLY | os.O_CREAT), 2)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # who started the tests may ignore it
-
-        def watch(event, arguments):
-            if event == "open" and str(arguments[0]).endswith("config.json"):
-                os.kill(os.getpid(), case["signal"])
-
-        if case["signal"]:
-            sys.addaudithook(watch)
-
-    for number, case in enumerate(json.load(sys.stdin)):
-        files = [f"{sys.argv[1]}/{number}.{name}" for name in ("out", "err")]
-        child = os.fork()
-        if not child:
-            begin(case, files)
-            sys.modules["lm_eval"] = None  # as good as not installed
-            sys.argv = [case["started"], *case["arguments"]]
-            if case["started"].endswith(".py"):
-                runpy.run_path(case["started"], run_name="__main__")
-            else:
-                runpy.run_module(case["started"], run_name="__main__", alter_sys=True)
-            sys.exit()
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        print(json.dumps([status, *(open(file).read() if os.path.exists(file) else "" for file in files)]), flush=True)
+# A compiler is a chain of processes: this one's second is busy for a minute.
+COMPILER = """#!/bin/sh
+case "$*" in *--version) echo 'slow 1.0'; exit; esac
+sleep 60 &
+echo $! > "$COMPILER_LOG"
+wait
 """
 
 
 @pytest.fixture(scope="module")
-def ends(tmp_path_factory: pytest.TempPathFactory) -> dict[Case, tuple[int, str, str]]:
-    """Status, output and complaints of each case."""
+def ends(tmp_path_factory: pytest.TempPathFactory) -> dict[Case, End]:
+    """How each case ends."""
     folder = tmp_path_factory.mktemp("ends")
+    compiler = folder / "compiler"
+    compiler.write_text(COMPILER)
+    compiler.chmod(0o755)
     cases = [
         {
             **asdict(case),
@@ -154,44 +180,52 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> dict[Case, tuple[int, str,
         for case in CASES
     ]
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(STARTER), str(folder)],
-        cwd=ROOT, input=json.dumps(cases), capture_output=True, text=True, timeout=280,
+        [sys.executable, ROOT / "tests" / "starter.py", str(folder)],
+        cwd=ROOT, input=json.dumps(cases), env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        timeout=280,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return {case: tuple(json.loads(line)) for case, line in zip(CASES, done.stdout.splitlines(), strict=True)}
+    print(done.stderr)
+    return {case: End(**json.loads(line)) for case, line in zip(CASES, done.stdout.splitlines(), strict=True)}
 
 
 def name_of(case: Case) -> str:
     given = " ".join(case.arguments).replace(str(DEMO_MODEL), "demo")
-    sent = signal.Signals(case.signal).name if case.signal else ""
-    return " ".join(filter(None, [case.program, given, sent, "" if case.has_reader else "unread"]))
+    sent = f"{signal.Signals(case.signal).name}-{case.when}" if case.signal else ""
+    doing = "writing" if case.screen is WRITING else "waiting" if case.screen else ""
+    process = "process-1" if case.process_1 else ""
+    return " ".join(filter(None, [case.program, given, sent, doing, process, "" if case.has_reader else "unread"]))
 
 
 @pytest.mark.parametrize("case", CASES, ids=name_of)
-def test_a_program_ends_by_the_rule(case: Case, ends: dict[Case, tuple[int, str, str]]) -> None:
-    status, out, errors = ends[case]
-    assert status == case.status, errors
-    assert case.says in errors
-    assert "Traceback" not in errors
+def test_a_program_ends_by_the_rule(case: Case, ends: dict[Case, End]) -> None:
+    end = ends[case]
+    if end.status is None:
+        pytest.skip("no new PID namespace can be made here (root can)")
+    assert end.status == case.status, end
+    assert case.says in end.errors
+    assert "Traceback" not in end.out + end.errors
+    assert end.left == []
+    assert end.seconds < 5, "a container is killed after ten"
     if case.status in (1, 2):
-        assert out == ""
-        assert errors.count("\n") == (1 if case.has_reader else 0), errors
+        assert end.out == ""
+        assert end.errors.count("\n") == (1 if case.has_reader else 0), end.errors
 
 
 @pytest.mark.parametrize("program", [program for program in PROGRAMS if program != "evaluation"])
-def test_help_tells_the_rule(program: str, ends: dict[Case, tuple[int, str, str]]) -> None:
+def test_help_tells_the_rule(program: str, ends: dict[Case, End]) -> None:
     """lm-eval's own help is not ours to change."""
-    shown = " ".join(ends[Case(program, ("--help",), 0)][1].split())
+    shown = " ".join(ends[Case(program, ("--help",), 0)].out.split())
     assert "Exit status: 0" in shown
-    for status in ("2 if the command line is wrong", "143 after SIGTERM"):
-        assert status in shown
+    assert "2 if the command line is wrong" in shown
+    assert ("0 after Ctrl-C or SIGTERM" if program == "web" else "143 after SIGTERM") in shown
 
 
-def test_every_program_is_tried_and_listed(ends: dict[Case, tuple[int, str, str]]) -> None:
+def test_every_program_is_tried_and_listed(ends: dict[Case, End]) -> None:
     folders = {path.parent.name for path in (ROOT / "glm_model").rglob("__main__.py")} | {"demo_recipe"}
     assert {*PROGRAMS} == folders | {"web", "terminal"}
     assert {case.program for case in CASES} == set(PROGRAMS)
-    listed = ends[Case("glm_model", (), 0)][1]
+    listed = ends[Case("glm_model", (), 0)].out
     for program in set(PROGRAMS) - {"glm_model", "demo_recipe"}:
         assert listed.count(f"{STARTED[program]} ") == 1
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from contextlib import AbstractContextManager
-from pathlib import Path
 
-from . import imports, signals
+from . import signals
+
+TYPE_CHECKING = False  # no slow import before signals are answered
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
 
 PROGRAMS = {
     "glm-fill": "glm_model.fill",
@@ -26,13 +29,16 @@ def begin() -> AbstractContextManager[None]:
         SystemExit: the program's Python is too old; with a sentence.
         ImportError: the library's Python is too old.
     """
+    program = program_being_started()
+    if program is not None:
+        signals.begin(ends_well=program == "glm_model.fill" and _is_typed(sys.argv[1:]))
+    from . import imports
+
     sentence = imports.old_python()
     if sentence is not None:
-        raise SystemExit(sentence) if sys.argv[:1] == ["-m"] else ImportError(sentence)
-    program = program_being_started()
+        raise ImportError(sentence) if program is None else SystemExit(sentence)
     if program is None:
         return imports.companions_explained()
-    signals.begin(ends_well=program == "glm_model.fill" and _is_typed(sys.argv[1:]))
     imports.keep_checkout_clean()
     return imports.explained()
 
@@ -43,9 +49,12 @@ def program_being_started() -> str | None:
     While ``python -m`` imports the packages of its module, ``sys.argv`` has -m in the place of the module's name.
     """
     if sys.argv[:1] == ["-m"]:
-        module = sys.orig_argv[-len(sys.argv)].removeprefix("-m")
+        command = getattr(sys, "orig_argv", ["glm_model"])  # Python 3.8 and 3.9 do not tell
+        module = command[-len(sys.argv) :][0]
+        if module.startswith("-m"):
+            module = module[2:]
         return module if module.partition(".")[0] in ("glm_model", "demo_recipe") else None
-    return PROGRAMS.get(Path("".join(sys.argv[:1])).name)
+    return PROGRAMS.get(os.path.basename("".join(sys.argv[:1])))  # noqa: PTH119 - pathlib is slow to import
 
 
 def _is_typed(arguments: list[str]) -> bool:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-import sysconfig
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Iterator  # noqa: UP035 - that of collections.abc has no [] in Python 3.8
@@ -109,6 +107,8 @@ def _origin(error: BaseException | None) -> str | None:
 
 
 def _wrong_release() -> str | None:
+    from importlib import metadata  # slow
+
     for library, (oldest, too_new) in RELEASES.items():
         try:
             version = metadata.version(library)
@@ -151,5 +151,7 @@ def _remedy(requirement: str) -> str:
 
 def _is_managed() -> bool:
     """Return whether pip refuses to install for this Python (PEP 668), as for those of Debian and Ubuntu."""
+    import sysconfig  # slow
+
     in_environment = sys.prefix != sys.base_prefix
     return not in_environment and (Path(sysconfig.get_path("stdlib")) / "EXTERNALLY-MANAGED").exists()

@@ -15,6 +15,9 @@ that thread is in native code, another one waits on Python's wake-up file descri
 It needs Python's global lock: native code that keeps that lock delays the end.
 
 The exit status is 0 if the program is there to be stopped, 130 after SIGINT and 143 after SIGTERM if not.
+
+This is the first module that a program imports. It imports few others, since signals have their default action until
+then: process 1 is not even told of them.
 """
 
 from __future__ import annotations
@@ -26,10 +29,11 @@ import signal
 import sys
 import threading
 import time
-from types import FrameType
-from typing import Any, NoReturn
 
-from .leftovers import remove_all
+TYPE_CHECKING = False  # importing `typing` takes longer than all the others
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import Any, NoReturn
 
 PATIENCE = 3.0
 """Seconds that a program has to unwind; those who stop it wait ten as a rule."""
@@ -119,6 +123,8 @@ class _Watch:
 
     def _leave(self, number: int) -> NoReturn:
         """End this process, from any thread; other threads that want to wait here, and the main thread with them."""
+        from .leftovers import remove_all
+
         with self._lock:
             remove_all()
             _restore_terminal(self._terminal)
