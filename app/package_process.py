@@ -1,8 +1,8 @@
 """Import ``glm_model/process`` without the rest of the model package, and of it what answers signals.
 
-``import glm_model`` takes seconds, and what a program needs before that is in this folder. It keeps its usual name. Once
-this module has been imported, ``from glm_model.process import ...`` anywhere finds it without importing ``glm_model``;
-the model package finds the same modules with the same state.
+``import glm_model`` takes seconds, and what a program needs before that is in this folder. It keeps its usual name.
+Once this module has been imported, ``from glm_model.process.MODULE import ...`` does not import ``glm_model``, though
+``from glm_model.process import MODULE`` does. The model package finds the same modules, with the same state.
 """
 
 from __future__ import annotations

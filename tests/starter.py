@@ -211,8 +211,4 @@ def _command_line(number: str) -> str:
 
 if __name__ == "__main__":
     for number, case in enumerate(json.load(sys.stdin)):
-        t = time.time()
         print(json.dumps(run(case, Path(sys.argv[1], str(number)))), flush=True)
-        sys.stderr.write(
-            f"{time.time() - t:.2f} {case['program']} {case['arguments']} {case['when']} {case['screen']} {case['process_1']}\n"
-        )

@@ -185,7 +185,6 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> dict[Case, End]:
         timeout=280,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    print(done.stderr)
     return {case: End(**json.loads(line)) for case, line in zip(CASES, done.stdout.splitlines(), strict=True)}
 
 

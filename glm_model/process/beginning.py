@@ -34,13 +34,12 @@ def begin() -> AbstractContextManager[None]:
         signals.begin(ends_well=program == "glm_model.fill" and _is_typed(sys.argv[1:]))
     from . import imports
 
+    if program is not None:
+        imports.keep_checkout_clean()
     sentence = imports.old_python()
     if sentence is not None:
         raise ImportError(sentence) if program is None else SystemExit(sentence)
-    if program is None:
-        return imports.companions_explained()
-    imports.keep_checkout_clean()
-    return imports.explained()
+    return imports.companions_explained() if program is None else imports.explained()
 
 
 def program_being_started() -> str | None:
