@@ -1,19 +1,19 @@
 """What a program says and does before its slow imports are done: signals, an old Python, libraries that do not fit."""
 
 import ast
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from glm_model.process import imports
-from glm_model.process.beginning import PROGRAMS
+from glm_model.process.beginning import PROGRAMS, begin
 from tests.test_packaging import PYPROJECT
 
 ROOT = Path(__file__).parents[2]
@@ -134,50 +134,30 @@ torch.library.register_fake("torchvision::nms")(lambda dets, scores, iou_thresho
 """
 TORCHAUDIO = 'raise OSError("libtorchaudio.so: undefined symbol: _ZN3c10")'
 
-# Imports torch, which takes the longest, and forks for each command line.
-BESIDE = """
-import json, os, runpy, sys
-import torch
 
-for number, (companion, command) in enumerate(json.load(sys.stdin)):
-    child = os.fork()
-    if not child:
-        os.dup2(os.open(f"{number}.err", os.O_WRONLY | os.O_CREAT), 2)
-        sys.path[:0] = [sys.argv[1], f"with {companion}"]
-        sys.argv = command
-        if command[0] == "-m":
-            sys.orig_argv, sys.argv = command, ["-m", *command[2:]]  # as it is while packages are imported
-            runpy.run_module(command[1], run_name="__main__", alter_sys=True)
-        elif command[0] == "-c":
-            exec(command[1])
-        else:
-            runpy.run_path(f"{sys.path[0]}/{command[0]}", run_name="__main__")
-        sys.exit()
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-
-
-def test_a_torchvision_or_torchaudio_of_another_torch_is_one_sentence(tmp_path: Path) -> None:
-    for name, code in (("torchvision", TORCHVISION), ("torchaudio", TORCHAUDIO)):
-        (tmp_path / f"with {name}").mkdir()
-        (tmp_path / f"with {name}" / f"{name}.py").write_text(code)
-    cases = [("torchvision", STARTED[program]) for program in ("web", "fill")] if find_spec("PIL") else []
-    cases += [("torchaudio", STARTED["terminal"]), ("torchaudio", ["-c", "import glm_model"])]
+@pytest.mark.skipif(not find_spec("PIL"), reason="transformers imports torchvision only where Pillow is")
+def test_a_torchvision_of_another_torch_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "torchvision.py").write_text(TORCHVISION)
     done = subprocess.run(
-        [sys.executable, "-c", BESIDE, str(ROOT)],
-        cwd=tmp_path, input=json.dumps(cases), capture_output=True, text=True, timeout=200,
+        [sys.executable, *STARTED["fill"]],
+        cwd=ROOT, env=environment(PYTHONPATH=tmp_path), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        timeout=120,
     )  # fmt: skip
-    assert done.stdout.split() == ["1"] * len(cases), done.stderr
-    for number, (companion, command) in enumerate(cases):
-        told = (tmp_path / f"{number}.err").read_text()
-        sentence = (
-            f"{companion} does not fit the installed torch, and transformers cannot be imported beside it; nothing "
-            f"here needs it. Remove it: {sys.executable} -m pip uninstall -y torchvision torchaudio\n"
-        )
-        if command[0] == "-c":
-            assert told.endswith(f"UnfitLibraryError: {sentence}")
-        else:
-            assert told == sentence
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "torchvision does not fit the installed torch, and transformers cannot be imported beside it; nothing here "
+        f"needs it. Remove it: {sys.executable} -m pip uninstall -y torchvision torchaudio\n"
+    )
+
+
+def test_the_library_and_the_front_ends_say_so_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the seconds until transformers gets there."""
+    (tmp_path / "torchaudio.py").write_text(TORCHAUDIO)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(imports.UnfitLibraryError, match=r"^torchaudio does not fit .* uninstall -y"), begin():
+        import_module("torchaudio")
+    with pytest.raises(SystemExit, match=r"^torchaudio does not fit .* uninstall -y"), imports.explained():
+        import_module("torchaudio")
 
 
 def said(error: BaseException, requirement: str = "glm-home") -> str:
