@@ -10,6 +10,8 @@ import ctypes
 import functools
 import itertools
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -17,13 +19,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..process.leftovers import run_alone
 from . import dispatch, reference, structures, trial
-from .build import BuildError, build, instruction_sets
+from .build import BuildError, build, instruction_sets, named_compiler
 from .choice import allowed, wanted_instructions
 
 logger = logging.getLogger(__name__)
 
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # as in csrc/numbers.h
+
+_TRIAL_SECONDS = 60
 
 _POINTER, _INT, _SIZE = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
 _ARGUMENTS = (
@@ -31,6 +36,10 @@ _ARGUMENTS = (
     *(_POINTER, _POINTER, _INT, _SIZE, _INT),  # weight, scale, its type, outputs, bits
     *(_POINTER, _POINTER, _INT, _INT),  # bias, out, whether to quantize activations, threads
 )
+
+
+class LoadError(BuildError):
+    """A library is whole and cannot be loaded."""
 
 
 class Library(NamedTuple):
@@ -61,7 +70,7 @@ def load(path: Path) -> Library:
     try:
         handle = ctypes.CDLL(str(path))
     except OSError as error:
-        raise BuildError(f"{path} cannot be loaded ({error}); delete it to have it made again") from error
+        raise LoadError(f"{path} cannot be loaded: {error}") from error
     _require_same_layout(handle, path)
     handle.glm_matmul.argtypes = _ARGUMENTS
     handle.glm_decode.argtypes = [_POINTER, _POINTER, _POINTER, _INT]
@@ -80,7 +89,7 @@ def _require_same_layout(handle: ctypes.CDLL, path: Path) -> None:
     try:
         handle.glm_layout.restype = ctypes.c_char_p
     except AttributeError as error:
-        raise BuildError(f"{path} is of another version of this package; delete it to have it made again") from error
+        raise LoadError(f"{path} is no kernel of this package") from error
     if different := structures.differences(handle.glm_layout().decode()):
         raise BuildError(
             f"{path} takes other structures than glm_model/kernels/structures.py describes ({', '.join(different)}): "
@@ -117,10 +126,43 @@ def _computes_as_it_should(library: Library) -> bool:
 def find() -> Library | BuildError:
     """Return the library for this CPU, built if need be, or why there is none; decided and logged once in a process."""
     try:
-        return load(build(_best_instructions()))
+        return _built()
     except BuildError as error:
         logger.warning("INT4 and INT8 products on the CPU run without the native kernel: %s", error)
         return error
+
+
+def _built() -> Library:
+    instructions = _best_instructions()
+    path = build(instructions, try_out=_try_out)
+    try:
+        return load(path)
+    except LoadError:  # made on another system that shares the cache
+        path.unlink(missing_ok=True)
+        return load(build(instructions, try_out=_try_out))
+
+
+# Arguments: a library. A compiler is not to be trusted: what it made may end the process that loads it.
+_TRIAL = """
+import ctypes, sys
+library = ctypes.CDLL(sys.argv[1])
+for name in ("glm_matmul", "glm_decode", "glm_layout", "glm_instructions", "glm_use_threads_of"):
+    getattr(library, name)
+"""
+
+
+def _try_out(path: Path) -> None:
+    """Raise BuildError if a process that loads a library fails."""
+    try:
+        done = run_alone([sys.executable, "-I", "-S", "-c", _TRIAL, str(path)], _TRIAL_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BuildError(f"the kernel that {named_compiler()} made could not be tried: {error}") from error
+    if done.returncode:
+        lines = done.stdout.strip().splitlines()
+        why = lines[-1].replace(f"{path}: ", "") if lines else f"signal {-done.returncode}"
+        raise BuildError(
+            f"{named_compiler()} made a library that cannot be used ({why}); set CXX to a C++ compiler, or unset it"
+        )
 
 
 def _best_instructions() -> str:

@@ -11,12 +11,15 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 import weakref
 from contextlib import suppress
 from pathlib import Path
+from typing import IO, Mapping  # noqa: UP035 - that of collections.abc has no [] in Python 3.8
 
 _TRIES = 20  # another thread may still write into the folder that is removed
+_KEPT = 65536  # characters of a command's output
 _GRACE = 1.0  # seconds that a program has to end after SIGTERM
 
 _folders: weakref.WeakSet[tempfile.TemporaryDirectory[str]] = weakref.WeakSet()
@@ -35,10 +38,13 @@ def temporary_folder(prefix: str, place: str | Path | None = None) -> tempfile.T
     return folder
 
 
-def run_alone(command: list[str], timeout: float) -> subprocess.CompletedProcess[str]:
+def run_alone(
+    command: list[str], timeout: float, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a command with the processes that it starts, and return its output; none of them outlives this call.
 
-    A compiler is a chain of processes. ``subprocess.run`` ends the first of them alone.
+    A compiler is a chain of processes. ``subprocess.run`` ends the first of them alone. Errors are part of the output,
+    of which the first 64 KB are kept.
 
     Raises:
         OSError: it cannot be started.
@@ -48,18 +54,30 @@ def run_alone(command: list[str], timeout: float) -> subprocess.CompletedProcess
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
         text=True,
         errors="replace",
         process_group=0,
     ) as process:
         _running.add(process)
+        kept: list[str] = []
+        reader = threading.Thread(target=_read_beginning, args=(process.stdout, kept), daemon=True)
+        reader.start()
         try:
-            out, errors = process.communicate(timeout=timeout)
-        except BaseException:
+            process.wait(timeout)
+            reader.join(_GRACE)  # what the command has left running may hold the pipe open
+        finally:
             _end(process)
-            raise
-    return subprocess.CompletedProcess(command, process.returncode, out, errors)
+            reader.join(_GRACE)
+    return subprocess.CompletedProcess(command, process.returncode, "".join(kept))
+
+
+def _read_beginning(stream: IO[str], kept: list[str]) -> None:
+    """Append the first characters of a stream to ``kept``, and read the rest too, lest its writer wait."""
+    kept.append(stream.read(_KEPT))
+    while stream.read(_KEPT):
+        pass
 
 
 def remove_all() -> None:
@@ -75,12 +93,11 @@ def remove_all() -> None:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """End a process with its whole group: by SIGTERM, at which compilers remove their files, else by SIGKILL."""
-    if process.poll() is not None:
-        return
-    os.killpg(process.pid, signal.SIGTERM)
-    until = time.monotonic() + _GRACE
-    while process.poll() is None and time.monotonic() < until:
-        time.sleep(0.01)
-    if process.poll() is None:
+    """End a process with its whole group: by SIGTERM, at which compilers remove their files, then by SIGKILL."""
+    with suppress(ProcessLookupError):
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+        until = time.monotonic() + _GRACE
+        while process.poll() is None and time.monotonic() < until:
+            time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)

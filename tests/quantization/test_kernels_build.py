@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from glm_model.kernels import build, choice, dispatch, native, onnx, reference
+from glm_model.kernels import build, choice, dispatch, library_cache, native, onnx, reference
 from glm_model.kernels.packing import quantize
+from tests.quantization import cache_states
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "glm_model"
@@ -48,6 +49,19 @@ def fake_compiler(folder: Path, script: str) -> Path:
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
     return path
+
+
+@pytest.fixture(scope="module")
+def made() -> Path:
+    """A library that was made with the compiler of this machine."""
+    found = native.find()
+    assert isinstance(found, native.Library)
+    return found.path
+
+
+def copying_compiler(folder: Path, made: Path) -> Path:
+    """A compiler that takes no time."""
+    return fake_compiler(folder, f'[ "$1" = --version ] && exit; while [ "$1" != -o ]; do shift; done; cp {made} "$2"')
 
 
 # Writes what is no library, but counts as one until it is loaded; enough for tests of the cache.
@@ -142,7 +156,13 @@ def test_native_is_used_and_said() -> None:
     [
         ("echo fatal error: out of ideas >&2; exit 1", "out of ideas"),
         ("[ $1 = --version ] && exit; echo kernel.cpp:1: error: nonsense >&2; exit 1", "error: nonsense"),
-        ("[ $1 = --version ] && exit; while [ $1 != -o ]; do shift; done; echo text > $2", "cannot be loaded"),
+        ("[ $1 = --version ] && exit; while [ $1 != -o ]; do shift; done; echo text > $2", "cannot be used"),
+        (
+            "[ $1 = --version ] && exit; while [ $1 != -o ]; do shift; done; head -c 9999 /bin/ls > $2",
+            "cannot be used",
+        ),
+        ("exit 0", "has written nothing"),
+        ("[ $1 = --version ] && exit; head -c 100000000 /dev/zero | tr '\\0' x; echo; exit 1", "exit status 1 (xxx"),
         ("[ $1 = --version ] && exit; kill -9 $$", "exit status -9"),
     ],
 )
@@ -252,7 +272,7 @@ def test_the_named_compiler_may_lie_in_a_folder_with_a_space(
 def test_a_relative_cache_home_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the XDG base directory specification has it; otherwise libraries would lie wherever one works."""
     monkeypatch.setenv("XDG_CACHE_HOME", "cache")
-    assert build.cache_folders()[0] == Path.home() / ".cache" / "glm_home"
+    assert library_cache.folders()[0] == Path.home() / ".cache" / "glm_home"
 
 
 def test_a_cache_from_which_nothing_may_run(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,10 +295,99 @@ def test_a_cache_without_space(cache: Path, tmp_path: Path, monkeypatch: pytest.
 
 @needs_compiler
 @pytest.mark.usefixtures("undecided")
-def test_a_cache_that_others_may_write_is_refused(cache: Path) -> None:
+def test_a_cache_that_others_may_write_is_refused(
+    made: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", str(copying_compiler(tmp_path, made)))
     cache.mkdir()
     cache.chmod(0o777)
-    assert "others may write" in answer()[1]
+    assert answer()[0] == "native"
+    found = native.find()
+    assert isinstance(found, native.Library)
+    assert found.path.parent == cache.parent / f"glm_home-{os.getuid()}"
+
+
+@pytest.mark.usefixtures("undecided", "cache")
+@pytest.mark.parametrize(
+    ("named", "reason"),
+    [
+        ('"', 'CXX=" is no command'),
+        ("false", "CXX=false failed: exit status 1"),
+        ("true", "CXX=true has written nothing"),
+        ("/no/such/compiler -O2", "CXX=/no/such/compiler was not found"),
+        (".", "CXX=. was not found"),
+        ("g++ -m32 -O0", "CXX=g++ -m32 -O0"),
+    ],
+)
+def test_a_name_of_no_compiler_is_no_error(monkeypatch: pytest.MonkeyPatch, named: str, reason: str) -> None:
+    monkeypatch.setenv("CXX", named)
+    name, line = answer()
+    assert name == without_compiler()
+    assert reason in line
+    assert "\n" not in line
+
+
+@pytest.mark.usefixtures("undecided", "cache")
+def test_a_compiler_that_hangs_is_ended_with_its_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "_TIMEOUT", 1)
+    script = f"[ $1 = --version ] && exit; sleep 1234 & echo $! > {tmp_path}/child; sleep 1234"
+    monkeypatch.setenv("CXX", str(fake_compiler(tmp_path, script)))
+    assert "has not ended after 1 seconds" in answer()[1]
+    child = Path("/proc", (tmp_path / "child").read_text().strip(), "stat")
+    assert not child.exists() or child.read_text().split()[2] == "Z"
+
+
+def test_a_c_compiler_is_told_of_the_library_of_cpp() -> None:
+    for name in ("gcc", "/usr/bin/gcc-12", "cc", "clang-17", "x86_64-linux-gnu-gcc"):
+        assert build._libraries([name]) == ["-lstdc++"]
+    for name in ("g++", "clang++", "/usr/bin/c++", "ccache", "icpx"):
+        assert build._libraries([name]) == []
+
+
+@pytest.mark.parametrize("home", ["", "relative"])
+def test_a_home_that_is_no_path_from_the_root_holds_no_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str
+) -> None:
+    """It would lie below wherever one works."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CXX", str(counting_compiler(tmp_path)[0]))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", home)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    assert build.build("avx2").parent == tmp_path / "temporary" / f"glm_home-{os.getuid()}"
+    assert not (tmp_path / "relative").exists()
+    assert not (tmp_path / ".cache").exists()
+
+
+@needs_compiler
+def test_no_state_of_the_cache_ends_a_start_and_the_second_one_is_fast() -> None:
+    """One state of each kind; all of them, drawn, are the program's business."""
+    command = [sys.executable, "-m", "tests.quantization.cache_states", "--count", str(len(cache_states.KINDS))]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_compiler
+@pytest.mark.usefixtures("undecided")
+def test_a_library_of_another_system_is_made_again(
+    made: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that was linked with a newer C library, where machines share a home."""
+    monkeypatch.setenv("CXX", str(copying_compiler(tmp_path, made)))
+    first = native.find()
+    load, failures = native.load, ["version `GLIBC_2.99' not found"]
+
+    def fail_once(path: Path) -> native.Library:
+        if failures:
+            raise native.LoadError(failures.pop())
+        return load(path)
+
+    monkeypatch.setattr(native, "load", fail_once)
+    native.find.cache_clear()
+    again = native.find()
+    assert isinstance(first, native.Library)
+    assert isinstance(again, native.Library)
+    assert again.path.parent == first.path.parent == cache
 
 
 @pytest.mark.usefixtures("undecided", "cache")
