@@ -32,6 +32,7 @@ from glm_model import GLM130BConfig
 from glm_model.conversion.convert import sat_to_huggingface, to_sat
 from glm_model.conversion.sat_config import write_description
 from glm_model.conversion.shapes import part_shape, tensor_shapes
+from glm_model.conversion.tensor_parallel import cut_of
 from glm_model.conversion.torch_archive import TorchArchive
 
 TOKENS = {
@@ -105,12 +106,13 @@ def write_archive(folder: Path, gigabytes: float, hidden: int, ranks: int) -> in
         name: torch.empty(part_shape(name, shape, ranks), dtype=torch.float16, device="meta")
         for name, shape in tensor_shapes(sizes, 0)
     }
-    random = torch.randn(max(part.numel() for part in parts.values())).mul_(0.02).half()
+    random = torch.randn(ranks + max(part.numel() for part in parts.values())).mul_(0.02).half()
     (folder / "1").mkdir(parents=True)
     for rank in range(ranks):
         with TorchArchive(folder / "1" / f"mp_rank_{rank:02}_model_states.pt", parts) as archive:
             for name, part in parts.items():
-                archive.write(name, random[: part.numel()].view(part.shape))
+                start = 0 if cut_of(name) == "whole" else rank  # equal parts of two ranks are refused as copies
+                archive.write(name, random[start : start + part.numel()].view(part.shape))
     (folder / "latest").write_text("1")
     write_description(folder / "model_config.json", config, ranks)
     return config.num_layers

@@ -57,6 +57,7 @@ PRIVATE: dict[str, str] = {
     "_modules": "a native step sees by the dictionary, in a microsecond, that no module has been exchanged",
     "_parameters": "as _modules, for parameters",
     "_version": "how often a tensor was changed in place; what was computed of it is kept until then",
+    "_checkpoint_offset": "where in an archive a tensor's bytes are, as torch says of one loaded without them",
     "_utils": "torch._utils, as a name in torch's archives",
     "_rebuild_tensor_v2": "as _utils: the function that every tensor of an archive names",
     # transformers: loading and saving

@@ -192,15 +192,19 @@ def _is_plain(value: object) -> bool:
     return isinstance(value, Tensor) and value.layout == torch.strided and not (value.is_meta or value.is_quantized)
 
 
-def unpickle(file: Path) -> Any:
+def unpickle(file: Path, map_location: str = "cpu") -> Any:
     """Return what ``torch.save`` wrote: tensors and plain containers, never code.
+
+    Args:
+        file: the file.
+        map_location: "cpu"; or "meta" for tensors without values, of a file that is a zip archive.
 
     Raises:
         CheckpointError: the file, which the message names, is damaged or holds other Python objects.
     """
     require_content(file)
     try:
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file) or None)
+        return torch.load(file, map_location=map_location, weights_only=True, mmap=zipfile.is_zipfile(file) or None)
     except Exception as error:  # a damaged pickle may make the reader raise anything
         # Torch's own message advises to switch the protection off, so it is not passed on.
         if code := re.search(r"GLOBAL (\S+)", str(error)):

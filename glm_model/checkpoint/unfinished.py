@@ -30,6 +30,11 @@ def is_unfinished(folder: Path) -> bool:
     return any((place / _JOURNAL).is_file() and (place / _MODEL).is_dir() for place in (folder, folder.parent))
 
 
+def partial_folder(target: Path) -> Path:
+    """Return the folder in which ``target`` grows."""
+    return target.with_name(f"{target.name}.partial")
+
+
 @contextmanager
 def growing_folder(target: Path, plan: dict[str, Any] | None) -> Iterator[Path]:
     """Yield the folder to write into, and rename it to ``target`` at the end.
@@ -43,14 +48,15 @@ def growing_folder(target: Path, plan: dict[str, Any] | None) -> Iterator[Path]:
     Raises:
         ValueError: another process is writing the same folder, or a folder of that name was not made by a conversion.
     """
-    partial = target.with_name(f"{target.name}.partial")
+    partial = partial_folder(target)
     model, journal = partial / _MODEL, partial / _JOURNAL
     partial.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(partial / _LOCK, timeout=0):
             _require_ours(partial)
             if plan is None or _read(journal) != plan:
-                shutil.rmtree(model, ignore_errors=True)
+                if model.exists():
+                    shutil.rmtree(model)  # what could not be removed would be taken for a part of this conversion
                 with write_through(journal) as unfinished:
                     unfinished.write_text(json.dumps(plan), encoding="utf-8")
             model.mkdir(exist_ok=True)
@@ -74,6 +80,8 @@ def _require_ours(partial: Path) -> None:
     The journal is written before the model's folder is made.
     """
     names = {path.name for path in partial.iterdir()}
+    if (partial / _MODEL).is_symlink():
+        names.discard(_JOURNAL)  # no conversion makes a link, and what it leads to must not be removed
     ours = {_LOCK, _JOURNAL, f"{_JOURNAL}{_UNFINISHED}"} | ({_MODEL} if _JOURNAL in names else set())
     if others := sorted(names - ours):
         raise ValueError(

@@ -16,6 +16,7 @@ from ..options import (
     add_settings,
     with_sentence,
 )
+from ..text.sanitize import harmless
 from .convert import sat_to_huggingface, to_sat
 from .files import in_words
 from .huggingface_writer import require_shard_size
@@ -62,6 +63,7 @@ def _add_quantize(commands: "argparse._SubParsersAction[Parser]") -> None:
     )
     _add_folders(quantize, "folder with a float checkpoint")
     _add_quantization(quantize.add_mutually_exclusive_group(required=True))
+    _add_non_finite(quantize)
     add_settings(quantize, LoadOptions, ["quantize_head"])
     add_hidden_alias(quantize, "--embeddings", "quantize_head", action="store_true")
     quantize.set_defaults(run=_quantize, again="starts over")
@@ -71,6 +73,7 @@ def _add_sat(commands: "argparse._SubParsersAction[Parser]") -> None:
     sat = commands.add_parser("sat", help="read or write GLM-130B's own archives", description=_SAT)
     _add_folders(sat, "folder with 'latest'; with --tensor-parallel also a Hugging Face folder")
     _add_quantization(sat.add_mutually_exclusive_group())
+    _add_non_finite(sat)
     sat.add_argument(
         "--config",
         type=Path,
@@ -101,6 +104,14 @@ def _add_quantization(group: "argparse._MutuallyExclusiveGroup") -> None:
     add_hidden_alias(group, "--bits", "quantize", type=with_sentence(_name_of_bits), metavar="BITS")
 
 
+def _add_non_finite(command: Parser) -> None:
+    command.add_argument(
+        "--allow-non-finite",
+        action="store_true",
+        help="convert values that are NaN or infinite, too, instead of refusing them; such a model will not load",
+    )
+
+
 def _name_of_bits(text: str) -> str:
     names = {str(bits): name for name, bits in QUANTIZATION_BITS.items()}
     if text not in names:
@@ -115,8 +126,15 @@ def _shard_size(text: str) -> str:
 
 def _quantize(options: argparse.Namespace) -> None:
     bits = QUANTIZATION_BITS[options.quantize]
-    quantize_checkpoint(options.source, options.target, bits, options.quantize_head, progress=True)
-    print(f"{options.target}: INT{bits}, {_size(options.target)} from {_size(options.source)}")
+    quantize_checkpoint(
+        options.source,
+        options.target,
+        bits,
+        options.quantize_head,
+        progress=True,
+        allow_non_finite=options.allow_non_finite,
+    )
+    _report(options, f"INT{bits}")
 
 
 def _sat(options: argparse.Namespace) -> None:
@@ -128,13 +146,25 @@ def _sat(options: argparse.Namespace) -> None:
             bits=bits,
             shard_size=options.shard_size,
             config=options.config,
+            allow_non_finite=options.allow_non_finite,
             progress=True,
         )
     else:
         made = to_sat(
-            options.source, options.target, options.tensor_parallel, bits=bits, config=options.config, progress=True
+            options.source,
+            options.target,
+            options.tensor_parallel,
+            bits=bits,
+            config=options.config,
+            allow_non_finite=options.allow_non_finite,
+            progress=True,
         )
-    print(f"{options.target}: {made}, {_size(options.target)} from {_size(options.source)}")
+    _report(options, made)
+
+
+def _report(options: argparse.Namespace, made: str) -> None:
+    sizes = f"{_size(options.target)} from {_size(options.source)}"
+    print(harmless(f"{options.target}: {made}, {sizes}"))
 
 
 def _size(folder: Path) -> str:

@@ -29,12 +29,13 @@ def sat_to_huggingface(
     bits: int = 0,
     shard_size: str = "5GB",
     config: str | Path | None = None,
+    allow_non_finite: bool = False,
     progress: bool = False,
 ) -> str:
     """Write ``target``, a folder that ``from_pretrained`` and :func:`glm_model.load` take, from an archive.
 
-    After an interruption the same call continues with the first shard that is missing. Memory holds one layer of all
-    ranks and one joined tensor.
+    After an interruption the same call continues with the first shard that is missing, if the content of the archive
+    is the same. Memory holds one tensor of all ranks, in parts and joined.
 
     Args:
         source: holds ``latest``.
@@ -45,6 +46,7 @@ def sat_to_huggingface(
         shard_size: largest size of a file of weights, such as "5GB".
         config: a config.json or model_config.json with the fields that do not follow from the tensors; see
             :class:`.sat.SatArchive`.
+        allow_non_finite: convert values that are NaN or infinite, too, instead of raising an error.
         progress: show a progress bar.
 
     Returns:
@@ -57,16 +59,18 @@ def sat_to_huggingface(
     if _is_huggingface(Path(source)):
         require_model_type(Path(source), {GLM130BConfig.model_type})
         raise ValueError(f"{source} is in the Hugging Face layout already; --tensor-parallel N makes an archive of it")
-    archive = SatArchive(source, config)
+    place = free_folder(target, source)
+    archive = SatArchive(source, config, allow_non_finite=allow_non_finite)
     made = _choose_packing(archive, bits)
     writer = HuggingFaceWriter(made, shard_size)
     plan = {
-        "files": _fingerprint(archive),
+        "content": archive.fingerprint(),
+        "allow_non_finite": allow_non_finite,
         "bits": bits,
         "shard_size": shard_size,
         "config": made.config.to_diff_dict(),
     }
-    _write(writer, made, target, plan, progress)
+    _write(writer, made, place, plan, progress)
     return _weights_name(made)
 
 
@@ -77,11 +81,13 @@ def to_sat(
     *,
     bits: int = 0,
     config: str | Path | None = None,
+    allow_non_finite: bool = False,
     progress: bool = False,
 ) -> str:
     """Write ``target``, an archive for ``ranks`` tensor-parallel ranks, from another archive or a Hugging Face folder.
 
-    After an interruption the same call starts from the beginning. Memory holds one layer of all ranks.
+    After an interruption the same call starts from the beginning. Memory holds one tensor of all ranks, in
+    parts and joined.
 
     Args:
         source: holds ``latest``, or config.json and weights.
@@ -90,6 +96,7 @@ def to_sat(
         bits: 4 or 8 packs the linear layers of a float source, each rank's part with scales of its own. Packed layers
             are cut without repacking, and joined only if no rank needs more than one scale per row.
         config: as in :func:`sat_to_huggingface`; for an archive only.
+        allow_non_finite: as in :func:`sat_to_huggingface`.
         progress: show a progress bar.
 
     Returns:
@@ -102,12 +109,13 @@ def to_sat(
     if ranks < 1:
         raise ValueError(f"tensor-parallel must be 1 or more, not {ranks}")
     _require_bits(bits)
-    read, step = _open(Path(source), config)
+    place = free_folder(target, source)
+    read, step = _open(Path(source), config, allow_non_finite)
     stored_bits = read.config.quantization_bit or 0
     if bits and stored_bits and bits != stored_bits:
         raise CheckpointError(_packed_already(read, bits))
     writer = SatWriter(read, ranks, 0 if stored_bits else bits, step)
-    _write(writer, read, target, None, progress)
+    _write(writer, read, place, None, progress)
     files = "1 rank" if ranks == 1 else f"{ranks} ranks"
     return f"{files}, INT{bits or stored_bits}" if bits or stored_bits else f"{files}, {_weights_name(read)}"
 
@@ -122,22 +130,22 @@ class _Writer(Protocol):
     def write(self, folder: Path, bar: Any) -> None: ...
 
 
-def _write(writer: _Writer, source: Source, target: str | Path, plan: dict[str, Any] | None, progress: bool) -> None:
+def _write(writer: _Writer, source: Source, target: Path, plan: dict[str, Any] | None, progress: bool) -> None:
     total = sum(header.nbytes for header in source.headers.values())
-    with growing_folder(free_folder(target), plan) as folder:
+    with growing_folder(target, plan) as folder:
         finished = writer.finished_bytes(folder)
         require_space(folder, writer.total_bytes - finished)
         with tqdm(total=total, initial=finished, unit="B", unit_scale=True, disable=not progress) as bar:
             writer.write(folder, bar)
 
 
-def _open(folder: Path, config: str | Path | None) -> tuple[Source, str]:
+def _open(folder: Path, config: str | Path | None, allow_non_finite: bool) -> tuple[Source, str]:
     """Return the source in a folder of either format, and the name of the step's folder of an archive made from it."""
     if _is_huggingface(folder):
         if config is not None:
             raise ValueError(f"{folder} has a {CONFIG} of its own: leave out --config, which is for archives")
-        return HuggingFaceFolder(folder), "release"
-    archive = SatArchive(folder, config)
+        return HuggingFaceFolder(folder, allow_non_finite), "release"
+    archive = SatArchive(folder, config, allow_non_finite=allow_non_finite)
     return archive, archive.step
 
 
@@ -179,11 +187,6 @@ def _packed_already(source: Source, bits: int) -> str:
         f"{source.folder} is INT{source.config.quantization_bit} already and cannot become INT{bits}: convert the "
         "float checkpoint it was made from."
     )
-
-
-def _fingerprint(source: Source) -> list[list[Any]]:
-    """Return path, size in bytes and time of change in nanoseconds of each file of weights."""
-    return [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in source.files]
 
 
 def _weights_name(source: Source) -> str:

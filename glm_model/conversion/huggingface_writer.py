@@ -11,7 +11,7 @@ from torch import Tensor
 from ..checkpoint.files import CONFIG, stored_tensors
 from ..checkpoint.unfinished import write_through
 from ..errors import CheckpointError
-from .files import copy_other_files, write_json
+from .files import copy_other_files, naming, write_json
 from .safetensors_file import SafetensorsFile
 from .sources import Source
 
@@ -31,7 +31,7 @@ def require_shard_size(size: str) -> None:
 
 
 class HuggingFaceWriter:
-    """A writer of Hugging Face folders. Memory holds one layer of the source and one tensor of the target.
+    """A writer of Hugging Face folders. Memory holds one tensor of the source and of the target.
 
     Args:
         source: the checkpoint to write.
@@ -74,7 +74,8 @@ class HuggingFaceWriter:
         return {name: self._source.headers[name] for name in self._split.filename_to_tensors[file]}
 
     def _write_shard(self, path: Path, names: list[str], bar: Any) -> None:
-        with write_through(path) as unfinished, SafetensorsFile(unfinished, self._headers(path.name)) as shard:
+        headers = self._headers(path.name)
+        with naming(path), write_through(path) as unfinished, SafetensorsFile(unfinished, headers) as shard:
             for name, tensor in self._source.read(names):
                 shard.write(name, tensor)
                 bar.update(tensor.nbytes)

@@ -12,7 +12,6 @@ from tqdm.auto import tqdm
 
 from ..checkpoint.configuration import read_config
 from ..checkpoint.files import CONFIG, StoredTensor, read_json, stored_tensors, weight_files
-from ..checkpoint.lazy import lazy_tensors
 from ..checkpoint.packing_checks import refuse_mixed
 from ..checkpoint.unfinished import growing_folder, write_through
 from ..errors import CheckpointError
@@ -20,18 +19,25 @@ from ..kernels.packing import BITS
 from ..quantization.rules import is_packed
 from .files import copy_other_files, free_folder, require_space, write_json
 from .pack_weight import pack
+from .weight_file import WeightFiles
 
 _HEAD = "lm_head.weight"
 _EMBEDDING = re.compile(r"\.(word_embeddings|embed_tokens)\.weight$")
 
 
 def quantize_checkpoint(
-    source: str | Path, target: str | Path, bits: int, embeddings: bool = False, progress: bool = False
+    source: str | Path,
+    target: str | Path,
+    bits: int,
+    embeddings: bool = False,
+    progress: bool = False,
+    *,
+    allow_non_finite: bool = False,
 ) -> None:
     """Write ``target``: the checkpoint ``source`` with packed linear layers and everything else unchanged.
 
     Each shard of the source becomes one shard in safetensors. Memory holds one packed shard and one source tensor, or
-    the whole source shard of a .bin file. A head that is tied to the embedding is not written, as by
+    the whole source shard if torch before 1.6 saved it. A head that is tied to the embedding is not written, as by
     ``save_pretrained``; a packed one is, because the published code needs its scales. ``target`` appears once complete.
 
     Args:
@@ -40,6 +46,7 @@ def quantize_checkpoint(
         bits: 4 or 8.
         embeddings: pack the embedding and the head too, as in chatglm-6b-int4-qe.
         progress: show a progress bar.
+        allow_non_finite: convert values that are NaN or infinite, too, in tensors that are not packed.
 
     Raises:
         CheckpointError: the source is damaged, packed already, or holds a weight that cannot be packed.
@@ -49,11 +56,13 @@ def quantize_checkpoint(
     fields = {"quantization_bit": bits, "quantization_embeddings": embeddings}
     if bits not in BITS:
         raise ValueError(f"bits must be 4 or 8, not {bits!r}")
-    target = free_folder(target)
+    target = free_folder(target, source)
     config = read_config(source)
-    stored = stored_tensors(weight_files(source))
+    files = weight_files(source)
+    weights = WeightFiles(files, allow_non_finite)
+    stored = stored_tensors(files)
     _require_float(source, config, stored)
-    shards = _Shards(stored, bits, embeddings, tied=config.tie_word_embeddings)
+    shards = _Shards(weights, stored, bits, embeddings, tied=config.tie_word_embeddings)
     if not any(map(shards.packs, shards.stored)):
         raise CheckpointError(f"{source} holds no weight of a linear layer; there is nothing to pack.")
     with (
@@ -69,7 +78,10 @@ def quantize_checkpoint(
 class _Shards:
     """The tensors of a checkpoint, grouped by source file, and the packed shards that are written of them."""
 
-    def __init__(self, stored: dict[str, StoredTensor], bits: int, embeddings: bool, tied: bool) -> None:
+    def __init__(
+        self, weights: WeightFiles, stored: dict[str, StoredTensor], bits: int, embeddings: bool, tied: bool
+    ) -> None:
+        self.weights = weights
         self.bits, self.embeddings, self.tied = bits, embeddings, tied
         self.stored = {name: tensor for name, tensor in stored.items() if not (tied and name == _HEAD)}
         self.names: dict[Path, list[str]] = {}
@@ -123,26 +135,17 @@ class _Shards:
 
     def _packed(self, file: Path, bar: Any) -> dict[str, Tensor]:
         shard: dict[str, Tensor] = {}
-        names = self.names[file]
-        tensors = lazy_tensors({name: self.stored[name] for name in names}, kept=lambda name: False)
-        for name in names:
+        for name in self.names[file]:
+            tensor = self.weights.read(file, name)
             if self.packs(name):
-                shard |= pack(file, name, tensors[name][...], self.bits)
+                shard |= pack(file, name, tensor, self.bits)
                 if self.tied and _EMBEDDING.search(name):
                     shard[_HEAD], shard[f"{_HEAD}_scale"] = shard[name].clone(), shard[f"{name}_scale"].clone()
             else:
-                shard[name] = _unshared(tensors[name][...], shard)
+                shard[name] = tensor.contiguous()
+            del tensor  # free its memory before the next tensor is read
             bar.update(_size(self.stored[name]))
         return shard
-
-
-def _unshared(tensor: Tensor, others: dict[str, Tensor]) -> Tensor:
-    """Return a contiguous tensor that shares no memory with others, as safetensors requires.
-
-    A head and an embedding of a .bin file may share theirs.
-    """
-    taken = {other.data_ptr() for other in others.values()}
-    return tensor.clone() if tensor.data_ptr() in taken else tensor.contiguous()
 
 
 def _require_float(source: Path, config: Any, stored: dict[str, StoredTensor]) -> None:

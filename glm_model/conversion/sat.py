@@ -1,7 +1,10 @@
 """Reads GLM-130B's own archive, written by SwissArmyTransformer: ``latest`` and ``<step>/mp_rank_XX_model_states.pt``.
 
 The tensors have the published names. Each rank's file holds one part of every tensor, float or quantized.
-:class:`SatArchive` checks the parts and joins them, one layer at a time.
+:class:`SatArchive` checks the parts and joins them, one tensor at a time.
+
+No tensor tells its rank. Files that are swapped are noticed by the name that ``torch.save`` writes into each of them,
+copies also by their equal parts. Files that were swapped and then saved again leave no trace.
 """
 
 import logging
@@ -13,16 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint.files import require_content, unpickle
+from ..checkpoint.files import require_content
 from ..checkpoint.keys import IGNORED_KEYS
 from ..errors import CheckpointError
 from ..kernels.packing import BITS
 from ..model.configuration import GLM130BConfig
 from .pack_weight import is_packable
+from .ranks import require_one_checkpoint
 from .sat_config import MODEL_CONFIG, read_configuration
 from .shapes import EMBEDDING, part_shape, tensor_shapes
 from .sources import SCALE, Dequantized, Source
-from .tensor_parallel import by_layer, cut_of, join
+from .tensor_parallel import cut_of, join
+from .weight_file import WeightFile, open_weights
 
 __all__ = ["MODEL_CONFIG", "SatArchive", "read_sat_checkpoint"]
 
@@ -30,9 +35,8 @@ logger = logging.getLogger(__name__)
 
 _QUERY_KEY_VALUE = "transformer.layers.0.attention.query_key_value.weight"
 _DOWN_PROJECTION = "transformer.layers.0.mlp.dense_4h_to_h.weight"
+_STEP_LENGTH = 64  # of a number, with spaces around it; more is no step
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
-# Largest difference between the copies of a tensor that every rank holds whole, relative to its largest value.
-_TOLERATED_DIFFERENCE = 0.01
 
 
 def read_sat_checkpoint(
@@ -40,7 +44,7 @@ def read_sat_checkpoint(
 ) -> tuple[GLM130BConfig, dict[str, Tensor]]:
     """Return configuration and tensors of an archive; ``from_pretrained(None, config=..., state_dict=...)`` takes both.
 
-    All tensors are then in memory, or mapped into memory if the archive has one rank. Converting the archive with
+    All tensors are then in memory. Converting the archive with
     ``python -m glm_model.conversion sat`` needs less memory, and makes a folder that loads like any other.
 
     Args:
@@ -70,6 +74,7 @@ class SatArchive:
         config_file: a config.json or model_config.json with the fields that do not follow from the tensors: the number
             of heads and the ids of special tokens. It replaces fields of ``model_config.json`` beside ``latest``.
             GLM-130B itself needs neither file: it is recognised by its sizes.
+        allow_non_finite: read values that are NaN or infinite, instead of raising an error.
         overrides: single fields of the configuration; they replace those of the files.
 
     Attributes:
@@ -82,21 +87,29 @@ class SatArchive:
 
     Raises:
         CheckpointError: a file or tensor is missing, damaged or of a shape that does not fit the others, the files are
-            of different checkpoints, or the configuration is not known.
+            of different checkpoints or stand in for each other, or the configuration is not known.
     """
 
-    def __init__(self, folder: str | Path, config_file: str | Path | None = None, **overrides: Any) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        config_file: str | Path | None = None,
+        *,
+        allow_non_finite: bool = False,
+        **overrides: Any,
+    ) -> None:
         self.folder = Path(folder)
         step_folder = _step_folder(self.folder)
         self.step = step_folder.name
         self.files = _rank_files(step_folder)
-        ranks = self._open()
+        self._ranks = [open_weights(file, select=_module, allow_non_finite=allow_non_finite) for file in self.files]
+        ranks = [rank.headers for rank in self._ranks]
         sizes, bits = _sizes(self.files, ranks)
         names = _require_parts(self.files, ranks, sizes, bits)
         config_file = None if config_file is None else Path(config_file)
         self.config = read_configuration(self.folder, sizes, bits, config_file, overrides)
-        _require_equal_copies(self.files, ranks, names)
-        self.headers = {name: _joined_header(name, [rank[name] for rank in ranks]) for name in names}
+        require_one_checkpoint(self._ranks, names)
+        self.headers = {name: _joined_header(name, self._ranks) for name in names}
         self.config.dtype = self.headers[EMBEDDING].dtype
 
     @property
@@ -105,23 +118,21 @@ class SatArchive:
         return any(name.endswith("_scale") and header.ndim == 2 for name, header in self.headers.items())
 
     def read(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-        """Yield name and joined tensor for each name. With one rank the tensors are views into its mapped file."""
-        for layer in by_layer(names):
-            # The files are mapped anew for each layer, because pages that were read stay in memory while a file is
-            # mapped.
-            ranks = self._open()
-            for name in layer:
-                yield name, join([rank[name] for rank in ranks], cut_of(name))
-            del ranks
+        """Yield name and joined tensor for each name."""
+        for name in names:
+            cut = cut_of(name)
+            yield name, join([rank.read(name) for rank in (self._ranks[:1] if cut == "whole" else self._ranks)], cut)
 
-    def _open(self) -> list[dict[str, Tensor]]:
-        return [_module(file) for file in self.files]
+    def fingerprint(self) -> list[str]:
+        """Return a digest of the content of each rank's file."""
+        return [rank.fingerprint() for rank in self._ranks]
 
 
 def _step_folder(folder: Path) -> Path:
     latest = folder / "latest"
     require_content(latest)
-    step = latest.read_text(encoding="utf-8", errors="replace").strip()
+    with latest.open(encoding="utf-8", errors="replace") as file:
+        step = file.read(_STEP_LENGTH).strip()
     if not (step.isdecimal() or step == "release"):
         raise CheckpointError(f"{latest} must hold a step number or 'release', not {step[:40]!r}.")
     if step.isdecimal():
@@ -143,15 +154,19 @@ def _rank_files(step_folder: Path) -> list[Path]:
     return [found[name] for name in wanted]
 
 
-def _module(file: Path) -> dict[str, Tensor]:
-    content = unpickle(file)
+def _module(file: Path, content: Any) -> dict[str, Tensor]:
+    """Return the tensors in what ``torch.save`` stored in a rank's file."""
     module = content.get("module") if isinstance(content, dict) else None
-    if not isinstance(module, dict) or not all(isinstance(value, Tensor) for value in module.values()):
+    if not isinstance(module, dict) or not all(map(_is_plain, module.values())):
         raise CheckpointError(f"{file} holds no 'module' of tensors, so it is no archive of SwissArmyTransformer.")
     return {name: tensor for name, tensor in module.items() if not re.search(IGNORED_KEYS, name)}
 
 
-def _sizes(files: list[Path], ranks: list[dict[str, Tensor]]) -> tuple[dict[str, int], int]:
+def _is_plain(value: object) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
+
+
+def _sizes(files: list[Path], ranks: Sequence[Mapping[str, Tensor]]) -> tuple[dict[str, int], int]:
     """Return the sizes of the model and the bits of its packed layers (0 for float), from the first rank's parts."""
     file, tensors = files[0], ranks[0]
     for name in (EMBEDDING, _DOWN_PROJECTION, _QUERY_KEY_VALUE):
@@ -187,7 +202,9 @@ def _bits(file: Path, weight: Tensor, hidden_size: int) -> int:
     return int(bits)
 
 
-def _require_parts(files: list[Path], ranks: list[dict[str, Tensor]], sizes: dict[str, int], bits: int) -> list[str]:
+def _require_parts(
+    files: list[Path], ranks: Sequence[Mapping[str, Tensor]], sizes: dict[str, int], bits: int
+) -> list[str]:
     """Return the names of all tensors. Raise CheckpointError unless every rank has each, of its shape and dtype."""
     shapes = dict(tensor_shapes(sizes, bits))
     for file, tensors in zip(files, ranks, strict=True):
@@ -233,25 +250,11 @@ def _require_dtype(file: Path, name: str, dtype: torch.dtype, bits: int) -> None
         )
 
 
-def _require_equal_copies(files: list[Path], ranks: list[dict[str, Tensor]], names: list[str]) -> None:
-    for name in names:
-        if cut_of(name) != "whole":
-            continue
-        first = ranks[0][name].float()
-        for file, tensors in zip(files, ranks, strict=True):
-            difference = (tensors[name].float() - first).abs().max()
-            if difference > _TOLERATED_DIFFERENCE * first.abs().max():
-                raise CheckpointError(
-                    f"{file}: {name} should be the same on all ranks, but differs from {files[0].name}. The files are "
-                    "of different checkpoints."
-                )
-
-
-def _joined_header(name: str, parts: list[Tensor]) -> Tensor:
+def _joined_header(name: str, ranks: list[WeightFile]) -> Tensor:
     """Return the joined tensor on the meta device; scales are joined before, because joining compares their values."""
     if cut_of(name) == "scales":
-        return join(parts, "scales").to("meta")
-    return join([part.to("meta") for part in parts], cut_of(name))
+        return join([rank.read(name) for rank in ranks], "scales").to("meta")
+    return join([rank.headers[name].to("meta") for rank in ranks], cut_of(name))
 
 
 def _listed(names: list[str]) -> str:

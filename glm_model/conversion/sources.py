@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ..checkpoint.configuration import read_config
 from ..checkpoint.files import StoredTensor, stored_tensors, weight_files
-from ..checkpoint.lazy import lazy_tensors
 from ..checkpoint.packing_checks import refuse_mixed
 from ..errors import CheckpointError
 from ..kernels.packing import dequantize
@@ -22,6 +21,7 @@ from .pack_weight import is_packable, pack
 from .sat_config import SIZES
 from .shapes import tensor_shapes
 from .torch_archive import DTYPES
+from .weight_file import WeightFiles
 
 SCALE = "_scale"
 """The suffix that makes the name of a packed weight's scales from the name of the weight."""
@@ -50,27 +50,31 @@ class Source(Protocol):
 class HuggingFaceFolder:
     """A :class:`Source`: config.json and weights, as ``save_pretrained`` and this package's conversions write them.
 
+    Args:
+        folder: the folder.
+        allow_non_finite: read values that are NaN or infinite, instead of raising an error.
+
     Raises:
         CheckpointError: the folder is of another model or damaged, or has an untied head or a packed embedding, which
             no archive can hold.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, allow_non_finite: bool = False) -> None:
         self.folder = Path(folder)
         config = read_config(self.folder, {GLM130BConfig.model_type})
         assert isinstance(config, GLM130BConfig)
         self.config = config
         self.files = weight_files(self.folder)
-        stored = stored_tensors(self.files)
+        self._weights = WeightFiles(self.files, allow_non_finite)
+        self._stored = stored = stored_tensors(self.files)
         refuse_mixed(stored, self.config.quantization_bit, self.config.quantization_embeddings)
         self._require_archivable()
-        self._tensors = lazy_tensors(stored, kept=lambda name: False)
         self.headers = _headers(self.folder, stored, self.config)
 
     def read(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
         """Yield name and tensor for each name, in this order."""
         for name in names:
-            yield name, self._tensors[name][...]
+            yield name, self._weights.read(self._stored[name].file, name)
 
     def _require_archivable(self) -> None:
         """Raise CheckpointError if the embedding is packed or the head is not tied to it."""

@@ -4,9 +4,7 @@ Names are the published ones. Meta tensors are accepted, for shapes alone. The r
 tools/convert_tp.py and SwissArmyTransformer's parallel layers. This file imports no other file of the package.
 """
 
-import re
 from collections.abc import Sequence
-from itertools import groupby
 from typing import Literal
 
 import torch
@@ -37,12 +35,6 @@ def cut_of(name: str) -> Cut:
     """Return how the tensor of this published name is cut."""
     *_, layer, kind = name.split(".")
     return _CUTS[layer][kind]
-
-
-def layer_of(name: str) -> str:
-    """Return the name of the layer that a tensor belongs to, or the tensor's own name if it is in no layer."""
-    match = re.match(r"transformer\.layers\.\d+", name)
-    return match[0] if match else name
 
 
 def join(parts: Sequence[Tensor], cut: Cut) -> Tensor:
@@ -106,8 +98,3 @@ def _split_scales(scale: Tensor, ranks: int) -> list[Tensor]:
             )
         chosen.append(columns[:, 0].contiguous())
     return chosen
-
-
-def by_layer(names: Sequence[str]) -> list[list[str]]:
-    """Return the names in their order, as one list for each run of names of the same layer."""
-    return [list(group) for _, group in groupby(names, key=layer_of)]

@@ -373,7 +373,10 @@ def test_values_without_a_scale(ranks: int | None, archive: Path, tmp_path: Path
     name = "transformer.layers.1.mlp.dense_h_to_4h.weight"
     change_rank(archive, 1, **{name: torch.full((24, 16), torch.nan).half()})
     extra = [] if ranks is None else ["--tensor-parallel", ranks]
-    shown = error_of(capsys, archive, tmp_path / "made", "--quantize", "int4", *extra)
+    command = [archive, tmp_path / "made", "--quantize", "int4", *extra]
+    shown = error_of(capsys, *command)
+    assert f"{rank_file(archive, 1)}: {name} holds values that are NaN" in shown
+    shown = error_of(capsys, *command, "--allow-non-finite")
     assert f"{archive}: {name} holds values that are NaN" in shown
 
 

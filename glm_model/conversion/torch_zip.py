@@ -1,0 +1,109 @@
+"""Reads the directory of a zip archive that ``torch.save`` wrote (torch 1.6 and later).
+
+Each tensor's bytes are one uncompressed entry with a CRC-32, which ``torch.load`` does not check. An archive that was
+saved with ``torch.serialization.set_crc32_options(False)`` has 0 in place of every CRC-32, that is, no checksums.
+"""
+
+import hashlib
+from bisect import bisect_right
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
+
+from ..errors import CheckpointError
+
+_IS_ENCRYPTED = 1  # bit of a zip entry's flags
+_BLOCK_BYTES = 1 << 20
+
+
+class _Entry(NamedTuple):
+    start: int
+    """Offset of the entry's local header, which precedes its content."""
+    end: int
+    """Offset of what follows the entry: the next local header, or the directory."""
+    size: int
+    crc: int
+
+
+class TorchZip:
+    """The directory of an archive; its description, ``data.pkl``, is checked against its CRC-32.
+
+    Attributes:
+        root: the folder of all entries: the name that the file had when ``torch.save`` wrote it, without its suffix.
+        is_big_endian: whether numbers are stored with their most significant byte first.
+        has_checksums: whether the entries have a CRC-32.
+
+    Raises:
+        CheckpointError: the archive is damaged, or another program than torch packed it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            with ZipFile(path) as archive:
+                infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
+                self._require_plain(infos)
+                self.has_checksums = any(info.CRC for info in infos)
+                self.root = infos[0].filename.split("/")[0] if infos else ""
+                self._check(archive, "data.pkl")
+                self.is_big_endian = self._is_big_endian(archive)
+                starts = [*(info.header_offset for info in infos), archive.start_dir]
+        except (BadZipFile, NotImplementedError, EOFError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"{path} is a damaged archive ({error}). Download it again.") from None
+        places = zip(pairwise(starts), infos, strict=True)
+        self._entries = [_Entry(start, end, info.file_size, info.CRC) for (start, end), info in places]
+        self._described = [(info.filename, info.file_size, info.CRC) for info in infos]
+
+    def checksum(self, offset: int, size: int) -> int | None:
+        """Return the CRC-32 of the entry whose content begins at ``offset``; None if the archive has no checksums.
+
+        Raises:
+            CheckpointError: there is no entry with exactly these bytes.
+        """
+        number = bisect_right(self._entries, offset, key=lambda entry: entry.start) - 1
+        entry = self._entries[number] if number >= 0 else None
+        if entry is None or entry.size != size or offset + size > entry.end:
+            raise CheckpointError(
+                f"{self._path} is a damaged archive: no entry has {size} bytes at {offset}, where a tensor should be. "
+                "Download it again."
+            )
+        return entry.crc if self.has_checksums else None
+
+    def fingerprint(self) -> str:
+        """Return a digest of names, sizes and checksums of all entries: of the content, if there are checksums."""
+        return hashlib.sha256(repr(self._described).encode()).hexdigest()
+
+    def _require_plain(self, infos: list[ZipInfo]) -> None:
+        """Raise CheckpointError unless every entry is there once, neither compressed nor encrypted, with one size."""
+        names: set[str] = set()
+        for info in infos:
+            if info.filename in names:
+                raise CheckpointError(f"{self._path} holds two entries {info.filename!r}: it is damaged, get a copy.")
+            names.add(info.filename)
+            if info.flag_bits & _IS_ENCRYPTED or info.compress_type != ZIP_STORED:
+                raise CheckpointError(
+                    f"{self._path} was packed again by another program: its entry {info.filename!r} is "
+                    f"{'encrypted' if info.flag_bits & _IS_ENCRYPTED else 'compressed'}, which torch.save does not do. "
+                    "Get the original, or unpack it and pack it without compression ('zip -0')."
+                )
+            if info.file_size != info.compress_size:
+                raise CheckpointError(
+                    f"{self._path} is a damaged archive: its entry {info.filename!r} has {info.compress_size} bytes, "
+                    f"but should have {info.file_size}. Download it again."
+                )
+
+    def _check(self, archive: ZipFile, name: str) -> None:
+        """Raise BadZipFile if an entry is there and does not match its checksum."""
+        full_name = f"{self.root}/{name}"
+        if self.has_checksums and full_name in archive.namelist():
+            with archive.open(full_name) as stream:
+                while stream.read(_BLOCK_BYTES):  # zipfile compares the checksum at the end
+                    pass
+
+    def _is_big_endian(self, archive: ZipFile) -> bool:
+        full_name = f"{self.root}/byteorder"
+        if full_name not in archive.namelist():
+            return False
+        with archive.open(full_name) as stream:
+            return stream.read(1) == b"b"  # "big" or "little"; the end would be compared with a checksum
