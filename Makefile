@@ -11,6 +11,9 @@
 #                                      MATRIX="transformers-5.20.0 torch-2.12.1" names other releases; `make -k` goes
 #                                      on after one that failed
 #   make test-sanitize                 the native kernel's tests under GCC's address and undefined-behaviour sanitizers
+#   make test-container                builds the image and runs containers of it, where podman or docker and root are;
+#                                      at most ten minutes. podman needs runc, and mmdebstrap where no registry answers.
+#                                      CONTAINERS=dir keeps podman's images there for the next time
 #   make lock                          renew constraints.txt from the installed environment
 #   make clean                         remove the environments
 #
@@ -37,7 +40,7 @@ MATRIX_TESTS := tests/golden tests/rules tests/loading tests/quantization tests/
 # What these tests do not need, and what transformers and torch choose for themselves.
 NOT_IN_MATRIX := gradio|starlette|playwright|ruff|mypy|huggingface_hub|setuptools
 
-.PHONY: help run test test-sanitize lint test-matrix $(MATRIX:%=test-with-%) lock clean
+.PHONY: help run test test-sanitize test-container lint test-matrix $(MATRIX:%=test-with-%) lock clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -51,6 +54,9 @@ test: lint
 
 test-sanitize: $(TEST_READY)
 	$(BIN)/python -m tests.quantization.sanitize $(ARGS)
+
+test-container: $(TEST_READY)
+	$(BIN)/python -m pytest -n0 -ra --timeout 900 tests/container/cases.py $(ARGS)
 
 lint: $(TEST_READY)
 	$(BIN)/ruff check .

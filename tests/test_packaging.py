@@ -13,6 +13,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -200,3 +201,43 @@ def test_an_installed_program_without_its_libraries_says_how_to_get_them(
     assert done.returncode == 1
     assert "is not installed" in done.stderr
     assert advice in done.stderr
+
+
+@pytest.mark.parametrize("file", ["Dockerfile", "compose.gpu.yaml", "README.md", "README_zh.md"])
+def test_the_cuda_image_has_the_pinned_torch(file: str) -> None:
+    tags = re.findall(
+        r"pytorch/pytorch:([\d.]+)-cuda1[23]\.\d-cudnn9-runtime", (ROOT / file).read_text(encoding="utf-8")
+    )
+    assert set(tags) == {pins("requirements.txt")["torch"]}
+
+
+def test_the_cuda_image_has_a_setuptools_that_cpm_kernels_can_be_imported_with() -> None:
+    ours = pins("requirements-cuda.txt")
+    extra = declared("cpm-kernels")
+    assert ours.keys() == {"cpm-kernels", "setuptools"}
+    assert all(version in extra[name].specifier for name, version in ours.items())
+
+
+def test_compose_files_name_what_the_dockerfile_has() -> None:
+    base, gpu = (
+        yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))["services"]["glm"]
+        for name in ("compose.yaml", "compose.gpu.yaml")
+    )
+    recipe = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert base["build"] == gpu["build"]["context"] == "."
+    assert set(gpu["build"]["args"]) <= set(re.findall(r"^ARG (\w+)", recipe, re.MULTILINE))
+    assert (ROOT / gpu["build"]["args"]["REQUIREMENTS"]).is_file()
+    assert base["ports"] == [f"{port}:{port}" for port in re.findall(r"^EXPOSE (\d+)", recipe, re.MULTILINE)]
+    assert {mount.removesuffix(":ro").rpartition(":")[2] for mount in base["volumes"]} == {"/cache", "/model"}
+    (device,) = gpu["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
+
+
+def test_every_file_that_the_dockerfile_copies_goes_into_the_context() -> None:
+    wanted = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    recipe = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    copied = {word for line in re.findall(r"^COPY (.*) \./$", recipe, re.MULTILINE) for word in line.split()}
+    assert copied
+    assert copied <= wanted
+    assert {path.name for path in ROOT.glob("*_demo.py")} <= wanted
+    assert all((ROOT / name).exists() for name in wanted)
