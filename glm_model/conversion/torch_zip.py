@@ -9,12 +9,13 @@ from bisect import bisect_right
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
+from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 from ..errors import CheckpointError
 
 _IS_ENCRYPTED = 1  # bit of a zip entry's flags
 _BLOCK_BYTES = 1 << 20
+_SHOWN = 80  # characters of an entry's name in a message
 
 
 class _Entry(NamedTuple):
@@ -49,8 +50,10 @@ class TorchZip:
                 self._check(archive, "data.pkl")
                 self.is_big_endian = self._is_big_endian(archive)
                 starts = [*(info.header_offset for info in infos), archive.start_dir]
-        except (BadZipFile, NotImplementedError, EOFError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"{path} is a damaged archive ({error}). Download it again.") from None
+        except CheckpointError:
+            raise
+        except Exception as error:  # a damaged archive may make the reader raise anything
+            raise CheckpointError(f"{path} is truncated or damaged ({error}). Download it again.") from None
         places = zip(pairwise(starts), infos, strict=True)
         self._entries = [_Entry(start, end, info.file_size, info.CRC) for (start, end), info in places]
         self._described = [(info.filename, info.file_size, info.CRC) for info in infos]
@@ -65,7 +68,7 @@ class TorchZip:
         entry = self._entries[number] if number >= 0 else None
         if entry is None or entry.size != size or offset + size > entry.end:
             raise CheckpointError(
-                f"{self._path} is a damaged archive: no entry has {size} bytes at {offset}, where a tensor should be. "
+                f"{self._path} is damaged: no entry has {size} bytes at {offset}, where a tensor should be. "
                 "Download it again."
             )
         return entry.crc if self.has_checksums else None
@@ -78,18 +81,19 @@ class TorchZip:
         """Raise CheckpointError unless every entry is there once, neither compressed nor encrypted, with one size."""
         names: set[str] = set()
         for info in infos:
+            entry = repr(info.filename[:_SHOWN])
             if info.filename in names:
-                raise CheckpointError(f"{self._path} holds two entries {info.filename!r}: it is damaged, get a copy.")
+                raise CheckpointError(f"{self._path} is damaged: it holds two entries {entry}. Download it again.")
             names.add(info.filename)
             if info.flag_bits & _IS_ENCRYPTED or info.compress_type != ZIP_STORED:
                 raise CheckpointError(
-                    f"{self._path} was packed again by another program: its entry {info.filename!r} is "
+                    f"{self._path} was packed again by another program: its entry {entry} is "
                     f"{'encrypted' if info.flag_bits & _IS_ENCRYPTED else 'compressed'}, which torch.save does not do. "
                     "Get the original, or unpack it and pack it without compression ('zip -0')."
                 )
             if info.file_size != info.compress_size:
                 raise CheckpointError(
-                    f"{self._path} is a damaged archive: its entry {info.filename!r} has {info.compress_size} bytes, "
+                    f"{self._path} is damaged: its entry {entry} has {info.compress_size} bytes, "
                     f"but should have {info.file_size}. Download it again."
                 )
 

@@ -16,7 +16,6 @@ What is noticed, by the format of the file:
 import hashlib
 import json
 import os
-import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -33,6 +32,7 @@ from .torch_zip import TorchZip
 
 _BLOCK_BYTES = 1 << 20  # read and summed at once, so that the sum finds the bytes in the processor's cache
 _SAMPLE_BYTES = 4096
+_ZIP_START = b"PK\x03\x04"
 
 Select = Callable[[Path, Any], dict[str, Tensor]]
 """A function from a file and what ``torch.save`` stored in it to its tensors by name; it may raise CheckpointError."""
@@ -189,7 +189,7 @@ class _ZipWeights(WeightFile):
         offset, size = getattr(storage, "_checkpoint_offset", None), storage.nbytes()
         first, last = _extent(header)
         if offset is None or last > size:
-            raise CheckpointError(f"{self.path} is a damaged archive: {name} is not in it. Download it again.")
+            raise CheckpointError(f"{self.path} is damaged: it lacks the values of {name}. Download it again.")
         return _Place(offset, size, self._zip.checksum(offset, size), first, last)
 
     def _read(self, name: str) -> Tensor:
@@ -259,8 +259,9 @@ def open_weights(
         raise CheckpointError(_changed(path))
     if path.suffix == ".safetensors":
         return _SafetensorsWeights(path, found, allow_non_finite)
-    kind = _ZipWeights if zipfile.is_zipfile(path) else _PickleWeights
-    return kind(path, found, allow_non_finite, select)
+    with path.open("rb") as file:
+        is_zip = file.read(len(_ZIP_START)) == _ZIP_START  # as torch.load tells the formats apart
+    return (_ZipWeights if is_zip else _PickleWeights)(path, found, allow_non_finite, select)
 
 
 def identify(path: Path) -> Identity:
