@@ -51,8 +51,8 @@ def _resolved(path: str | Path) -> Path:
     try:
         place = Path(path).resolve()
     except RuntimeError:  # of Python before 3.13; later ones return the link
-        place = Path(path)
-    if place.is_symlink():
+        place = None
+    if place is None or place.is_symlink():
         raise ValueError(f"{path} is a link that leads back to itself: remove it, or name another folder")
     return place
 

@@ -5,6 +5,8 @@ saved with ``torch.serialization.set_crc32_options(False)`` has 0 in place of ev
 """
 
 import hashlib
+import struct
+import sys
 from bisect import bisect_right
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +16,9 @@ from zipfile import ZIP_STORED, ZipFile, ZipInfo
 from ..errors import CheckpointError
 
 _IS_ENCRYPTED = 1  # bit of a zip entry's flags
+_LENGTHS = 26  # offset, in the local header of an entry, of the lengths of its name and of its extra field
 _BLOCK_BYTES = 1 << 20
+_SAVE_AGAIN = "load it with torch.load, and save it again with torch.save"
 _SHOWN = 80  # characters of an entry's name in a message
 
 
@@ -32,23 +36,25 @@ class TorchZip:
 
     Attributes:
         root: the folder of all entries: the name that the file had when ``torch.save`` wrote it, without its suffix.
-        is_big_endian: whether numbers are stored with their most significant byte first.
         has_checksums: whether the entries have a CRC-32.
 
     Raises:
-        CheckpointError: the archive is damaged, or another program than torch packed it.
+        CheckpointError: the archive is damaged, another program than torch packed it, or its numbers are in the other
+            byte order than this machine's.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
             with ZipFile(path) as archive:
-                infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
+                listed = archive.infolist()
+                infos = sorted(listed, key=lambda info: info.header_offset)
                 self._require_plain(infos)
                 self.has_checksums = any(info.CRC for info in infos)
-                self.root = infos[0].filename.split("/")[0] if infos else ""
+                self.root = listed[0].filename.split("/")[0] if listed else ""
                 self._check(archive, "data.pkl")
-                self.is_big_endian = self._is_big_endian(archive)
+                for info in infos:
+                    self._require_byte_order(archive, info)
                 starts = [*(info.header_offset for info in infos), archive.start_dir]
         except CheckpointError:
             raise
@@ -68,8 +74,8 @@ class TorchZip:
         entry = self._entries[number] if number >= 0 else None
         if entry is None or entry.size != size or offset + size > entry.end:
             raise CheckpointError(
-                f"{self._path} is damaged: no entry has {size} bytes at {offset}, where a tensor should be. "
-                "Download it again."
+                f"{self._path} is damaged, or was packed again by another program: no entry has the {size} bytes at "
+                f"{offset}, where torch.save puts a tensor. Download it again. If torch can read it: {_SAVE_AGAIN}."
             )
         return entry.crc if self.has_checksums else None
 
@@ -88,8 +94,8 @@ class TorchZip:
             if info.flag_bits & _IS_ENCRYPTED or info.compress_type != ZIP_STORED:
                 raise CheckpointError(
                     f"{self._path} was packed again by another program: its entry {entry} is "
-                    f"{'encrypted' if info.flag_bits & _IS_ENCRYPTED else 'compressed'}, which torch.save does not do. "
-                    "Get the original, or unpack it and pack it without compression ('zip -0')."
+                    f"{'encrypted' if info.flag_bits & _IS_ENCRYPTED else 'compressed'}, which torch.save does not "
+                    f"do. Get the original, or {_SAVE_AGAIN}."
                 )
             if info.file_size != info.compress_size:
                 raise CheckpointError(
@@ -105,9 +111,22 @@ class TorchZip:
                 while stream.read(_BLOCK_BYTES):  # zipfile compares the checksum at the end
                     pass
 
-    def _is_big_endian(self, archive: ZipFile) -> bool:
-        full_name = f"{self.root}/byteorder"
-        if full_name not in archive.namelist():
-            return False
-        with archive.open(full_name) as stream:
-            return stream.read(1) == b"b"  # "big" or "little"; the end would be compared with a checksum
+    def _require_byte_order(self, archive: ZipFile, info: ZipInfo) -> None:
+        """Raise CheckpointError if an entry says that the archive's numbers are in the other byte order.
+
+        torch would swap the bytes of tensors that it loads without values, which ends the process by a signal.
+        """
+        says_order = info.filename.lower().endswith("/byteorder")  # torch does not tell capital letters apart
+        if says_order and self._content(archive, info) != sys.byteorder.encode():
+            raise CheckpointError(
+                f"{self._path} was not written on a {sys.byteorder}-endian machine, as this one is: {_SAVE_AGAIN}."
+            )
+
+    @staticmethod
+    def _content(archive: ZipFile, info: ZipInfo) -> bytes:
+        """Return the first bytes of an entry, which zipfile would compare with a checksum that may not be there."""
+        assert archive.fp is not None
+        archive.fp.seek(info.header_offset + _LENGTHS)
+        name, extra = struct.unpack("<HH", archive.fp.read(4))
+        archive.fp.seek(info.header_offset + _LENGTHS + 4 + name + extra)
+        return archive.fp.read(min(info.file_size, _SHOWN))

@@ -199,8 +199,6 @@ class _ZipWeights(WeightFile):
         else:
             self._check_shared(name, place)
             content = self._bytes(name, place.offset + place.first, place.last - place.first)
-        if self._zip.is_big_endian:
-            content.untyped_storage().byteswap(header.dtype)
         return content.view(header.dtype).as_strided(header.shape, header.stride(), 0)
 
     def _check_shared(self, name: str, place: _Place) -> None:

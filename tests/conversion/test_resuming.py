@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from subprocess import PIPE
 from typing import Any
 
 import pytest
+import torch
 
 from glm_model import CheckpointError, GLM130BForCausalLM, load
 from glm_model.checkpoint.unfinished import growing_folder
@@ -19,10 +21,14 @@ from glm_model.conversion import huggingface_writer
 from glm_model.conversion.convert import sat_to_huggingface, to_sat
 from glm_model.conversion.safetensors_file import SafetensorsFile
 from glm_model.conversion.torch_archive import TorchArchive
-from tests.conversion.archives import drawn_weights, write_archive
+from tests.conversion.archives import change_rank, drawn_weights, rank_file, rank_tensors, write_archive
 
 ROOT = Path(__file__).parent.parent.parent
-POINTS = 20  # at which each kind of conversion is killed, and as many times by the clock
+# At how many points each kind of conversion is killed, and as many times by the clock. "CONVERSION_KILLS=500 pytest
+# tests/conversion/test_resuming.py -k killed" tries more, at other points.
+KILLS = os.environ.get("CONVERSION_KILLS")
+POINTS = int(KILLS or 12)
+SEED = random.randrange(1 << 32) if KILLS else 0
 WIDER = {"inner_hidden_size": 32}
 
 # Each line asks for a conversion: how, from, to, and when it shall be killed: before which file operation, or after how
@@ -120,7 +126,7 @@ def test_killed_at_random_points(kind: str, worker: Worker, archive: Path, tmp_p
     total = worker.run(kind, archive, tmp_path / "whole")
     assert total > 15
     wanted = content(tmp_path / "whole")
-    chance = random.Random(kind)
+    chance = random.Random(f"{kind}{SEED}")
     for point in range(POINTS):
         target = tmp_path / f"target{point}"
         assert worker.run(kind, archive, target, chance.randint(1, total - 4)) == -9
@@ -129,7 +135,8 @@ def test_killed_at_random_points(kind: str, worker: Worker, archive: Path, tmp_p
             worker.run(kind, archive, target, chance.randint(1, total))
         if not target.exists():
             assert worker.run(kind, archive, target) > 0
-        assert content(target) == wanted
+        assert content(target) == wanted, f"seed {SEED}, point {point}"
+        shutil.rmtree(target)
 
 
 @pytest.mark.parametrize("kind", ["folder", "archive"])
@@ -139,14 +146,15 @@ def test_killed_by_the_clock(kind: str, worker: Worker, archive: Path, tmp_path:
     assert worker.run(kind, archive, tmp_path / "whole") > 0
     duration = time.monotonic() - started
     wanted = content(tmp_path / "whole")
-    chance = random.Random(kind)
+    chance = random.Random(f"{kind}{SEED}")
     for point in range(POINTS):
         target = tmp_path / f"target{point}"
         worker.run(kind, archive, target, seconds=chance.uniform(0.001, duration))
         if not target.exists():
             assert_no_model(target)
             assert worker.run(kind, archive, target) > 0
-        assert content(target) == wanted
+        assert content(target) == wanted, f"seed {SEED}, point {point}"
+        shutil.rmtree(target)
 
 
 class FullError(OSError):
@@ -220,6 +228,81 @@ def test_another_plan_starts_over(change: dict[str, Any], stopped: Path, archive
 
 def test_another_archive_starts_over(stopped: Path, tmp_path: Path) -> None:
     other = write_archive(tmp_path / "other", drawn_weights(1, **WIDER), 2, **WIDER)
+    sat_to_huggingface(other, tmp_path / "made", shard_size="4KB")
+    sat_to_huggingface(other, tmp_path / "whole", shard_size="4KB")
+    assert content(tmp_path / "made") == content(tmp_path / "whole")
+
+
+def write_alike(file: Path, tensors: dict[str, torch.Tensor], kind: str) -> None:
+    """Replace a rank's file by one of the same size, times and names, but with these values."""
+    status = file.stat()
+    torch.serialization.set_crc32_options(kind != "zip without checksums")
+    try:
+        torch.save({"module": tensors}, file, _use_new_zipfile_serialization=kind != "pickle")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    if status.st_size == file.stat().st_size:
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("kind", ["zip", "zip without checksums", "pickle"])
+def test_another_archive_of_the_same_names_sizes_and_times_starts_over(
+    kind: str, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(archive, source)
+    file = rank_file(source, 1)
+    write_alike(file, rank_tensors(source, 1), kind)
+    before = file.stat()
+    stop_before(4, monkeypatch)
+    with pytest.raises(FullError):
+        sat_to_huggingface(source, tmp_path / "made", shard_size="4KB")
+    monkeypatch.undo()
+    bias = "transformer.layers.0.attention.query_key_value.bias"  # in a shard that is finished
+    tensors = rank_tensors(source, 1)
+    write_alike(file, {**tensors, bias: tensors[bias] + 1}, kind)
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    sat_to_huggingface(source, tmp_path / "made", shard_size="4KB")
+    sat_to_huggingface(source, tmp_path / "whole", shard_size="4KB")
+    assert content(tmp_path / "made") == content(tmp_path / "whole")
+
+
+def test_the_same_archive_elsewhere_and_later_goes_on(stopped: Path, archive: Path, tmp_path: Path) -> None:
+    """What counts is the content."""
+    finished = shards(stopped)
+    shutil.copytree(archive, tmp_path / "elsewhere", copy_function=shutil.copyfile)
+    sat_to_huggingface(tmp_path / "elsewhere", tmp_path / "made", shard_size="4KB")
+    assert finished.items() < shards(tmp_path / "made").items()
+
+
+def test_values_that_were_let_through_are_looked_at_again(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the shards of a run that was told to allow them."""
+    source = tmp_path / "source"
+    shutil.copytree(archive, source)
+    bias = "transformer.layers.0.attention.query_key_value.bias"
+    change_rank(source, 1, **{bias: torch.full_like(rank_tensors(source, 1)[bias], torch.nan)})
+    stop_before(4, monkeypatch)
+    with pytest.raises(FullError):
+        sat_to_huggingface(source, tmp_path / "made", shard_size="4KB", allow_non_finite=True)
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match=f"{bias} holds values that are NaN"):
+        sat_to_huggingface(source, tmp_path / "made", shard_size="4KB")
+
+
+def test_what_cannot_be_removed_is_not_taken_for_finished(
+    stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = write_archive(tmp_path / "other", drawn_weights(1, **WIDER), 2, **WIDER)
+
+    def refuse(path: Path, **_: Any) -> None:
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "_rmtree_safe_fd", lambda *arguments, **_: refuse(arguments[1]))
+        with pytest.raises(PermissionError):
+            sat_to_huggingface(other, tmp_path / "made", shard_size="4KB")
     sat_to_huggingface(other, tmp_path / "made", shard_size="4KB")
     sat_to_huggingface(other, tmp_path / "whole", shard_size="4KB")
     assert content(tmp_path / "made") == content(tmp_path / "whole")
