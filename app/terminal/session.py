@@ -52,7 +52,6 @@ def run(engine: Engine, options: Options) -> int:
     words = speak(options.language, os.environ)
     try:
         if _is_interactive(options):
-            signals.answer(sigint=signals.Answer.RAISE, sigterm=signals.Answer.UNWIND)
             return _talk(engine, options, words)
         signals.answer(sigint=signals.Answer.UNWIND)
         if options.message is not None:
@@ -107,7 +106,11 @@ def _talk(engine: Engine, options: Options, words: Words) -> int:
         history_file=folder / "history" if folder else None,
     )
     console = Console(theme=THEME, markup=False, emoji=False, highlight=False)
-    Chat(engine, options.sampling(), words, console, keyboard).run()
+    chat = Chat(engine, options.sampling(), words, console, keyboard)
+    # Ctrl-C stops an answer from here on; until here it has ended the program.
+    signals.answer(sigint=signals.Answer.RAISE, sigterm=signals.Answer.UNWIND)
+    with contextlib.suppress(KeyboardInterrupt):  # before the first question
+        chat.run()
     return 0
 
 
