@@ -21,8 +21,35 @@ Each message names the file, field or value at fault and says what to do about i
 from typing import Literal
 
 
+_LONGEST = 1000  # characters of a message; names in a damaged file may have millions
+
+
 class GLMError(ValueError):
-    """Base of all errors that the input causes, never a fault in this package."""
+    """Base of all errors that the input causes, never a fault in this package.
+
+    The message is one line of printable characters, whatever text of a file is in it, so it can be shown on a terminal
+    and written into a log.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(one_line(message))
+
+
+def one_line(text: str, longest: int = _LONGEST) -> str:
+    """Return a text without line breaks, control characters and reordering marks, cut in its middle if it is long.
+
+    White space becomes a space, and other characters that cannot be printed are written as in Python (ESC as ``\\x1b``).
+    The start of a message names a file, its end the remedy, so the middle is what can be missed.
+    """
+    shown = "".join(
+        character if character.isprintable() else " " if character.isspace() else ascii(character)[1:-1]
+        for character in _cut(text, longest)
+    )
+    return _cut(shown, longest)
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest * 3 // 5]} [...] {text[-longest * 3 // 10 :]}"
 
 
 class CheckpointError(GLMError):

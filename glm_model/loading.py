@@ -12,8 +12,11 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from .checkpoint.configuration import read_config
+from .checkpoint.boundary import reading
+from .checkpoint.configuration import read_config, require_readable
+from .checkpoint.fields import TOKENIZER, require_fields, require_ids
 from .checkpoint.files import CONFIG, read_json, stored_tensors, weight_files
+from .checkpoint.json_file import require_size
 from .checkpoint.keys import PREFIX_ENCODER
 from .checkpoint.prefix import load_prefix
 from .checkpoint.reading import shared_over
@@ -37,7 +40,7 @@ DEMO_MODEL = (
 """The folder of the demo model: models/demo of this repository, which a wheel installs into the package."""
 
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPE_NAMES}
-_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_TOKENIZER_FILES = {"tokenizer_config.json": TOKENIZER, "special_tokens_map.json": TOKENIZER}
 
 
 def load(
@@ -65,6 +68,7 @@ def load(
     working_dtype = _dtype(options.dtype, where)
     folder = _folder(path)
     config = read_config(folder)
+    require_readable(folder)
     quantization = _quantization(options.quantize, options.quantize_head and not config.quantization_bit)
     tokenizer = _tokenizer(folder)
     _require_same_vocabulary(folder, config, tokenizer)
@@ -149,8 +153,9 @@ def set_precision(model: nn.Module, precision: Precision) -> None:
 def _folder(path: str | Path) -> Path:
     """Return the folder that a path or the name of a cached repository means. Raise CheckpointError if none exists."""
     folder = Path(os.path.expanduser(path))  # noqa: PTH111 - Path's own raises where there is no such user
-    if folder.is_dir():
-        return folder
+    with reading(folder):
+        if folder.is_dir():
+            return folder
     if folder == DEMO_MODEL:
         raise CheckpointError(
             f"the demo model is not at {folder}: it comes with a clone of the repository. Name the folder of a model."
@@ -167,11 +172,16 @@ def _folder(path: str | Path) -> Path:
 
 
 def _tokenizer(folder: Path) -> ChatGLMTokenizer:
-    for name in _TOKENIZER_FILES:
-        if (folder / name).exists():
-            read_json(folder / name)  # names a damaged file in its error, which transformers does not
-    tokenizer: ChatGLMTokenizer = ChatGLMTokenizer.from_pretrained(folder)
-    return tokenizer
+    with reading(f"the tokenizer in {folder}"):
+        for name, rules in _TOKENIZER_FILES.items():
+            if (folder / name).exists():  # names a damaged file and field in its error, which transformers does not
+                require_fields(folder / name, read_json(folder / name), rules)
+        if (added := folder / "added_tokens.json").exists():
+            require_ids(added, read_json(added))
+        for template in (*folder.glob("*.jinja"), *folder.glob("additional_chat_templates/*.jinja")):
+            require_size(template)
+        tokenizer: ChatGLMTokenizer = ChatGLMTokenizer.from_pretrained(folder)
+        return tokenizer
 
 
 def _device(name: str) -> torch.device:

@@ -7,9 +7,14 @@ from typing import Any, TypeVar
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, GLMError, one_line
+from ..kernels.packing import BITS
 from ..model.configuration import ChatGLMConfig, GLM130BConfig, GLMConfig
+from ..quantization.rules import QUANTIZATION_METHOD
+from .boundary import reading
+from .fields import CONFIGURATION, GENERATION, require_fields
 from .files import CONFIG, read_json
 from .unfinished import is_unfinished
 
@@ -61,12 +66,72 @@ def config_from_fields(
     Raises:
         CheckpointError: a field has another type or an impossible value.
     """
+    require_fields(source, fields, CONFIGURATION)
+    _require_quantization(source, fields.get("quantization_config"))
     try:
         made: tuple[Config, dict[str, Any]] = config_class.from_dict(fields, return_unused_kwargs=True, **overruling)
-    except (StrictDataclassError, AttributeError) as error:  # the latter for a torch_dtype that torch does not have
-        reason = " ".join(str(error).split())
+    except GLMError:
+        raise
+    except (ValueError, StrictDataclassError, AttributeError) as error:  # the last for a dtype that torch does not have
+        reason = one_line(" ".join(str(error).split()), 400)
         raise CheckpointError(f"{source}: {reason}. Take the file that was published with the weights.") from None
+    except (TypeError, KeyError, IndexError, OverflowError) as error:
+        if overruling:
+            raise  # an argument of the caller may be at fault
+        with reading(source):
+            raise error
+    _require_ids_in_vocabulary(source, made[0], overruling)
     return made
+
+
+def _require_quantization(source: Path, quantization: dict[str, Any] | None) -> None:
+    """Raise CheckpointError if a ``quantization_config`` names no method, or has other fields of this package's method."""
+    if quantization is None:
+        return
+    method = quantization.get("quant_method")
+    if not isinstance(method, str):
+        raise CheckpointError(f"{source}: quantization_config names no quant_method, so the weights cannot be read.")
+    if method != QUANTIZATION_METHOD:
+        if method not in AUTO_QUANTIZATION_CONFIG_MAPPING:
+            raise CheckpointError(
+                f"{source}: quantization_config has the quant_method {method[:40]!r}, which is unknown."
+            )
+        return
+    if type(bits := quantization.get("bits", 4)) is not int or bits not in BITS:
+        raise CheckpointError(f"{source}: quantization_config.bits is {str(bits)[:40]!r}; it must be 4 or 8.")
+    if not isinstance(embeddings := quantization.get("embeddings", False), bool):
+        raise CheckpointError(
+            f"{source}: quantization_config.embeddings is {str(embeddings)[:40]!r}, not true or false."
+        )
+
+
+def _require_ids_in_vocabulary(source: Path, config: PreTrainedConfig, overruling: dict[str, Any]) -> None:
+    """Raise CheckpointError if a special token of a file has no row in the embedding."""
+    if not isinstance(config, GLMConfig) or overruling:
+        return
+    for name in ("bos_token_id", "eos_token_id", "mask_token_id", "gmask_token_id", "smask_token_id", "pad_token_id"):
+        value = getattr(config, name)
+        ids = value if isinstance(value, list) else [value]
+        if any(token is not None and token >= config.vocab_size for token in ids):
+            raise CheckpointError(
+                f"{source}: {name} is {value}, but vocab_size is {config.vocab_size}: there is no such token. Take the "
+                "file that was published with the weights."
+            )
+
+
+def require_readable(folder: Path) -> None:
+    """Raise CheckpointError if a JSON file of a folder, which transformers reads by itself, is damaged.
+
+    Its own messages name neither the file nor the field.
+    """
+    generation = folder / "generation_config.json"
+    with reading(generation):
+        if generation.exists():
+            require_fields(generation, read_json(generation), GENERATION)
+    adapter = folder / "adapter_config.json"
+    with reading(adapter):
+        if adapter.exists():
+            read_json(adapter)
 
 
 def _refuse_unconverted(folder: Path) -> None:

@@ -4,9 +4,7 @@ A fault of a file raises a :class:`CheckpointError` that names the file and says
 run: pickles are read with ``weights_only``.
 """
 
-import json
 import re
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -17,7 +15,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers.modeling_utils import str_to_torch_dtype
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, GLMError, one_line
+from .boundary import DAMAGED, reading
+from .json_file import parse_object, require_size
+from .other_folders import what_it_is
+from .pickle_size import require_small_pickle
 
 CONFIG = "config.json"
 # In the order in which transformers looks for them.
@@ -29,7 +31,6 @@ WEIGHT_FILES = (
 )
 _WEIGHT_SUFFIXES = (".safetensors", ".bin")
 _LFS_START = b"version https://git-lfs"
-_DAMAGED = "Download it again; its size should be the one shown by the repository."
 
 
 class StoredTensor(NamedTuple):
@@ -44,18 +45,15 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file.
 
     Raises:
-        CheckpointError: the file does not exist, is a Git-LFS pointer or not JSON, or holds no object.
+        CheckpointError: the file does not exist, is a Git-LFS pointer, too large or not JSON, holds no object, or a
+            number that is not finite.
     """
-    _require_file(path)
-    stored = path.read_bytes()
-    _require_content(path, stored)
-    try:
-        content = json.loads(stored.decode("utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}). {_DAMAGED}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a JSON {type(content).__name__} where an object is needed. {_DAMAGED}")
-    return content
+    with reading(path):
+        _require_file(path)
+        require_size(path)
+        stored = path.read_bytes()
+        _require_content(path, stored)
+        return parse_object(path, stored)
 
 
 def require_content(path: Path) -> None:
@@ -73,7 +71,7 @@ def _require_file(path: Path) -> None:
 def _require_content(path: Path, start: bytes) -> None:
     """Raise CheckpointError if the start of a file shows that there is nothing in it to read."""
     if not start:
-        raise CheckpointError(f"{path} is empty. {_DAMAGED}")
+        raise CheckpointError(f"{path} is empty. {DAMAGED}")
     if start.startswith(_LFS_START):
         raise CheckpointError(
             f"{path} is a Git-LFS pointer, not the file itself: the repository was cloned without git-lfs. Run "
@@ -84,10 +82,14 @@ def _require_content(path: Path, start: bytes) -> None:
 def _why_missing(path: Path) -> str:
     folder = path.parent
     if not folder.is_dir():
+        if folder.is_file():
+            return f": {folder} is a file. Name the folder that holds it, with config.json and the tokenizer."
         return f": there is no folder {folder}. Name the folder that holds the checkpoint."
+    if path.name == CONFIG and (other := what_it_is(folder)):
+        return f": {folder} {other}"
     if path.name == CONFIG and not any(file.suffix in _WEIGHT_SUFFIXES for file in folder.iterdir()):
         return f": {folder} is not a checkpoint's folder, it has no weights either. Name the folder that holds both."
-    return f". {_DAMAGED}"
+    return f". {DAMAGED}"
 
 
 def weight_files(folder: Path, use_safetensors: bool | None = None, variant: str | None = None) -> list[Path]:
@@ -101,6 +103,11 @@ def weight_files(folder: Path, use_safetensors: bool | None = None, variant: str
     Raises:
         CheckpointError: there are no weights, or a shard is missing or outside the folder.
     """
+    with reading(folder):
+        return _weight_files(folder, use_safetensors, variant)
+
+
+def _weight_files(folder: Path, use_safetensors: bool | None, variant: str | None) -> list[Path]:
     for name in WEIGHT_FILES:
         if use_safetensors is not None and use_safetensors is not ("safetensors" in name):
             continue
@@ -108,6 +115,8 @@ def weight_files(folder: Path, use_safetensors: bool | None = None, variant: str
         path = folder / (f"{stem}.{variant}.{suffix}" if variant else name)
         if path.is_file():
             return _shards(path) if suffix == "json" else [path]
+    if other := what_it_is(folder):
+        raise CheckpointError(f"{folder} holds no weights that can be loaded: it {other}")
     raise CheckpointError(
         f"{folder} holds no weights: none of {', '.join(WEIGHT_FILES)}. Choose the folder that holds them, or download "
         "the weights too."
@@ -119,7 +128,7 @@ def _shards(index: Path) -> list[Path]:
     weight_map = content.get("weight_map")
     names = list(weight_map.values()) if isinstance(weight_map, dict) else []
     if not names or not all(isinstance(name, str) for name in names) or not isinstance(content.get("metadata"), dict):
-        raise CheckpointError(f"{index} is no index of shards (weight_map and metadata are needed). {_DAMAGED}")
+        raise CheckpointError(f"{index} is no index of shards (weight_map and metadata are needed). {DAMAGED}")
     return [_inside(index, name) for name in sorted(set(names))]
 
 
@@ -131,7 +140,13 @@ def _inside(index: Path, name: str) -> Path:
             "the checkpoint."
         )
     shard = index.parent / name
-    if not shard.is_file():
+    try:
+        is_there = shard.is_file()
+    except (OSError, ValueError) as error:  # a name that no file can have, or a folder that may not be read
+        raise CheckpointError(
+            f"{index} names the shard {one_line(name, 100)!r}, which cannot be opened ({one_line(str(error), 100)})."
+        ) from None
+    if not is_there:
         raise CheckpointError(f"{index} names the shard {name}, which is missing. Download it into {index.parent}.")
     return shard
 
@@ -144,7 +159,8 @@ def stored_tensors(files: Iterable[Path]) -> dict[str, StoredTensor]:
     """
     stored: dict[str, StoredTensor] = {}
     for file in files:
-        stored |= _safetensors_headers(file) if file.suffix == ".safetensors" else _pickle_headers(file)
+        with reading(file):
+            stored |= _safetensors_headers(file) if file.suffix == ".safetensors" else _pickle_headers(file)
     return stored
 
 
@@ -153,7 +169,8 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     if file.suffix != ".safetensors":
         return read_pickle(file)
     _safetensors_headers(file)
-    return load_file(file)
+    with reading(file):
+        return load_file(file)
 
 
 def _safetensors_headers(file: Path) -> dict[str, StoredTensor]:
@@ -166,7 +183,7 @@ def _safetensors_headers(file: Path) -> dict[str, StoredTensor]:
                 for name, part in slices.items()
             }
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} is truncated or no safetensors file ({error}). {_DAMAGED}") from None
+        raise CheckpointError(f"{file} is truncated or no safetensors file ({error}). {DAMAGED}") from None
     except KeyError as error:
         raise CheckpointError(f"{file} holds tensors of the type {error}, which PyTorch does not have.") from None
 
@@ -183,13 +200,30 @@ def read_pickle(file: Path) -> dict[str, Tensor]:
     """
     content = unpickle(file)
     if not isinstance(content, dict) or not all(isinstance(name, str) and _is_plain(content[name]) for name in content):
-        raise CheckpointError(f"{file} holds something other than a dictionary of tensors, so it is no checkpoint.")
+        raise CheckpointError(
+            f"{file} holds something other than a dictionary of tensors, so it is no checkpoint{_where_tensors_are(content)}."
+        )
     return content
 
 
+def _where_tensors_are(content: object) -> str:
+    """Return where the tensors of a training's checkpoint are, as the end of a sentence, or nothing."""
+    if isinstance(content, dict):
+        for name, part in content.items():
+            if (
+                isinstance(name, str)
+                and isinstance(part, dict)
+                and any(isinstance(one, Tensor) for one in part.values())
+            ):
+                return f": its tensors are inside {name[:40]!r}, so save that part alone (torch.save)"
+    return ""
+
+
 def _is_plain(value: object) -> bool:
-    """Return whether a value is a dense tensor with its values in memory, neither meta nor quantized."""
-    return isinstance(value, Tensor) and value.layout == torch.strided and not (value.is_meta or value.is_quantized)
+    """Return whether a value is a dense tensor with all its values in the file, neither meta nor quantized."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta or value.is_quantized:
+        return False
+    return value.nbytes <= value.untyped_storage().nbytes()  # an expanded tensor would grow when it is copied
 
 
 def unpickle(file: Path, map_location: str = "cpu") -> Any:
@@ -202,14 +236,18 @@ def unpickle(file: Path, map_location: str = "cpu") -> Any:
     Raises:
         CheckpointError: the file, which the message names, is damaged or holds other Python objects.
     """
-    require_content(file)
+    with reading(file):
+        require_content(file)
     try:
-        return torch.load(file, map_location=map_location, weights_only=True, mmap=zipfile.is_zipfile(file) or None)
+        is_archive = require_small_pickle(file)
+        return torch.load(file, map_location=map_location, weights_only=True, mmap=is_archive or None)
+    except (GLMError, MemoryError, PermissionError):
+        raise
     except Exception as error:  # a damaged pickle may make the reader raise anything
         # Torch's own message advises to switch the protection off, so it is not passed on.
         if code := re.search(r"GLOBAL (\S+)", str(error)):
             raise CheckpointError(
-                f"{file} holds Python objects besides tensors ({code[1]}), which are never run here. Use a copy of the "
+                f"{file} holds Python objects besides tensors ({one_line(code[1], 100)}), which are never run here. Use a copy of the "
                 "checkpoint in safetensors, or its weights alone."
             ) from None
-        raise CheckpointError(f"{file} is truncated, damaged or no PyTorch file. {_DAMAGED}") from None
+        raise CheckpointError(f"{file} is truncated, damaged or no PyTorch file. {DAMAGED}") from None

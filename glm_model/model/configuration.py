@@ -16,14 +16,18 @@ from ..errors import UnsupportedError
 from ..quantization.rules import QUANTIZATION_METHOD
 from .split import tensor_parallel_plan
 
-_SIZES = (
-    "vocab_size",
-    "hidden_size",
-    "num_layers",
-    "num_attention_heads",
-    "inner_hidden_size",
-    "max_sequence_length",
-)
+# The largest size that a model of this kind could have; a larger one is a mistake, and could not be built.
+_SIZES = {
+    "vocab_size": 2**24,
+    "hidden_size": 2**20,
+    "num_layers": 2**13,
+    "num_attention_heads": 2**16,
+    "inner_hidden_size": 2**22,
+    "max_sequence_length": 2**24,
+}
+# (above, up to): the values that computations in half precision can use.
+_FACTORS = {"layernorm_epsilon": (0.0, 0.1), "deepnorm_alpha": (0.0, 1e4), "initializer_range": (-1e-9, 1e2)}
+_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id", "gmask_token_id", "smask_token_id")
 
 # Fields that only ChatGLM2-6B and ChatGLM3-6B write; they share the model_type "chatglm" with the first generation.
 _SECOND_GENERATION_FIELDS = frozenset(
@@ -36,6 +40,10 @@ _SECOND_GENERATION_FIELDS = frozenset(
         "rmsnorm",
     }
 )
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 @strict
@@ -156,7 +164,7 @@ class GLMConfig(PreTrainedConfig):
     @property
     def end_token_ids(self) -> list[int]:
         """The ids that end an answer: ``<eop>`` and, for a model that has it in ``eos_token_id``, ``</s>``."""
-        return self.eos_token_id if isinstance(self.eos_token_id, list) else [self.eos_token_id]
+        return _listed(self.eos_token_id)
 
     @property
     def mask_token_priority(self) -> tuple[int, ...]:
@@ -180,9 +188,18 @@ class GLMConfig(PreTrainedConfig):
 
     def validate_architecture(self) -> None:
         """Raise ``ValueError`` naming the field if a value cannot be; part of the validation by ``@strict``."""
-        for name in _SIZES:
+        for name, most in _SIZES.items():
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+            if getattr(self, name) > most:
+                raise ValueError(f"{name} must be at most {most}, not {getattr(self, name)}")
+        for name, (low, high) in _FACTORS.items():
+            if (factor := getattr(self, name)) is not None and not low < factor <= high:  # also if it is NaN
+                raise ValueError(f"{name} must be above {max(0, low):g} and at most {high:g}, not {factor}")
+        for name in _TOKENS:
+            value = getattr(self, name)
+            if value == [] or any(token is not None and token < 0 for token in _listed(value)):
+                raise ValueError(f"{name} must be the id of a token, not {value}")
         for name in ("hidden_size", "inner_hidden_size"):
             if self.quantization_bit == 4 and getattr(self, name) % 2:
                 raise ValueError(
@@ -271,8 +288,11 @@ class ChatGLMConfig(GLMConfig):
 
     def validate_prefix(self) -> None:
         """Raise ``ValueError`` if ``pre_seq_len`` cannot be; part of the validation by ``@strict``."""
-        if (self.pre_seq_len or 0) < 0:
-            raise ValueError(f"pre_seq_len must be the length of a prefix, or null; not {self.pre_seq_len}")
+        if not 0 <= (self.pre_seq_len or 0) <= self.max_sequence_length:
+            raise ValueError(
+                f"pre_seq_len must be the length of a prefix, at most max_sequence_length {self.max_sequence_length}, or "
+                f"null; not {self.pre_seq_len}"
+            )
 
 
 @strict

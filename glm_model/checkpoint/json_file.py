@@ -1,0 +1,62 @@
+"""Read JSON files of a checkpoint: bounded in size, and with numbers that can be computed with."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError, one_line
+from .boundary import DAMAGED
+
+_MOST_BYTES = 8 << 20  # the index of GLM-130B's shards has 0.2 MB
+_TOO_LARGE = 2**63
+# transformers writes int(1e30) for a tokenizer without a longest text.
+_UNBOUNDED = frozenset({"model_max_length", "max_len"})
+_MARKS = {b"\xef\xbb\xbf": "a UTF-8 byte-order mark", b"\xff\xfe": "text in UTF-16", b"\xfe\xff": "text in UTF-16"}
+
+
+def parse_object(path: Path, stored: bytes) -> dict[str, Any]:
+    """Return the object in the content of a JSON file; raise CheckpointError, naming the file and the field."""
+    if mark := next((mark for start, mark in _MARKS.items() if stored.startswith(start)), None):
+        raise CheckpointError(
+            f"{path} is not valid JSON: it is {mark}, which an editor has made. Save it as UTF-8 without byte-order mark."
+            if mark.startswith("text")
+            else f"{path} is not valid JSON: it starts with {mark}, which an editor has put there. Save it as UTF-8 "
+            "without that mark."
+        )
+    try:
+        content = json.loads(stored.decode("utf-8"))
+        if isinstance(content, dict):
+            _require_sound(path, content, "")
+    except RecursionError:
+        raise CheckpointError(f"{path} is nested too deeply. {DAMAGED}") from None
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON ({one_line(str(error), 200)}). {DAMAGED}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a JSON {type(content).__name__} where an object is needed. {DAMAGED}")
+    return content
+
+
+def require_size(path: Path, most: int = _MOST_BYTES) -> None:
+    """Raise CheckpointError if a file is larger than any file of its kind, before it is read."""
+    if (size := path.stat().st_size) > most:
+        raise CheckpointError(f"{path} has {size:,} bytes, and a file of this name at most {most:,}. {DAMAGED}")
+
+
+def _require_sound(path: Path, value: Any, field: str) -> None:
+    """Raise CheckpointError if a number anywhere in a value is not finite or too large, or a text no Unicode."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            _require_sound(path, name, f"a name in {field}" if field else "a name")
+            _require_sound(path, part, f"{field}.{name}" if field else name)
+    elif isinstance(value, list):
+        for part in value:
+            _require_sound(path, part, field)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise CheckpointError(f"{path}: {one_line(field, 100)} is {value}, which is no number to compute with.")
+    elif isinstance(value, int) and abs(value) >= _TOO_LARGE and field.rpartition(".")[2] not in _UNBOUNDED:
+        raise CheckpointError(f"{path}: {one_line(field, 100)} is {value:.3g}, which is too large for any field.")
+    elif isinstance(value, str) and not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise CheckpointError(f"{path}: {one_line(field, 100)} holds half a character ({value[:20]!a}). {DAMAGED}")

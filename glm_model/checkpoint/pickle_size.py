@@ -1,0 +1,66 @@
+"""Bound what unpickling a file may cost; the pickle of a checkpoint only lists its tensors."""
+
+import pickletools
+import zipfile
+from pathlib import Path
+
+from ..errors import CheckpointError
+from .boundary import DAMAGED
+
+_MOST_BYTES = 4 << 20  # 15 times the list of GLM-130B's tensors
+_MOST_STEPS = 3_000_000
+# torch lets a pickle call this, which makes memory of any size out of a number.
+_ALLOCATES = b"bytearray"
+
+
+def require_small_pickle(file: Path) -> bool:
+    """Raise CheckpointError if the pickle in a file is too large or allocates; return whether the file is an archive.
+
+    A pickle of a few MB could fill gigabytes, as 50 million marks do, each of which becomes a list.
+    """
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            for entry in archive.infolist():
+                if entry.filename.endswith("data.pkl"):
+                    _require_small(file, entry.file_size)
+                    _require_harmless(file, archive.read(entry))
+                elif entry.compress_type != zipfile.ZIP_STORED:
+                    raise CheckpointError(f"{file} is compressed, so it cannot be mapped. {DAMAGED}")
+        return True
+    with file.open("rb") as stream:
+        start = stream.read(_MOST_BYTES)
+    _require_harmless(file, start[: _end_of_pickles(file, start)])
+    return False
+
+
+def _require_small(file: Path, size: int) -> None:
+    if size > _MOST_BYTES:
+        raise CheckpointError(
+            f"{file} lists its tensors in {size:,} bytes, and no checkpoint needs more than {_MOST_BYTES:,}. {DAMAGED}"
+        )
+
+
+def _require_harmless(file: Path, content: bytes) -> None:
+    if _ALLOCATES in content:
+        raise CheckpointError(f"{file} holds a Python object besides tensors (bytearray), so it is no checkpoint.")
+
+
+def _end_of_pickles(file: Path, start: bytes) -> int:
+    """Return where the pickles at the start of a file end: magic number, version, system, tensors and their keys."""
+    place = 0
+    steps = 0
+    for _ in range(5):
+        try:
+            for operation, _, position in pickletools.genops(start[place:]):
+                steps += 1
+                last = place + (position or 0)
+                if steps > _MOST_STEPS:
+                    _require_small(file, file.stat().st_size)
+        except CheckpointError:
+            raise
+        except Exception:  # cut, or no pickle: torch says so
+            _require_small(file, file.stat().st_size if len(start) == _MOST_BYTES else 0)
+            return len(start)
+        place = last + 1
+        assert operation.name == "STOP"
+    return place
