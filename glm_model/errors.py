@@ -36,9 +36,9 @@ class GLMError(ValueError):
 
 
 def one_line(text: str, longest: int = _LONGEST) -> str:
-    """Return a text without line breaks, control characters and reordering marks, cut in its middle if it is long.
+    r"""Return a text without line breaks, control characters and reordering marks, cut in its middle if it is long.
 
-    White space becomes a space, and other characters that cannot be printed are written as in Python (ESC as ``\\x1b``).
+    White space becomes a space, and other characters that cannot be printed are written as in Python (``\x1b``).
     The start of a message names a file, its end the remedy, so the middle is what can be missed.
     """
     shown = "".join(

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from json import JSONDecodeError
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from ..errors import CheckpointError, GLMError, one_line
 
@@ -34,3 +36,24 @@ def reading(place: str | Path) -> Iterator[None]:
     except Exception as error:
         reason = one_line(f"{type(error).__name__}: {error}", 300).rstrip(".")
         raise CheckpointError(f"{place} cannot be used ({reason}). It is damaged, or of another program.") from error
+
+
+@contextmanager
+def reading_by_transformers(place: object) -> Iterator[None]:
+    """Do as :func:`reading` for errors that only a file can cause; others may be of the caller's arguments.
+
+    The files were looked at before, so what is left are files that changed meanwhile, or damage that headers hide.
+    """
+    try:
+        yield
+    except (
+        KeyError,
+        IndexError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+        SafetensorError,
+        JSONDecodeError,
+    ) as error:
+        with reading(str(place)):
+            raise error

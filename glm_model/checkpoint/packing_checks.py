@@ -4,6 +4,7 @@
 ``unsound_layers`` the layers afterwards.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,11 +19,12 @@ from ..quantization.linear import QuantizedWeight
 from ..quantization.quantizer import GLMQuantizationConfig
 from ..quantization.rules import QUANTIZATION_METHOD, is_packed
 from .files import StoredTensor
+from .keys import IGNORED_KEYS
 
 _SCALE = "_scale"
+_EVER_FLOAT = "it should be floating in every checkpoint. The file is damaged, or made by another program."
 _SCALE_DTYPES = (torch.float16, torch.float32)
-# The dtype into which other methods of quantization (bitsandbytes) pack; they check their weights themselves.
-_ELSEWHERE = torch.uint8
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Square in both architectures, so its stored width tells the bits.
 _SQUARE = ".dense.weight"
 
@@ -66,33 +68,44 @@ def _refuse_other_packing(source: str, bits: int, embeddings: bool, wanted: GLMQ
         )
 
 
-def refuse_mixed(stored: Mapping[str, StoredTensor], bits: int | None, embeddings: bool) -> None:
-    """Raise CheckpointError if the tensors of a checkpoint contradict its configuration.
+def refuse_mixed(
+    stored: Mapping[str, StoredTensor], bits: int | None, embeddings: bool, packed_elsewhere: bool = False
+) -> None:
+    """Raise CheckpointError if the dtypes of a checkpoint's tensors contradict its configuration.
 
     Args:
         stored: headers of all tensors by their published names.
         bits, embeddings: ``quantization_bit`` and ``quantization_embeddings`` of config.json.
+        packed_elsewhere: the weights are packed by another method (bitsandbytes), which checks them itself; only biases
+            and LayerNorms are looked at.
 
     Raises:
         CheckpointError: weights are packed though the configuration says that they are not, or float though it says
-            that they are packed; or the bits, or the dtype or shape of a scale, differ.
+            that they are packed; the bits, or the dtype or shape of a scale, differ; or another tensor is not float.
     """
-    weights = {name: header for name, header in stored.items() if name.endswith(".weight") and len(header.shape) == 2}
     if bits:
-        _refuse_other_bits(weights, bits)
-    for name, header in weights.items():
-        expected = bool(bits) and is_packed(name.removesuffix(".weight"), embeddings)
-        fits = header.dtype == torch.int8 if expected else header.dtype.is_floating_point or header.dtype == _ELSEWHERE
-        if not fits:
+        _refuse_other_bits(stored, bits)
+    for name, header in stored.items():
+        if re.search(IGNORED_KEYS, name) or (packed_elsewhere and not _is_never_packed(name)):
+            continue
+        expected = bool(bits) and name.endswith(".weight") and is_packed(name.removesuffix(".weight"), embeddings)
+        if header.dtype not in ((torch.int8,) if expected else _FLOATS):
             found = f"{header.file}: {name} is {_plain(header.dtype)}"
-            raise CheckpointError(f"{found}, but {_announced(bits, embeddings)}")
+            if name.endswith(_SCALE):
+                raise CheckpointError(f"{found}; scales are float16 or float32.")
+            is_matrix = name.endswith(".weight") and len(header.shape) == 2
+            raise CheckpointError(f"{found}, but {_announced(bits, embeddings) if is_matrix else _EVER_FLOAT}")
         if expected and name + _SCALE in stored:
-            _refuse_scale(name + _SCALE, stored[name + _SCALE], header.shape[0])
+            _refuse_scale(name + _SCALE, stored[name + _SCALE], header.shape[0] if header.shape else 0)
 
 
-def _refuse_other_bits(weights: Mapping[str, StoredTensor], bits: int) -> None:
-    for name, header in weights.items():
-        if not name.endswith(_SQUARE) or header.dtype != torch.int8:
+def _is_never_packed(name: str) -> bool:
+    return name.endswith(".bias") or (name.endswith(".weight") and "norm" in name)
+
+
+def _refuse_other_bits(stored: Mapping[str, StoredTensor], bits: int) -> None:
+    for name, header in stored.items():
+        if not name.endswith(_SQUARE) or header.dtype != torch.int8 or len(header.shape) != 2 or not header.shape[0]:
             continue
         found = header.shape[1] * 8 / header.shape[0]
         if found != bits:

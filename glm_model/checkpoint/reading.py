@@ -29,11 +29,13 @@ from ..model.runtime import World
 from ..quantization.dtensor import local
 from ..quantization.quantizer import GLMQuantizer
 from ..quantization.rules import is_packed
-from .configuration import config_from_fields, require_known, require_model_type
+from .boundary import reading_by_transformers
+from .configuration import config_from_fields, require_known, require_model_type, require_readable
 from .distribution import require_distribution
 from .files import CONFIG, StoredTensor, stored_tensors, weight_files
 from .lazy import LazyTensor, lazy_tensors
 from .packing_checks import settle_quantization
+from .size_checks import require_layers
 from .tensor_checks import LoadingInfo, TensorChecks
 
 _MODEL_OPTIONS = ("dtype", "torch_dtype", "quantization_config")
@@ -85,7 +87,8 @@ class CheckedLoading(PreTrainedModel):
             require_distribution(config, options)
         if folder is not None:
             _check_files(folder, config, options)
-        return super().from_pretrained(place, *args, config=config, **options)
+        with reading_by_transformers(place):
+            return super().from_pretrained(place, *args, config=config, **options)
 
     @property
     def device(self) -> torch.device:
@@ -111,7 +114,7 @@ class CheckedLoading(PreTrainedModel):
         stored = stored_tensors(map(Path, checkpoint_files or ())) if is_from_files else {}
         source = str(load_config.pretrained_model_name_or_path or "the given state_dict")
         checks = TensorChecks(model, source, stored)
-        checks.check_headers(is_packed=packer is None and bool(model.config.quantization_bit))
+        checks.check_headers(quantizer, load_config.ignore_mismatched_sizes)
         if world is not None:
             model.share_out(world)
         if packer is not None:
@@ -168,8 +171,12 @@ def _read_configuration(
 
 
 def _check_files(folder: Path, config: PreTrainedConfig | None, options: Mapping[str, Any]) -> None:
-    """Raise CheckpointError if a file of the folder is missing, before transformers looks for it."""
+    """Raise CheckpointError if a file of the folder is missing or damaged, before transformers looks for it."""
+    require_readable(folder)
     files = weight_files(folder, options.get("use_safetensors"), options.get("variant"))
+    if config is not None and options.get("state_dict") is None and not options.get("ignore_mismatched_sizes"):
+        require_layers(folder, config, stored_tensors(files))
+        return
     dtype = options.get("dtype") or options.get("torch_dtype") or "auto"
     if dtype == "auto" and getattr(config, "dtype", None) is None:
         stored_tensors(files[:1])  # transformers opens it to find the dtype

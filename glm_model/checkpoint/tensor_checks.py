@@ -13,9 +13,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+from transformers.quantizers.base import HfQuantizer
 
 from ..errors import CheckpointError
 from ..quantization.dtensor import local
+from ..quantization.linear import QuantizedWeight
+from ..quantization.quantizer import GLMQuantizer
 from .files import StoredTensor
 from .keys import PREFIX_ENCODER
 from .packing_checks import refuse_mixed, unsound_layers
@@ -52,18 +55,56 @@ class TensorChecks:
         renamings = get_checkpoint_conversion_mapping(model.config.model_type) or []
         self._to_published = [renaming.reverse_transform() for renaming in reversed(renamings)]
 
-    def check_headers(self, is_packed: bool) -> None:
+    def check_headers(self, quantizer: HfQuantizer | None, ignore_mismatched_sizes: bool) -> None:
         """Raise CheckpointError if the headers contradict config.json.
 
         Every check that needs no values belongs here, before anything is read or allocated.
 
         Args:
-            is_packed: whether the files should hold packed weights. The configuration does not tell this: it says how
-                the *model* will be packed, which may be made from float weights.
+            quantizer: packs the weights while they are read, or reads packed ones; None for a float checkpoint. The
+                configuration does not tell what the *files* hold: it says how the model will be packed.
+            ignore_mismatched_sizes: whether shapes may differ, as in ``from_pretrained``.
         """
         config = self.model.config
+        packs = isinstance(quantizer, GLMQuantizer) and not quantizer.pre_quantized
+        is_packed = bool(config.quantization_bit) and not packs
         bits, embeddings = (config.quantization_bit, config.quantization_embeddings) if is_packed else (0, False)
-        refuse_mixed(self.stored, bits, embeddings)
+        is_elsewhere = quantizer is not None and not isinstance(quantizer, GLMQuantizer)
+        refuse_mixed(self.stored, bits, embeddings, packed_elsewhere=is_elsewhere)
+        if self.stored and not is_elsewhere:
+            self._compare(packs, ignore_mismatched_sizes)
+
+    def _compare(self, packs: bool, ignore_mismatched_sizes: bool) -> None:
+        """Compare names and shapes with the model, which has no memory yet; what is missing would get some."""
+        mismatches: set[Mismatch] = set()
+        missing: set[str] = set()
+        layers = {
+            f"{name}.weight": layer.shape
+            for name, layer in self.model.named_modules()
+            if packs and isinstance(layer, QuantizedWeight)
+        }
+        for name, parameter in self.model.state_dict().items():
+            if packs and name.endswith("_scale"):
+                continue
+            needed = layers.get(name, tuple(parameter.shape))
+            header = self._header(name)
+            if header is None:
+                missing.add(name)
+            elif header.shape != needed:
+                mismatches.add((name, header.shape, needed))
+        missing = {name for name in missing if "prefix_encoder." not in name} - self.model.all_tied_weights_keys.keys()
+        self._refuse_missing(missing)
+        if not ignore_mismatched_sizes:
+            self._refuse_misshapen(mismatches)
+
+    def _header(self, name: str) -> StoredTensor | None:
+        """Return the header of a parameter; a decoder that was saved alone has no common start in its names."""
+        for own in (name, f"{self.model.base_model_prefix}.{name}"):
+            published = self._published(own)
+            for stored in (published, published.partition(".")[2], own):
+                if stored in self.stored:
+                    return self.stored[stored]
+        return None
 
     def check_names(self, info: LoadingInfo, ignore_mismatched_sizes: bool) -> None:
         """Raise CheckpointError for tensors that are missing, unexpected or of another shape than the model's.

@@ -26,7 +26,7 @@ _SIZES = {
     "max_sequence_length": 2**24,
 }
 # (above, up to): the values that computations in half precision can use.
-_FACTORS = {"layernorm_epsilon": (0.0, 0.1), "deepnorm_alpha": (0.0, 1e4), "initializer_range": (-1e-9, 1e2)}
+_FACTORS = {"layernorm_epsilon": (0.0, 1.0), "deepnorm_alpha": (0.0, 1e4), "initializer_range": (-1e-9, 1e2)}
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id", "gmask_token_id", "smask_token_id")
 
 # Fields that only ChatGLM2-6B and ChatGLM3-6B write; they share the model_type "chatglm" with the first generation.
