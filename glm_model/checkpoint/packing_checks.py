@@ -24,7 +24,7 @@ from .keys import IGNORED_KEYS
 _SCALE = "_scale"
 _EVER_FLOAT = "it should be floating in every checkpoint. The file is damaged, or made by another program."
 _SCALE_DTYPES = (torch.float16, torch.float32)
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Square in both architectures, so its stored width tells the bits.
 _SQUARE = ".dense.weight"
 
@@ -89,7 +89,7 @@ def refuse_mixed(
         if re.search(IGNORED_KEYS, name) or (packed_elsewhere and not _is_never_packed(name)):
             continue
         expected = bool(bits) and name.endswith(".weight") and is_packed(name.removesuffix(".weight"), embeddings)
-        if header.dtype not in ((torch.int8,) if expected else _FLOATS):
+        if header.dtype not in ((torch.int8,) if expected else FLOATS):
             found = f"{header.file}: {name} is {_plain(header.dtype)}"
             if name.endswith(_SCALE):
                 raise CheckpointError(f"{found}; scales are float16 or float32.")

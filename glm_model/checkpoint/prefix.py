@@ -10,7 +10,9 @@ from torch import Tensor
 from ..errors import CheckpointError, UnsupportedError
 from ..model.configuration import ChatGLMConfig
 from ..model.prefix import PrefixEncoder, train_prefix_alone
+from .boundary import reading
 from .files import read_tensors, weight_files
+from .packing_checks import FLOATS
 
 _PROJECTION = {"trans.0.weight", "trans.0.bias", "trans.2.weight", "trans.2.bias"}
 # Files of the fine-tuning script name tensors "transformer.prefix_encoder.embedding.weight"; its README strips that.
@@ -35,8 +37,9 @@ def load_prefix(model: Any, path: str | Path) -> None:
     if not isinstance(config, ChatGLMConfig):
         raise UnsupportedError(f"a P-Tuning prefix is for ChatGLM-6B; this model is a {type(model).__name__}.")
     source = Path(path).expanduser()
-    tensors = _read_prefix(source)
-    length = max(1, tensors["embedding.weight"].shape[:1].numel())  # 1 of no rows too, so that their shape is refused
+    with reading(source):
+        tensors = _read_prefix(source)
+    length = _length(config, tensors, source)
     sizes = {"pre_seq_len": length, "prefix_projection": len(tensors) > 1}
     fitting = copy.deepcopy(config)
     fitting.update(sizes)
@@ -64,6 +67,19 @@ def _read_prefix(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def _length(config: ChatGLMConfig, tensors: dict[str, Tensor], source: Path) -> int:
+    """Return the length of a prefix. Raise CheckpointError if memory for it would be of another size than its tensor."""
+    embedding = tensors["embedding.weight"]
+    columns = config.hidden_size * (1 if len(tensors) > 1 else 2 * config.num_layers)
+    if embedding.ndim != 2 or embedding.shape[1] != columns or not 0 < len(embedding) <= config.max_sequence_length:
+        raise CheckpointError(
+            f"{source}: prefix_encoder.embedding.weight has shape {list(embedding.shape)}, this model needs [length, "
+            f"{columns}] with a length of 1 to {config.max_sequence_length}. The prefix was trained for a model of "
+            "another size."
+        )
+    return len(embedding)
+
+
 def _require_fit(encoder: PrefixEncoder, tensors: dict[str, Tensor], source: Path) -> None:
     for name, wanted in encoder.state_dict().items():
         if tensors[name].shape != wanted.shape:
@@ -71,7 +87,7 @@ def _require_fit(encoder: PrefixEncoder, tensors: dict[str, Tensor], source: Pat
                 f"{source}: prefix_encoder.{name} has shape {list(tensors[name].shape)}, this model needs "
                 f"{list(wanted.shape)}. The prefix was trained for a model of another size."
             )
-        if not tensors[name].is_floating_point():
+        if tensors[name].dtype not in FLOATS:
             raise CheckpointError(f"{source}: prefix_encoder.{name} is {tensors[name].dtype}, no trained prefix.")
         if not bool(tensors[name].isfinite().all()):
             raise CheckpointError(f"{source}: prefix_encoder.{name} holds values that are NaN or infinite.")
