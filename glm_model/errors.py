@@ -20,7 +20,6 @@ Each message names the file, field or value at fault and says what to do about i
 
 from typing import Literal
 
-
 _LONGEST = 1000  # characters of a message; names in a damaged file may have millions
 
 

@@ -17,6 +17,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from glm_model.process import signals
+from glm_model.text.sanitize import harmless
 
 from ..names import INSTALLED
 from ..options import Options
@@ -103,7 +104,8 @@ def _addresses(page: gr.Blocks, options: Options) -> str:
 
 
 def _fail(sentence: str) -> int:
-    print(f"{'glm-web' if INSTALLED else 'web_demo'}: {sentence}", file=sys.stderr)
+    # The sentence may hold text of a file or of the network, which must not control the terminal.
+    print(f"{'glm-web' if INSTALLED else 'web_demo'}: {harmless(sentence)}", file=sys.stderr)
     return 1
 
 

@@ -85,7 +85,7 @@ def config_from_fields(
 
 
 def _require_quantization(source: Path, quantization: dict[str, Any] | None) -> None:
-    """Raise CheckpointError if a ``quantization_config`` names no method, or has other fields of this package's method."""
+    """Raise CheckpointError if a ``quantization_config`` names no method, or a packing that is none."""
     if quantization is None:
         return
     method = quantization.get("quant_method")

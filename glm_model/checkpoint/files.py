@@ -201,7 +201,8 @@ def read_pickle(file: Path) -> dict[str, Tensor]:
     content = unpickle(file)
     if not isinstance(content, dict) or not all(isinstance(name, str) and _is_plain(content[name]) for name in content):
         raise CheckpointError(
-            f"{file} holds something other than a dictionary of tensors, so it is no checkpoint{_where_tensors_are(content)}."
+            f"{file} holds something other than a dictionary of tensors, so it is no checkpoint"
+            f"{_where_tensors_are(content)}."
         )
     return content
 
@@ -247,7 +248,7 @@ def unpickle(file: Path, map_location: str = "cpu") -> Any:
         # Torch's own message advises to switch the protection off, so it is not passed on.
         if code := re.search(r"GLOBAL (\S+)", str(error)):
             raise CheckpointError(
-                f"{file} holds Python objects besides tensors ({one_line(code[1], 100)}), which are never run here. Use a copy of the "
-                "checkpoint in safetensors, or its weights alone."
+                f"{file} holds Python objects besides tensors ({one_line(code[1], 100)}), which are never run here. "
+                "Use a copy of the checkpoint in safetensors, or its weights alone."
             ) from None
         raise CheckpointError(f"{file} is truncated, damaged or no PyTorch file. {DAMAGED}") from None

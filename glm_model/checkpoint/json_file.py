@@ -12,17 +12,18 @@ _MOST_BYTES = 8 << 20  # the index of GLM-130B's shards has 0.2 MB
 _TOO_LARGE = 2**63
 # transformers writes int(1e30) for a tokenizer without a longest text.
 _UNBOUNDED = frozenset({"model_max_length", "max_len"})
-_MARKS = {b"\xef\xbb\xbf": "a UTF-8 byte-order mark", b"\xff\xfe": "text in UTF-16", b"\xfe\xff": "text in UTF-16"}
+_MARKS = {
+    b"\xef\xbb\xbf": "starts with a UTF-8 byte-order mark",
+    b"\xff\xfe": "is text in UTF-16",
+    b"\xfe\xff": "is text in UTF-16",
+}
 
 
 def parse_object(path: Path, stored: bytes) -> dict[str, Any]:
     """Return the object in the content of a JSON file; raise CheckpointError, naming the file and the field."""
     if mark := next((mark for start, mark in _MARKS.items() if stored.startswith(start)), None):
         raise CheckpointError(
-            f"{path} is not valid JSON: it is {mark}, which an editor has made. Save it as UTF-8 without byte-order mark."
-            if mark.startswith("text")
-            else f"{path} is not valid JSON: it starts with {mark}, which an editor has put there. Save it as UTF-8 "
-            "without that mark."
+            f"{path} is not valid JSON: it {mark}, which an editor has written. Save it as UTF-8 without a mark."
         )
     try:
         content = json.loads(stored.decode("utf-8"))

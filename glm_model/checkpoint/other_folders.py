@@ -16,7 +16,7 @@ _FOREIGN_FILES = {
 
 
 def what_it_is(folder: Path) -> str | None:
-    """Return what a folder without a usable config.json or without weights is, and the remedy, as the end of a sentence.
+    """Return what a folder without config.json or without weights is, and the remedy, as the end of a sentence.
 
     Args:
         folder: exists.

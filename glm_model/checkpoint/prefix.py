@@ -68,7 +68,7 @@ def _read_prefix(path: Path) -> dict[str, Tensor]:
 
 
 def _length(config: ChatGLMConfig, tensors: dict[str, Tensor], source: Path) -> int:
-    """Return the length of a prefix. Raise CheckpointError if memory for it would be of another size than its tensor."""
+    """Return the length of a prefix. Raise CheckpointError if its tensor is of another size than the model's prefix."""
     embedding = tensors["embedding.weight"]
     columns = config.hidden_size * (1 if len(tensors) > 1 else 2 * config.num_layers)
     if embedding.ndim != 2 or embedding.shape[1] != columns or not 0 < len(embedding) <= config.max_sequence_length:

@@ -1,5 +1,6 @@
 """Choose a token: apply logits processors, then take the likeliest token or sample one."""
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import Protocol
@@ -14,7 +15,10 @@ from transformers.generation import (
     TopPLogitsWarper,
 )
 
+from ..errors import GLMError
 from ..options import SamplingOptions, is_greedy
+
+logger = logging.getLogger(__name__)
 
 
 class Chooser(Protocol):
@@ -29,18 +33,44 @@ class Chooser(Protocol):
         """
 
 
+NOT_FINITE = (
+    "the model's scores are NaN or infinite, so there is nothing to choose by. In float16 its activations overflow: "
+    "load it in bfloat16 or float32 (--dtype), or check its weights."
+)
+
+
+def _are_finite(scores: Tensor) -> bool:
+    # The sum is finite only if all scores are, and is much cheaper to test. A sum that is not finite may have
+    # overflowed, so the scores themselves are tested then.
+    return math.isfinite(float(scores.sum())) or bool(torch.isfinite(scores).all())
+
+
 class InvalidScoreLogitsProcessor(LogitsProcessor):
-    """The original's protection: if any score of the batch is NaN or infinite, every row chooses ``token_id``."""
+    """The original's protection: if any score of the batch is NaN or infinite, every row chooses ``token_id``.
+
+    A chat then goes on to its greatest length without a word, so the first time is logged as a warning.
+    """
 
     def __init__(self, token_id: int = 5) -> None:
         self.token_id = token_id
+        self._has_warned = False
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        # The sum is finite only if all scores are, and is much cheaper to test. A sum that is not finite may have
-        # overflowed, so the scores themselves are tested then.
-        if not math.isfinite(float(scores.sum())) and not torch.isfinite(scores).all():
+        if not _are_finite(scores):
+            if not self._has_warned:
+                logger.warning(NOT_FINITE)
+                self._has_warned = True
             scores = torch.zeros_like(scores)
             scores[..., self.token_id] = 5e4
+        return scores
+
+
+class FiniteScoreLogitsProcessor(LogitsProcessor):
+    """Ends an answer with a GLMError, which front-ends show, if any score is NaN or infinite."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if not _are_finite(scores):
+            raise GLMError(NOT_FINITE)
         return scores
 
 
@@ -92,11 +122,13 @@ def warpers(temperature: float, top_k: int, top_p: float) -> list[LogitsProcesso
 def chat_sampler(options: SamplingOptions, device: torch.device) -> Sampler:
     """Return the sampler of a chat's tokens, which chooses as the published ``chat`` does with the same options.
 
+    It raises GLMError for scores that are NaN or infinite, where ``chat`` goes on with a token that means nothing.
+
     Args:
         options: the options of sampling.
         device: the device of the logits.
     """
-    processors: list[LogitsProcessor] = [InvalidScoreLogitsProcessor()]
+    processors: list[LogitsProcessor] = [FiniteScoreLogitsProcessor()]
     if is_greedy(options.temperature):
         return Sampler(processors, draws=False)
     processors += warpers(options.temperature, options.top_k, options.top_p)

@@ -52,6 +52,7 @@ def stream_text(
 
     Raises:
         ValueError: the prompt leaves no room for an answer within ``options.max_length``.
+        GLMError: the model's scores are NaN or infinite, as those of a model that overflows in float16.
     """
     if len(prompt_ids) >= options.max_length:
         raise ValueError(

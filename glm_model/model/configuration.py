@@ -290,8 +290,8 @@ class ChatGLMConfig(GLMConfig):
         """Raise ``ValueError`` if ``pre_seq_len`` cannot be; part of the validation by ``@strict``."""
         if not 0 <= (self.pre_seq_len or 0) <= self.max_sequence_length:
             raise ValueError(
-                f"pre_seq_len must be the length of a prefix, at most max_sequence_length {self.max_sequence_length}, or "
-                f"null; not {self.pre_seq_len}"
+                f"pre_seq_len must be the length of a prefix, at most max_sequence_length {self.max_sequence_length}, "
+                f"or null; not {self.pre_seq_len}"
             )
 
 

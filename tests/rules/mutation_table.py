@@ -397,7 +397,7 @@ GENERATION = [
         "generation/sampling.py",
         "test_generation",
         ("token_id: int = 5", "token_id: int = 6", "invalid_scores_choose_token_5"),
-        (" and not torch.isfinite(scores).all()", "", "not_finite_not_those_whose_sum_is_not"),
+        (" or bool(torch.isfinite(scores).all())", "", "not_finite_not_those_whose_sum_is_not"),
     ),
     *rows(
         "generation/chat.py",
