@@ -115,6 +115,7 @@ CONFIGURATION: Mapping[str, _Rule] = {
     **{name: rule for name, rule in GENERATION.items() if not name.endswith("_token_id")},
     "auto_map": _CODE,
     "architectures": _TEXTS,
+    "return_dict": _Rule("true", lambda value: value is True),  # generation needs names, not tuples
     "quantization_config": _OBJECT,
     **dict.fromkeys(
         ("torch_dtype", "dtype", "model_type", "name_or_path", "_name_or_path", "attn_implementation"), _TEXT

@@ -85,7 +85,7 @@ def _why_missing(path: Path) -> str:
         if folder.is_file():
             return f": {folder} is a file. Name the folder that holds it, with config.json and the tokenizer."
         return f": there is no folder {folder}. Name the folder that holds the checkpoint."
-    if path.name == CONFIG and (other := what_it_is(folder)):
+    if path.name in (CONFIG, "latest") and (other := what_it_is(folder)):
         return f": {folder} {other}"
     if path.name == CONFIG and not any(file.suffix in _WEIGHT_SUFFIXES for file in folder.iterdir()):
         return f": {folder} is not a checkpoint's folder, it has no weights either. Name the folder that holds both."

@@ -47,9 +47,11 @@ def read_configuration(
         if file.exists() or file == config_file:
             described |= _description(file, sizes, folder)
     if "num_attention_heads" not in described | overrides and not _is_released(sizes):
+        read = [str(file) for file in files if file.exists()]
+        found = f"{' and '.join(read)} {'do' if len(read) > 1 else 'does'}" if read else ""
         raise CheckpointError(
-            f"{' and '.join(map(str, files))} {'do' if len(files) > 1 else 'does'} not say num_attention_heads, which "
-            "the tensors cannot tell: name a config.json that does (--config)."
+            f"{found or f'{folder} has no {MODEL_CONFIG} and does'} not say num_attention_heads, which the tensors "
+            "cannot tell: name a config.json that does (--config)."
         )
     given = {**_fallbacks(sizes["vocab_size"]), **described, **overrides}
     try:

@@ -10,6 +10,7 @@ from ..errors import TokenizerError
 
 VOCAB_FILE = "ice_text.model"
 _LATER_VOCAB_FILE = "tokenizer.model"
+_MOST_BYTES = 64 << 20  # far more than any vocabulary needs
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -46,6 +47,11 @@ def read_vocabulary(path: str | Path) -> SentencePieceProcessor:
         TokenizerError: the file is missing, a Git-LFS pointer, cut short or something else.
     """
     try:
+        if (size := Path(path).stat().st_size) > _MOST_BYTES:
+            raise TokenizerError(
+                f"{path} has {size:,} bytes, and the largest {VOCAB_FILE} has 2,706,249: it is another file. Copy the "
+                "one from the checkpoint's repository."
+            )
         data = Path(path).read_bytes()
     except OSError as error:
         raise TokenizerError(

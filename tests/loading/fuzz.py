@@ -129,7 +129,8 @@ def _write_shards(root: Path) -> None:
 
 _STRANGE: list[Any] = [
     None, True, False, 0, 1, -1, 2, 3, 7, 1000, 100_000, 2**31, 2**63, 10**40, -(2**70), 0.5, 1e-300, 1e300,
-    float("nan"), float("inf"), float("-inf"), "", "x", "4", "\x1b]52;c;AAAA\x07", "\ud800", "x" * 5000, "../../etc/passwd", [], [[]],
+    float("nan"), float("inf"), float("-inf"), "", "x", "4", "\x1b]52;c;AAAA\x07", "\ud800",
+    "x" * 5000, "../../etc/passwd", [], [[]],
     [1, "a", None], {}, {"a": {"b": [1]}}, [None] * 100, {"content": 3}, {"content": "<sop>"},
 ]  # fmt: skip
 
@@ -148,7 +149,8 @@ def _places(content: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 _OTHER_FIELDS = [
     "eos_token_id", "temperature", "top_k", "top_p", "max_length", "num_beams", "do_sample", "auto_map",
-    "architectures", "torch_dtype", "dtype", "quantization_config", "quantization_bit", "quantization_embeddings", "pre_seq_len",
+    "architectures", "torch_dtype", "dtype", "quantization_config", "quantization_bit",
+    "quantization_embeddings", "pre_seq_len",
     "prefix_projection", "num_layers", "hidden_size", "inner_hidden_size", "num_attention_heads", "vocab_size",
     "max_sequence_length", "layernorm_epsilon", "deepnorm_alpha", "rotary_dtype", "tie_word_embeddings", "model_type",
     "initializer_range", "id2label", "num_labels", "is_encoder_decoder", "attn_implementation", "pad_token_id",
