@@ -6,6 +6,7 @@ The network is :mod:`glm_model.model`, which imports none of the others. They ar
 - ``PrefixLMGeneration``: transformers' ``generate``; ``PublishedBeamScores``: the scores of its beam search;
 - ``ModelParallel``: parts of a model on several ranks;
 - ``CheckedLoading``: ``from_pretrained`` that refuses damaged files;
+- ``PublishedNames``: ``load_state_dict`` that understands published names;
 - ``QuantizableModel``: the published ``quantize``, and dtypes of a packed model.
 """
 
@@ -13,10 +14,11 @@ from typing import Any
 
 from .checkpoint.keys import IGNORED_KEYS
 from .checkpoint.reading import CheckedLoading
+from .checkpoint.state_dicts import PublishedNames
 from .generation.chat import ChatMixin
 from .generation.transformers_hooks import PrefixLMGeneration
 from .model.attention import GLMAttention
-from .model.configuration import ChatGLMConfig, GLM130BConfig
+from .model.configuration import ChatGLMConfig, GLM130BConfig, GLMConfig
 from .model.decoder import GLMForCausalLM, GLMModel, GLMPreTrainedModel
 from .model.layers import GLMMLP, GLMDecoderLayer
 from .model.norm import GLMLayerNorm
@@ -46,8 +48,17 @@ PublishedBeamScores: Any = optional_class("glm_model.generation.published_beams"
 ModelParallel: Any = optional_class("glm_model.parallel.distribute", "ModelParallel")
 
 
-class _Model(CheckedLoading, ModelParallel, QuantizableModel):
-    """Base of all public models: loading, parallelism and quantization."""
+class _Model(CheckedLoading, PublishedNames, ModelParallel, QuantizableModel):
+    """Base of all public models: loading, parallelism and quantization.
+
+    Args:
+        config: the configuration.
+        empty_init: an argument of the published constructor, ignored: weights that no file holds are always
+            initialized, and all others never.
+    """
+
+    def __init__(self, config: GLMConfig, empty_init: bool = True) -> None:
+        super().__init__(config)
 
     _keys_to_ignore_on_load_unexpected: tuple[str, ...] = (IGNORED_KEYS,)
     # If the prefix is missing, `tensor_checks` logs a sentence; transformers need not list it too.

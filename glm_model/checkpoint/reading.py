@@ -36,6 +36,7 @@ from .files import CONFIG, StoredTensor, stored_tensors, weight_files
 from .lazy import LazyTensor, lazy_tensors
 from .packing_checks import settle_quantization
 from .size_checks import require_layers
+from .state_dicts import own_device_map
 from .tensor_checks import LoadingInfo, TensorChecks
 
 _MODEL_OPTIONS = ("dtype", "torch_dtype", "quantization_config")
@@ -87,6 +88,10 @@ class CheckedLoading(PreTrainedModel):
             require_distribution(config, options)
         if folder is not None:
             _check_files(folder, config, options)
+        device_map = options.get("device_map")
+        if isinstance(device_map, dict) and device_map.keys() - {""}:
+            with torch.device("meta"):
+                options["device_map"] = own_device_map(cls(config), device_map)
         with reading_by_transformers(place):
             return super().from_pretrained(place, *args, config=config, **options)
 
@@ -133,6 +138,7 @@ class CheckedLoading(PreTrainedModel):
             _tie(model, info, offloaded)
             checks.check_values()
             _separate_storages(model)
+            _keep_offloaded_scales(model, offloaded or {}, stored)
             if getattr(model.config, "pre_seq_len", None):
                 train_prefix_alone(model)
         return info, offloaded
@@ -210,6 +216,16 @@ def _tie(model: PreTrainedModel, info: LoadingInfo, offloaded: dict[str, Any] | 
     info.missing_keys.update(tied)
     if offloaded is not None:
         offloaded.update({name: offloaded[source] for name, source in tied.items() if source in offloaded})
+
+
+def _keep_offloaded_scales(model: nn.Module, offloaded: Mapping[str, Any], stored: Mapping[str, StoredTensor]) -> None:
+    """Let scales on the disk keep the dtype of their file; transformers notes that of the new model for all tensors."""
+    for name, entry in offloaded.items():
+        if name.endswith(".weight_scale"):
+            if (header := stored.get(entry["weight_name"])) is not None:
+                entry["dtype"] = str(header.dtype).removeprefix("torch.")
+            parameter = model.get_parameter(name)
+            parameter.data = parameter.data.to(getattr(torch, entry["dtype"]))
 
 
 def _separate_storages(model: nn.Module) -> None:

@@ -11,6 +11,7 @@ expect of a model besides its forward pass, are added in ``glm_model.modeling_gl
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -103,13 +104,26 @@ class GLMModel(GLMPreTrainedModel):
         self.rotary_emb = GLMRotaryEmbedding(config)
         self.layers = nn.ModuleList(GLMDecoderLayer(config, index) for index in range(config.num_layers))
         self.norm = GLMLayerNorm(config.hidden_size, eps=config.layernorm_epsilon)
-        self.prefix_encoder: PrefixEncoder | None = None
         if isinstance(config, ChatGLMConfig) and config.pre_seq_len:
             # P-Tuning trains the prefix alone.
             self.requires_grad_(False)
             self.prefix_encoder = PrefixEncoder(config, config.pre_seq_len)
         self.gradient_checkpointing = False
         self.post_init()
+
+    @property
+    def prefix(self) -> PrefixEncoder | None:
+        """The module ``prefix_encoder``, or None if the model has no P-Tuning prefix."""
+        encoder: PrefixEncoder | None = self._modules.get("prefix_encoder")
+        return encoder
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "prefix_encoder" and name not in self._modules:  # the fine-tuning script reaches for it
+            raise AttributeError(
+                "this model has no P-Tuning prefix: load it with from_pretrained(..., pre_seq_len=LENGTH) for a new "
+                "one, or put a trained one on it with glm_model.load_prefix(model, FOLDER)"
+            )
+        return super().__getattr__(name)
 
     @merge_with_config_defaults
     @capture_outputs
@@ -154,7 +168,7 @@ class GLMModel(GLMPreTrainedModel):
         if position_ids is None:
             position_ids = prompt_position_ids(self.config, input_ids, attention_mask, is_prompt)
         require_position_per_token(self.config, position_ids, inputs_embeds.shape[1])
-        if self.prefix_encoder is not None and self.config._attn_implementation == "flex_attention":
+        if self.prefix is not None and self.config._attn_implementation == "flex_attention":
             raise UnsupportedError("flex_attention takes no P-Tuning prefix; use 'sdpa' or 'eager'")
         mask = self.mask_of_pass(input_ids, inputs_embeds, attention_mask, cache, is_prompt)
         hidden_states = self._run_layers(
@@ -183,8 +197,8 @@ class GLMModel(GLMPreTrainedModel):
     ) -> Tensor:
         """Return the output of the last layer, [batch, length, hidden], for embeddings of the same shape."""
         prefix = None
-        if self.prefix_encoder is not None:
-            prefix = self.prefix_encoder(hidden_states.dtype, len(hidden_states))
+        if (encoder := self.prefix) is not None:
+            prefix = encoder(hidden_states.dtype, len(hidden_states))
             if isinstance(mask, Tensor):
                 mask = F.pad(mask, (prefix.shape[-2], 0), value=mask.dtype == torch.bool)
         elif _fast_step is not None:
@@ -223,7 +237,7 @@ class GLMForCausalLM(GLMPreTrainedModel):
         self.lm_head = make_linear(config.embedding_bit, config.hidden_size, config.vocab_size, bias=False)
         if config.embedding_bit:
             self._tied_weights_keys = self._tied_weights_keys | TIED_SCALE
-        if self.model.prefix_encoder is not None:
+        if self.model.prefix is not None:
             self.lm_head.requires_grad_(False)
         self.post_init()
 

@@ -1,25 +1,34 @@
 """Compute the trained prefix of keys and values of P-Tuning v2 (arXiv 2110.07602)."""
 
+from collections.abc import Callable
+from typing import Any, Self
+
 import torch
 from torch import Tensor, nn
 
 from .configuration import ChatGLMConfig
+from .norm import float32_or_wider
 
 
 class PrefixEncoder(nn.Module):
-    """Encoder of a P-Tuning v2 prefix: trained keys and values that every token attends to in every layer."""
+    """Encoder of a P-Tuning v2 prefix: trained keys and values that every token attends to in every layer.
+
+    Its parameters are float32, also in a half model: in half the first steps of training make them NaN. No cast
+    narrows them, neither ``half()`` nor ``to(dtype)``, and values in half that are loaded are widened.
+    """
 
     def __init__(self, config: ChatGLMConfig, length: int) -> None:
         super().__init__()
         self.heads = (config.num_attention_heads, config.hidden_size // config.num_attention_heads)
         self.projects = config.prefix_projection
         width = 2 * config.num_layers * config.hidden_size
-        self.embedding = nn.Embedding(length, config.hidden_size if self.projects else width)
+        dtype = float32_or_wider()
+        self.embedding = nn.Embedding(length, config.hidden_size if self.projects else width, dtype=dtype)
         if self.projects:
             self.trans = nn.Sequential(
-                nn.Linear(config.hidden_size, config.hidden_size),
+                nn.Linear(config.hidden_size, config.hidden_size, dtype=dtype),
                 nn.Tanh(),
-                nn.Linear(config.hidden_size, width),
+                nn.Linear(config.hidden_size, width, dtype=dtype),
             )
         self.dropout = nn.Dropout(0.1)
         self._kept: _Encoded | None = None
@@ -41,6 +50,14 @@ class PrefixEncoder(nn.Module):
         if self._kept is None or not self._kept.is_of(dtype, weights):
             self._kept = _Encoded(self._encode(dtype), dtype, weights)
         return self._kept.prefix
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def widened(tensor: Tensor) -> Tensor:
+            result = fn(tensor)
+            narrower = result.is_floating_point() and result.dtype.itemsize < 4
+            return tensor.to(result.device, torch.float32) if narrower else result
+
+        return super()._apply(widened, recurse)
 
     def _encode(self, dtype: torch.dtype) -> Tensor:
         encoded = self.embedding.weight

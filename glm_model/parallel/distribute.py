@@ -95,7 +95,7 @@ def finish_part(model: Any) -> None:
         model: a part of a model, with its weights.
     """
     _keep_local(model)
-    encoder, mesh = model.model.prefix_encoder, model.runtime.world.tensor
+    encoder, mesh = model.model.prefix, model.runtime.world.tensor
     if encoder is not None and "forward" not in vars(encoder):  # added to a base model after it was cut
         ALL_PARALLEL_STYLES[PREFIX_HEADS].install_forward(encoder, mesh)
 

@@ -84,9 +84,9 @@ def _peak_once(key: str, dtype: torch.dtype, ranks: int, batch: int, context: in
     with torch.no_grad(), _FusedAttention(), Allocations(known) as allocations:
         cache = _prefill(model, batch, context)
     kept = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
-    if model.model.prefix_encoder is not None:
+    if (encoder := model.model.prefix) is not None:
         with torch.no_grad():
-            kept.append(model.model.prefix_encoder(dtype, batch))
+            kept.append(encoder(dtype, batch))
     return allocations.peak - sum(tensor.nbytes for tensor in kept)
 
 
@@ -181,7 +181,7 @@ def _cut_prefix(model: Any, ranks: int) -> None:
 
     Do nothing for a model without a prefix encoder.
     """
-    encoder = model.model.prefix_encoder
+    encoder = model.model.prefix
     if encoder is not None:
         whole = encoder.forward
         encoder.forward = lambda *arguments: whole(*arguments).chunk(ranks, dim=2)[0]

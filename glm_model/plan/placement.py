@@ -92,8 +92,9 @@ def meta_model(config: GLMConfig, dtype: torch.dtype) -> Any:
     """Return the model on the meta device, its tensors in the dtypes of :func:`glm_model.loading.load`."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    if model.model.prefix_encoder is not None:
-        model.model.prefix_encoder.float()  # loading keeps the prefix encoder in float32
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.to(dtype)  # as loading does
     return model.eval()
 
 

@@ -45,8 +45,8 @@ class QuantizedWeight(nn.Module):
         self.weight_scale = nn.Parameter(scale, requires_grad=False)
 
     def initialize(self, standard_deviation: float) -> None:
-        """Pack normally distributed values, unless transformers has marked the weight as loaded."""
-        if not getattr(self.weight, "_is_hf_initialized", False):
+        """Pack normally distributed values, unless the weight is on the disk or transformers has marked it as loaded."""
+        if not (self.weight.is_meta or getattr(self.weight, "_is_hf_initialized", False)):
             self.fill(torch.empty(self.shape, device=self.weight.device).normal_(std=standard_deviation))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:

@@ -243,7 +243,7 @@ def test_what_is_no_prefix(tmp_path: Path, tensors: dict[str, Tensor], words: st
     for path in (file, tmp_path):
         with pytest.raises(CheckpointError, match=f"{tmp_path}.*{words}"):
             put_prefix(model, path)
-    assert model.transformer.prefix_encoder is None
+    assert model.transformer.prefix is None
     assert model.config.pre_seq_len is None
 
 

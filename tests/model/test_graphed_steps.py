@@ -110,7 +110,7 @@ def test_a_cpu_records_nothing(model: Any) -> None:
 
 
 def test_a_compiled_step_of_a_static_cache_is_compiled_once(model: Any, ids: Tensor) -> None:
-    if model.model.prefix_encoder is not None:
+    if model.model.prefix is not None:
         pytest.skip("whether the prefix is in a static cache is known when the step runs")
     torch.compiler.reset()
     compiler = CompileConfig(fullgraph=True, backend="eager", mode=None)
