@@ -12,7 +12,7 @@ with begin():  # of a program, of which these imports are the slow part
     from transformers.core_model_loading import WeightRenaming
 
     from .blank_filling import FillOptions, FillResult, fill_blanks
-    from .checkpoint import accelerate_names
+    from .checkpoint import other_readers
     from .checkpoint.keys import RENAMED_KEYS
     from .checkpoint.prefix import load_prefix
     from .errors import CheckpointError, GLMError, TokenizerError, UnsupportedError
@@ -61,7 +61,7 @@ def _register() -> None:
         renamings = [WeightRenaming(published, ours) for published, ours in RENAMED_KEYS]
         register_checkpoint_conversion_mapping(config.model_type, renamings)
     tokenization_glm.register()
-    accelerate_names.register()
+    other_readers.register()
 
 
 _register()

@@ -5,7 +5,7 @@ fine-tuning repository. All end in ``load_state_dict``, where the names become t
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -49,8 +49,7 @@ def own_tensors(model: PreTrainedModel, tensors: Mapping[str, Any]) -> dict[str,
         CheckpointError: none of them belongs to the model; or one is packed where the model's is float.
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    named = {name: _own_name(model, name, parameters) for name in tensors}
-    named = {name: own for name, own in named.items() if own in parameters or not _is_ignored(model, own)}
+    named = own_names(model, tensors)
     # Where a tensor is there under both names the published one is of the file: torch.distributed adds the model's own.
     found = {own: tensors[name] for name, own in sorted(named.items(), key=lambda both: both[0] != both[1])}
     for tied, source in model.all_tied_weights_keys.items():
@@ -59,6 +58,13 @@ def own_tensors(model: PreTrainedModel, tensors: Mapping[str, Any]) -> dict[str,
     if found and not found.keys() & parameters.keys():
         raise CheckpointError(_nothing_fits(model, named))
     return {name: _as_kept(model, name, value, parameters) for name, value in found.items()}
+
+
+def own_names(model: PreTrainedModel, names: Iterable[str]) -> dict[str, str]:
+    """Return the names in a model of tensors by their given names, without tensors that the model ignores."""
+    known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    named = {name: _own_name(model, name, known) for name in names}
+    return {name: own for name, own in named.items() if own in known or not _is_ignored(model, own)}
 
 
 def own_device_map(model: PreTrainedModel, device_map: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,7 +131,6 @@ def _tie_again(model: PreTrainedModel, _: object) -> None:
 
 
 def _nothing_fits(model: PreTrainedModel, names: Collection[str]) -> str:
-    shown = ", ".join(sorted(names)[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
     if all("prefix_encoder." in name for name in names):
         remedy = (
             "They are a P-Tuning prefix: use glm_model.load_prefix, or load the model with its pre_seq_len and "
@@ -137,4 +142,10 @@ def _nothing_fits(model: PreTrainedModel, names: Collection[str]) -> str:
         remedy = "They were saved from a wrapped model: remove the start of their names (module., base_model.model.)."
     else:
         remedy = "They are of another model."
-    return f"none of the given tensors belongs to this {type(model).__name__}: {shown}. {remedy}"
+    return f"none of the given tensors belongs to this {type(model).__name__}: {listed(names)}. {remedy}"
+
+
+def listed(names: Collection[str]) -> str:
+    """Return the first of some names, and the number of the others."""
+    shown = ", ".join(sorted(names)[:_SHOWN])
+    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"

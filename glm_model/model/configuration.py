@@ -73,7 +73,7 @@ class GLMConfig(PreTrainedConfig):
         is_demo: True for the small model embedded in this repository, so that front-ends can say so.
     """
 
-    keys_to_ignore_at_inference = ("cache", "past_key_values")
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache", "past_key_values"]  # Trainer adds a list to it
     attribute_map: ClassVar[dict[str, str]] = {
         "num_hidden_layers": "num_layers",
         "intermediate_size": "inner_hidden_size",

@@ -1,7 +1,7 @@
 """Compute the trained prefix of keys and values of P-Tuning v2 (arXiv 2110.07602)."""
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn

@@ -45,7 +45,7 @@ class QuantizedWeight(nn.Module):
         self.weight_scale = nn.Parameter(scale, requires_grad=False)
 
     def initialize(self, standard_deviation: float) -> None:
-        """Pack normally distributed values, unless the weight is on the disk or transformers has marked it as loaded."""
+        """Pack normally distributed values, unless the weight is on the disk or marked as loaded by transformers."""
         if not (self.weight.is_meta or getattr(self.weight, "_is_hf_initialized", False)):
             self.fill(torch.empty(self.shape, device=self.weight.device).normal_(std=standard_deviation))
 

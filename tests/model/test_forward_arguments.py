@@ -51,7 +51,7 @@ def test_a_prefix_is_encoded_anew_when_its_weights_have_changed() -> None:
     encoder.embedding.weight.mul_(2)
     changed = encoder(torch.float32, 1)
     assert not torch.equal(changed, first)
-    encoder.load_state_dict(load(TUNED[1]).model.prefix_encoder.state_dict())  # type: ignore[union-attr]
+    encoder.load_state_dict(load(TUNED[1]).model.prefix_encoder.state_dict())
     assert torch.equal(encoder(torch.float32, 1), first)
 
 
