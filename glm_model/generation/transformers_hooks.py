@@ -7,7 +7,7 @@ which take all arguments of ``generate``, use this module; everything else decod
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NoReturn
 
@@ -56,7 +56,11 @@ class PrefixLMGeneration(GenerationMixin):
         """Generate as transformers does.
 
         ``attention_mask`` may also be the 4-D mask of the published tokenizer (bool, True = masked).
+
+        Raises:
+            UnsupportedError: a setting needs a prompt without a blank, or a causal one.
         """
+        _refuse_settings(kwargs, kwargs.get("generation_config") or self.generation_config)
         mask = kwargs.get("attention_mask")
         if mask is not None and mask.ndim == 4:
             kwargs["prompt_mask"] = kwargs.pop("attention_mask")
@@ -105,6 +109,8 @@ class PrefixLMGeneration(GenerationMixin):
             UnsupportedError: the cache holds a part of the context only.
         """
         cache = one_cache(cache, past_key_values)
+        for name in _TOKENIZERS:
+            kwargs.pop(name, None)
         if is_first_iteration:
             self._refuse_partial_context(input_ids, cache)
         if attention_mask is None and prompt_padding is not None:
@@ -182,6 +188,27 @@ class PrefixLMGeneration(GenerationMixin):
             "continuous batching prefills prompts in causal chunks, which a bidirectional context does not allow; "
             "use generate() on a left-padded batch."
         )
+
+
+_TOKENIZERS = ("tokenizer", "assistant_tokenizer")
+"""Arguments of ``generate``, for stop_strings and the like, which it passes on to the forward pass of every model."""
+
+_NEGATIVE_PROMPT = "classifier-free guidance needs a second prompt, of which transformers drops the blank and <sop>"
+_REFUSED_SETTINGS: dict[str, tuple[tuple[object, ...], str]] = {
+    "guidance_scale": ((None, 1), _NEGATIVE_PROMPT),
+    "negative_prompt_ids": ((None,), _NEGATIVE_PROMPT),
+    "negative_prompt_attention_mask": ((None,), _NEGATIVE_PROMPT),
+    "token_healing": ((None, False), "it would take away the end of the prompt, which is always [gMASK] <sop>"),
+}
+"""Settings of ``generate`` that GLM cannot follow: the values that ask for nothing, and the reason."""
+
+
+def _refuse_settings(arguments: Mapping[str, Any], generation_config: GenerationConfig) -> None:
+    for name, (harmless, reason) in _REFUSED_SETTINGS.items():
+        value = arguments.get(name, getattr(generation_config, name, None))
+        if isinstance(value, Tensor) or value not in harmless:
+            shown = "" if isinstance(value, Tensor) else f"={value!r}"
+            raise UnsupportedError(f"{name}{shown}: {reason}. Leave it out.")
 
 
 def _refuse_chunks(generation_config: GenerationConfig) -> None:

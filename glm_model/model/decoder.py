@@ -37,7 +37,15 @@ from .positions import derive_position_ids, prompt_position_ids, require_positio
 from .prefix import PrefixEncoder
 from .rotary import GLMRotaryEmbedding
 from .runtime import Runtime
-from .transformers_names import CACHE, OLD_CACHE, cache_of, one_cache, output_with_cache, refuse_unknown_arguments
+from .transformers_names import (
+    CACHE,
+    OLD_CACHE,
+    cache_of,
+    one_cache,
+    output_with_cache,
+    refuse_arguments,
+    refuse_packed_samples,
+)
 
 FastStep = Callable[
     [nn.ModuleList, GLMConfig, Tensor, tuple[Tensor, Tensor], LayerMask, Cache | None],
@@ -155,8 +163,9 @@ class GLMModel(GLMPreTrainedModel):
             ValueError: neither or both of ids and embeddings; a prompt without mask token or ``<sop>``; positions
                 missing where they cannot be derived.
             TypeError: an argument that the model does not know.
+            UnsupportedError: an argument that the model cannot follow; several samples in one row.
         """
-        refuse_unknown_arguments(kwargs)
+        refuse_arguments(kwargs)
         cache = one_cache(cache, past_key_values)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of input_ids and inputs_embeds")
@@ -165,7 +174,9 @@ class GLMModel(GLMPreTrainedModel):
         if use_cache and cache is None:
             cache = new_cache(inputs_embeds.device)
         is_prompt = cache is None or cache.get_seq_length() == 0
-        if position_ids is None:
+        if position_ids is not None:
+            refuse_packed_samples(position_ids, attention_mask)
+        else:
             position_ids = prompt_position_ids(self.config, input_ids, attention_mask, is_prompt)
         require_position_per_token(self.config, position_ids, inputs_embeds.shape[1])
         if self.prefix is not None and self.config._attn_implementation == "flex_attention":

@@ -123,5 +123,6 @@ def _require_every_row(present: Tensor, what: str) -> None:
     if rows:
         raise ValueError(
             f"row {rows[0]} of input_ids holds no {what}; a GLM prompt is `text with a mask token` + <sop>. Encode it "
-            "with the tokenizer's special tokens, or pass attention_mask (4-D) and position_ids yourself."
+            "with the tokenizer's special tokens, or pass attention_mask (4-D) and position_ids yourself. (lm-eval's "
+            "own `hf` model cannot: use `python -m glm_model.evaluation --model glm`.)"
         )

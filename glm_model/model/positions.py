@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..errors import UnsupportedError
 from . import masking
 from .configuration import GLMConfig
 
@@ -106,12 +107,20 @@ def prompt_position_ids(
 
     Raises:
         ValueError: there are no ids, or the ids are new tokens alone.
+        UnsupportedError: a whole prompt stands behind keys that are in the cache already.
     """
+    if input_ids is not None and not is_prompt and bool((input_ids == config.bos_token_id).any()):
+        raise UnsupportedError(
+            "the cache holds keys in front of a whole prompt, as PEFT's PrefixTuning puts them there: GLM's positions "
+            "count from the prompt. ChatGLM-6B has P-Tuning v2 built in: from_pretrained(..., pre_seq_len=LENGTH) and "
+            "glm_model.load_prefix; or use PEFT's LoRA."
+        )
     if input_ids is None or not is_prompt:
         raise ValueError(
             "position_ids cannot be derived from "
             + ("inputs_embeds" if input_ids is None else "new tokens alone when the prompt is in the cache")
-            + "; pass them (model.derive_position_ids(all ids so far) computes them), or use generate()"
+            + "; pass them (model.derive_position_ids(all ids so far) computes them), or use generate(). For tuned "
+            "prompts (PEFT's PromptTuning) use P-Tuning v2, which is built in: from_pretrained(..., pre_seq_len=LENGTH)"
         )
     return derive_position_ids(config, input_ids, attention_mask)
 

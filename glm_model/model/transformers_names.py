@@ -4,12 +4,16 @@ transformers 5.24 renamed ``past_key_values`` to ``cache``: the argument of a mo
 ``generate``, and the field of a model's outputs.
 """
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import TypeVar
 
+import torch
+from torch import Tensor
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils.generic import ModelOutput, TransformersKwargs
+
+from ..errors import UnsupportedError
 
 Output = TypeVar("Output", bound=ModelOutput)
 
@@ -42,9 +46,40 @@ def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | Non
 
 _KNOWN_ARGUMENTS = frozenset(TransformersKwargs.__annotations__) | {"return_dict"}
 
+_PACKED_SAMPLES = (
+    "several samples in one row (DataCollatorWithFlattening, TRL's packing) would see each other, because each has a "
+    "bidirectional context of its own. Pad a batch of samples instead, or pass a 4-D attention_mask with position_ids"
+)
+# Arguments that transformers knows and GLM cannot follow; None and False ask for nothing.
+_REFUSED_ARGUMENTS = {
+    **dict.fromkeys(("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"), _PACKED_SAMPLES),
+    "is_causal": "the context is bidirectional; leave it out",
+    "output_router_logits": "GLM is no mixture of experts and has no router; leave it out",
+}
 
-def refuse_unknown_arguments(names: Iterable[str]) -> None:
-    """Raise TypeError if one of these keyword arguments of ``forward`` is known neither to GLM nor to transformers."""
-    for name in names:
+
+def refuse_arguments(arguments: Mapping[str, object]) -> None:
+    """Refuse further keyword arguments of ``forward`` that would vanish.
+
+    Raises:
+        TypeError: an argument is known neither to GLM nor to transformers.
+        UnsupportedError: GLM cannot do what an argument asks for.
+    """
+    for name, value in arguments.items():
         if name not in _KNOWN_ARGUMENTS:
             raise TypeError(f"forward() got an unexpected keyword argument {name!r}")
+        if name in _REFUSED_ARGUMENTS and value is not None and value is not False:
+            raise UnsupportedError(f"{name}: {_REFUSED_ARGUMENTS[name]}.")
+
+
+def refuse_packed_samples(position_ids: Tensor, attention_mask: Tensor | None) -> None:
+    """Raise UnsupportedError if a row of 1-D positions [batch, length] counts from 0 more than once.
+
+    A 4-D mask keeps samples apart, and is taken as it is. A compiled pass is not checked: it cannot look at values.
+    """
+    given_mask = attention_mask is not None and attention_mask.ndim == 4
+    if position_ids.ndim != 2 or given_mask or torch.compiler.is_compiling() or position_ids.is_meta:
+        return
+    starts = (position_ids[:, :-1] == 0) & (position_ids[:, 1:] == 1)
+    if bool((starts.sum(dim=-1) > 1).any()):
+        raise UnsupportedError(f"position_ids count from 0 several times in a row: {_PACKED_SAMPLES}.")

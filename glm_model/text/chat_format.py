@@ -12,16 +12,51 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from ..errors import TokenizerError
+
 History = Sequence[Sequence[str]]
 """(question, answer) rounds, the oldest first."""
 
 
 def build_prompt(query: str, history: History | None = None) -> str:
-    """Return the prompt of the published `chat()`: `query` after the (question, answer) pairs of `history`."""
+    """Return the prompt of the published `chat()`: `query` after the (question, answer) pairs of `history`.
+
+    Raises:
+        TokenizerError: the query is no text, or the history is something else than pairs of texts.
+    """
+    if not isinstance(query, str):
+        raise TokenizerError(f"the query must be a text, not {_described(query)}. {_MESSAGES}")
+    _require_pairs(history)
     if not history:
         return query
     rounds = [f"[Round {i}]\n问：{question}\n答：{answer}\n" for i, (question, answer) in enumerate(history)]
     return "".join(rounds) + f"[Round {len(rounds)}]\n问：{query}\n答："
+
+
+_MESSAGES = (
+    "For messages with role and content use tokenizer.apply_chat_template(messages, add_generation_prompt=True)."
+)
+
+
+def _require_pairs(history: object) -> None:
+    """Raise TokenizerError, which says what is there, unless a history is None or pairs of texts."""
+    if history is None:
+        return
+    wanted = "the history must be pairs of texts, [(question, answer), ...]"
+    if not isinstance(history, list | tuple):
+        raise TokenizerError(f"{wanted}; this is {_described(history)}. {_MESSAGES}")
+    for number, pair in enumerate(history):
+        if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
+            raise TokenizerError(f"{wanted}; entry {number} is {_described(pair)}. {_MESSAGES}")
+
+
+def _described(value: object) -> str:
+    if isinstance(value, dict):
+        return f"a dict with {', '.join(map(repr, list(value)[:3]))}" if value else "an empty dict"
+    if isinstance(value, list | tuple):
+        kinds = ", ".join(type(each).__name__ for each in value[:3]) + (", ..." if len(value) > 3 else "")
+        return f"a {type(value).__name__} of {len(value)} ({kinds})" if value else f"an empty {type(value).__name__}"
+    return "a text" if isinstance(value, str) else f"of type {type(value).__name__}"
 
 
 # SentencePiece's normalisation turns full-width punctuation into ASCII; next to Chinese characters it is turned back.

@@ -46,6 +46,9 @@ CHAT_TEMPLATE = """\
         {{- raise_exception('Message ' ~ number ~ ' has the role "' ~ message.role ~ '" where "' ~ expected
             ~ '" is expected: after an optional system message, user and assistant take turns.') -}}
     {%- endif -%}
+    {%- if message.tool_calls -%}
+        {{- raise_exception('Message ' ~ number ~ ' has tool_calls: GLM of the first generation calls no tools.') -}}
+    {%- endif -%}
     {%- set text = text_of(message.content, number) -%}
     {%- if message.role == 'user' -%}
         {%- if turns | length > 2 -%}
@@ -124,8 +127,10 @@ class ChatTemplateMixin(PreTrainedTokenizerBase):
             sanitize_control_tokens: ignored; control tokens in messages are always sanitized.
 
         Raises:
-            TokenizerError: an unknown role, a turn out of order, or content that is not text.
+            TokenizerError: an unknown role, a turn out of order, or content that is not text; tools or documents that
+                the template does not use.
         """
+        self._refuse_unused(tools=tools, documents=documents, template=chat_template)
         template = {
             "tools": tools,
             "documents": documents,
@@ -154,6 +159,16 @@ class ChatTemplateMixin(PreTrainedTokenizerBase):
             encoding["assistant_masks"] = self._answer_masks(encoding["input_ids"])
             encoding.convert_to_tensors(return_tensors)
         return encoding if return_dict else encoding["input_ids"]
+
+    def _refuse_unused(self, template: str | None, **given: Any) -> None:
+        """Raise TokenizerError if tools or documents are given to a template that would drop them without a word."""
+        used = template or self.chat_template
+        for name, value in given.items():
+            if value and isinstance(used, str) and name not in used:
+                raise TokenizerError(
+                    f"{name}: GLM of the first generation was not trained with {name}, and its chat template has no "
+                    f"place for them. Leave {name} out, or write what they say into a message."
+                )
 
     def _rendered(
         self, conversation: Any, control_tokens: tuple[str, ...], template: dict[str, Any]

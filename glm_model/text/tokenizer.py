@@ -227,7 +227,11 @@ class ChatGLMTokenizer(ChatTemplateMixin, PreTrainedTokenizer):
         return self.sp_tokenizer.token_to_id(token)
 
     def build_prompt(self, query: str, history: History | None = None) -> str:
-        """Return the prompt of the published `chat()` for a query after (question, answer) pairs."""
+        """Return the prompt of the published `chat()` for a query after (question, answer) pairs.
+
+        Raises:
+            TokenizerError: the query is no text, or the history is something else than pairs of texts.
+        """
         return build_prompt(query, history)
 
     def build_inputs_with_special_tokens(
@@ -269,6 +273,14 @@ class ChatGLMTokenizer(ChatTemplateMixin, PreTrainedTokenizer):
             return ids, pair_ids, []
         ids, second, overflowing = super().truncate_sequences(ids, pair_ids, num_tokens_to_remove, strategy, stride)
         return ids, second if pair_ids is None else second or [], overflowing
+
+    def _encode_plus(self, *args: Any, return_offsets_mapping: bool = False, **kwargs: Any) -> Any:
+        if return_offsets_mapping:  # transformers would ignore it
+            raise UnsupportedError(
+                "return_offsets_mapping: this tokenizer normalizes text before it cuts it, and does not know where a "
+                "token stood. Leave it out, and use decode_exact(ids) for the text of tokens."
+            )
+        return super()._encode_plus(*args, **kwargs)
 
     # ---- masks, positions, padding
 
