@@ -56,7 +56,7 @@ class CheckpointError(GLMError):
 
 
 class TokenizerError(GLMError):
-    """A tokenizer's files, or the messages given to its chat template, cannot be used."""
+    """A tokenizer's files, or the messages or the history of a conversation, cannot be used."""
 
 
 class UnsupportedError(GLMError):

@@ -47,7 +47,7 @@ CHAT_TEMPLATE = """\
             ~ '" is expected: after an optional system message, user and assistant take turns.') -}}
     {%- endif -%}
     {%- if message.tool_calls -%}
-        {{- raise_exception('Message ' ~ number ~ ' has tool_calls: GLM of the first generation calls no tools.') -}}
+        {{- raise_exception('Message ' ~ number ~ ' has tool_calls: this model cannot call functions.') -}}
     {%- endif -%}
     {%- set text = text_of(message.content, number) -%}
     {%- if message.role == 'user' -%}
