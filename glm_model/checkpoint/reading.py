@@ -35,6 +35,7 @@ from .distribution import require_distribution
 from .files import CONFIG, StoredTensor, stored_tensors, weight_files
 from .lazy import LazyTensor, lazy_tensors
 from .packing_checks import settle_quantization
+from .quiet import quiet_reading
 from .size_checks import require_layers
 from .state_dicts import own_device_map
 from .tensor_checks import LoadingInfo, TensorChecks
@@ -92,7 +93,8 @@ class CheckedLoading(PreTrainedModel):
         if isinstance(device_map, dict) and device_map.keys() - {""}:
             with torch.device("meta"):
                 options["device_map"] = own_device_map(cls(config), device_map)
-        with reading_by_transformers(place):
+        reports = bool(options.get("ignore_mismatched_sizes"))
+        with reading_by_transformers(place), quiet_reading(reports):
             return super().from_pretrained(place, *args, config=config, **options)
 
     @property
@@ -133,14 +135,14 @@ class CheckedLoading(PreTrainedModel):
         info, offloaded = PreTrainedModel._load_pretrained_model(
             model, state_dict, checkpoint_files, load_config, *args, **kwargs
         )
-        if not info.conversion_errors:  # transformers raises these, with their reasons
-            checks.check_names(info, load_config.ignore_mismatched_sizes)
-            _tie(model, info, offloaded)
-            checks.check_values()
-            _separate_storages(model)
-            _keep_offloaded_scales(model, offloaded or {}, stored)
-            if getattr(model.config, "pre_seq_len", None):
-                train_prefix_alone(model)
+        checks.refuse_unconverted(info.conversion_errors)
+        checks.check_names(info, load_config.ignore_mismatched_sizes)
+        _tie(model, info, offloaded)
+        checks.check_values()
+        _separate_storages(model)
+        _keep_offloaded_scales(model, offloaded or {}, stored)
+        if getattr(model.config, "pre_seq_len", None):
+            train_prefix_alone(model)
         return info, offloaded
 
 

@@ -106,6 +106,17 @@ class TensorChecks:
                     return self.stored[stored]
         return None
 
+    def refuse_unconverted(self, errors: Mapping[str, str]) -> None:
+        """Raise CheckpointError for a weight that could not be packed while it was read.
+
+        Args:
+            errors: by the names of the weights a traceback, the reason in its last line, and transformers' remark.
+        """
+        for name, text in errors.items():
+            published = self._published(name)
+            *_, reason = (line for line in text.splitlines() if line.strip() and not line.startswith("Error: "))
+            raise CheckpointError(f"{self._files({published})}: {published} cannot be packed: {reason}.")
+
     def check_names(self, info: LoadingInfo, ignore_mismatched_sizes: bool) -> None:
         """Raise CheckpointError for tensors that are missing, unexpected or of another shape than the model's.
 
