@@ -36,6 +36,17 @@ def partial_folder(target: Path) -> Path:
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give an error of the operating system the name of a file, if it has none, as with a disk that is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def growing_folder(target: Path, plan: dict[str, Any] | None) -> Iterator[Path]:
     """Yield the folder to write into, and rename it to ``target`` at the end.
 
@@ -52,15 +63,15 @@ def growing_folder(target: Path, plan: dict[str, Any] | None) -> Iterator[Path]:
     model, journal = partial / _MODEL, partial / _JOURNAL
     partial.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(partial / _LOCK, timeout=0):
+        with naming(partial), FileLock(partial / _LOCK, timeout=0):
             _require_ours(partial)
-            if plan is None or _read(journal) != plan:
-                if model.exists():
-                    shutil.rmtree(model)  # what could not be removed would be taken for a part of this conversion
-                with write_through(journal) as unfinished:
-                    unfinished.write_text(json.dumps(plan), encoding="utf-8")
-            model.mkdir(exist_ok=True)
             try:
+                if plan is None or _read(journal) != plan:
+                    if model.exists():
+                        shutil.rmtree(model)  # what could not be removed would be taken for a part of this conversion
+                    with write_through(journal) as unfinished:
+                        unfinished.write_text(json.dumps(plan), encoding="utf-8")
+                model.mkdir(exist_ok=True)
                 yield model
             except BaseException:
                 if plan is None:  # no later run could continue it
@@ -80,10 +91,14 @@ def _require_ours(partial: Path) -> None:
     The journal is written before the model's folder is made.
     """
     names = {path.name for path in partial.iterdir()}
-    if (partial / _MODEL).is_symlink():
-        names.discard(_JOURNAL)  # no conversion makes a link, and what it leads to must not be removed
     ours = {_LOCK, _JOURNAL, f"{_JOURNAL}{_UNFINISHED}"} | ({_MODEL} if _JOURNAL in names else set())
-    if others := sorted(names - ours):
+    # No conversion makes a link, and what it leads to must not be removed.
+    strange = {
+        path.name
+        for path in partial.iterdir()
+        if path.is_symlink() or not (path.is_dir() if path.name == _MODEL else path.is_file())
+    }
+    if others := sorted((names - ours) | strange):
         raise ValueError(
             f"{partial} holds {others[0]}, which is of no conversion: move it away, or name another folder"
         )
@@ -103,10 +118,11 @@ def write_through(path: Path) -> Iterator[Path]:
     ``path`` then either holds the complete file or does not exist, even after a power failure.
     """
     unfinished = path.with_name(f"{path.name}{_UNFINISHED}")
-    unfinished.touch()
-    mode = unfinished.stat().st_mode
-    yield unfinished
-    unfinished.chmod(mode)  # safetensors replaces the file by one that other users may not read
-    with unfinished.open("rb+") as file:
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    with naming(path):
+        unfinished.touch()
+        mode = unfinished.stat().st_mode
+        yield unfinished
+        unfinished.chmod(mode)  # safetensors replaces the file by one that other users may not read
+        with unfinished.open("rb+") as file:
+            os.fsync(file.fileno())
+        unfinished.replace(path)

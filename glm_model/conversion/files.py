@@ -5,8 +5,6 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,17 +53,6 @@ def _resolved(path: str | Path) -> Path:
     if place is None or place.is_symlink():
         raise ValueError(f"{path} is a link that leads back to itself: remove it, or name another folder")
     return place
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Give an error of the operating system the name of a file, if it has none, as with a disk that is full."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None:
-            error.filename = str(path)
-        raise
 
 
 def require_space(folder: Path, needed: int) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..checkpoint.files import CONFIG, stored_tensors
 from ..checkpoint.unfinished import write_through
 from ..errors import CheckpointError
-from .files import copy_other_files, naming, write_json
+from .files import copy_other_files, write_json
 from .safetensors_file import SafetensorsFile
 from .sources import Source
 
@@ -75,7 +75,7 @@ class HuggingFaceWriter:
 
     def _write_shard(self, path: Path, names: list[str], bar: Any) -> None:
         headers = self._headers(path.name)
-        with naming(path), write_through(path) as unfinished, SafetensorsFile(unfinished, headers) as shard:
+        with write_through(path) as unfinished, SafetensorsFile(unfinished, headers) as shard:
             for name, tensor in self._source.read(names):
                 shard.write(name, tensor)
                 bar.update(tensor.nbytes)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..model.rotary import GLMRotaryEmbedding
-from .files import copy_other_files, naming
+from .files import copy_other_files
 from .pack_weight import is_packable, pack
 from .sat_config import MODEL_CONFIG, write_description
 from .sources import Source
@@ -56,7 +56,7 @@ class SatWriter:
         """Write the archive into an empty folder, and add the bytes of each source tensor to the progress bar."""
         step = folder / self._step
         step.mkdir()
-        with naming(step), ExitStack() as stack:
+        with ExitStack() as stack:
             files = [step / f"mp_rank_{rank:02}_model_states.pt" for rank in range(self._ranks)]
             archives = [stack.enter_context(TorchArchive(file, self._headers)) for file in files]
             for name, tensor in self._source.read(list(self._source.headers)):

@@ -26,8 +26,8 @@ from torch import Tensor
 
 from ..checkpoint.files import require_content, stored_tensors, unpickle
 from ..checkpoint.tensor_checks import is_finite
+from ..checkpoint.unfinished import naming
 from ..errors import CheckpointError
-from .files import naming
 from .torch_zip import TorchZip
 
 _BLOCK_BYTES = 1 << 20  # read and summed at once, so that the sum finds the bytes in the processor's cache

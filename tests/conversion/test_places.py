@@ -149,6 +149,17 @@ def test_things_that_are_no_folders(convert: Convert, tmp_path: Path) -> None:
     assert (tmp_path / "pipe").is_fifo()
 
 
+@pytest.mark.parametrize("name", ["conversion.json", "conversion.json.tmp"])
+def test_something_else_where_the_conversion_notes_its_plan(convert: Convert, name: str, tmp_path: Path) -> None:
+    (tmp_path / "made.partial" / name).mkdir(parents=True)
+    assert f"holds {name}, which is of no conversion" in refused(convert, tmp_path / "made")
+    (tmp_path / "made.partial" / name).rmdir()
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "made.partial" / name).symlink_to(tmp_path / "precious")
+    assert f"holds {name}, which is of no conversion" in refused(convert, tmp_path / "made")
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
 def test_a_folder_of_somebody_else_behind_a_link(convert: Convert, tmp_path: Path) -> None:
     """Where an unfinished conversion would have its own."""
     (tmp_path / "precious").mkdir()
