@@ -50,11 +50,12 @@ ENV HOME=/cache \
     TRITON_CACHE_DIR=/cache/triton \
     TORCHINDUCTOR_CACHE_DIR=/cache/torchinductor \
     LANG=C.UTF-8 \
+    PYTHONPATH=/app \
     PYTHONUNBUFFERED=1
 VOLUME ["/cache", "/model"]
 # By number, so that Kubernetes can see that it is not root.
 USER 10001:10001
 EXPOSE 7860
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=30s --timeout=10s --start-period=300s CMD ["python3", "-m", "container.health"]
+HEALTHCHECK --interval=30s --timeout=10s --start-period=300s CMD ["python3", "/app/container/health.py"]
 ENTRYPOINT ["/app/container/start.sh"]

@@ -1,4 +1,4 @@
-"""Ask the web chat of this container whether it answers: `python -m container.health`, the image's health check.
+"""Ask the web chat of this container whether it answers: the image's health check.
 
 The exit status is 0 if it does, or if the container runs something else than the web chat; otherwise 1.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from app.options import parse_web
 
-WEB = "web_demo.py"
+WEB = "/app/web_demo.py"
 
 
 def _commands() -> Iterator[list[str]]:

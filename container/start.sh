@@ -16,7 +16,7 @@ if [ "${limit:-max}" != max ] && [ "$limit" -lt "$least" ]; then
 fi
 
 case "${1:--}" in
-    -*) exec python3 web_demo.py "$@" ;;
-    *.py) exec python3 "$@" ;;
+    -*) exec python3 /app/web_demo.py "$@" ;;
+    *_demo.py) exec python3 /app/"$@" ;;
     *) exec "$@" ;;
 esac
