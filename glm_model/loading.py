@@ -68,7 +68,7 @@ def load(
     working_dtype = _dtype(options.dtype, where)
     folder = _folder(path)
     config = read_config(folder)
-    require_readable(folder)
+    require_readable(folder, config)
     quantization = _quantization(options.quantize, options.quantize_head and not config.quantization_bit)
     tokenizer = _tokenizer(folder)
     _require_same_vocabulary(folder, config, tokenizer)
@@ -179,7 +179,10 @@ def _tokenizer(folder: Path) -> ChatGLMTokenizer:
         if (added := folder / "added_tokens.json").exists():
             require_ids(added, read_json(added))
         for template in (*folder.glob("*.jinja"), *folder.glob("additional_chat_templates/*.jinja")):
-            require_size(template)
+            with reading(template):
+                if template.is_file():
+                    require_size(template)
+                    template.read_text(encoding="utf-8")
         tokenizer: ChatGLMTokenizer = ChatGLMTokenizer.from_pretrained(folder)
         return tokenizer
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import PreTrainedConfig
+from transformers import GenerationConfig, PreTrainedConfig
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from ..errors import CheckpointError, GLMError, one_line
@@ -22,6 +22,7 @@ _MODELS = {"chatglm": "first-generation ChatGLM-6B", "glm130b": "GLM-130B"}
 _CONFIG_CLASSES: dict[str, type[GLMConfig]] = {
     config_class.model_type: config_class for config_class in (ChatGLMConfig, GLM130BConfig)
 }
+_TOKENS = ("bos_token_id", "eos_token_id", "mask_token_id", "gmask_token_id", "smask_token_id", "pad_token_id")
 Config = TypeVar("Config", bound=PreTrainedConfig)
 
 
@@ -80,8 +81,22 @@ def config_from_fields(
             raise  # an argument of the caller may be at fault
         with reading(source):
             raise error
-    _require_ids_in_vocabulary(source, made[0], overruling)
+    _require_generation(source, fields)  # transformers takes these from here if there is no generation_config.json
+    if isinstance(made[0], GLMConfig) and not overruling:
+        _require_ids_in_vocabulary(source, {name: getattr(made[0], name) for name in _TOKENS}, made[0].vocab_size)
     return made
+
+
+def _require_generation(source: Path, fields: dict[str, Any]) -> None:
+    """Raise CheckpointError if transformers cannot make a generation configuration of the fields of a file."""
+    rules = (
+        GENERATION
+        if source.name != CONFIG
+        else {name: rule for name, rule in GENERATION.items() if name not in _TOKENS}
+    )
+    require_fields(source, fields, rules)
+    with reading(source):
+        GenerationConfig.from_dict({name: fields[name] for name in rules if name in fields})
 
 
 def _require_quantization(source: Path, quantization: dict[str, Any] | None) -> None:
@@ -92,7 +107,7 @@ def _require_quantization(source: Path, quantization: dict[str, Any] | None) -> 
     if not isinstance(method, str):
         raise CheckpointError(f"{source}: quantization_config names no quant_method, so the weights cannot be read.")
     if method != QUANTIZATION_METHOD:
-        if method not in AUTO_QUANTIZATION_CONFIG_MAPPING:
+        if method not in {"bitsandbytes", *AUTO_QUANTIZATION_CONFIG_MAPPING}:
             raise CheckpointError(
                 f"{source}: quantization_config has the quant_method {method[:40]!r}, which is unknown."
             )
@@ -105,29 +120,33 @@ def _require_quantization(source: Path, quantization: dict[str, Any] | None) -> 
         )
 
 
-def _require_ids_in_vocabulary(source: Path, config: PreTrainedConfig, overruling: dict[str, Any]) -> None:
-    """Raise CheckpointError if a special token of a file has no row in the embedding."""
-    if not isinstance(config, GLMConfig) or overruling:
-        return
-    for name in ("bos_token_id", "eos_token_id", "mask_token_id", "gmask_token_id", "smask_token_id", "pad_token_id"):
-        value = getattr(config, name)
+def _require_ids_in_vocabulary(source: Path, fields: dict[str, Any], vocab_size: int | None) -> None:
+    """Raise CheckpointError if a special token has no row in the embedding."""
+    for name in _TOKENS:
+        value = fields.get(name)
         ids = value if isinstance(value, list) else [value]
-        if any(token is not None and token >= config.vocab_size for token in ids):
+        if vocab_size is not None and any(token is not None and token >= vocab_size for token in ids):
             raise CheckpointError(
-                f"{source}: {name} is {value}, but vocab_size is {config.vocab_size}: there is no such token. Take the "
-                "file that was published with the weights."
+                f"{source}: {name} is {value}, but vocab_size is {vocab_size}: there is no such token. Take the file "
+                "that was published with the weights."
             )
 
 
-def require_readable(folder: Path) -> None:
+def require_readable(folder: Path, config: PreTrainedConfig | None) -> None:
     """Raise CheckpointError if a JSON file of a folder, which transformers reads by itself, is damaged.
 
     Its own messages name neither the file nor the field.
+
+    Args:
+        folder: the checkpoint's folder.
+        config: the configuration of the model; None if there is none yet.
     """
     generation = folder / "generation_config.json"
     with reading(generation):
         if generation.exists():
-            require_fields(generation, read_json(generation), GENERATION)
+            fields = read_json(generation)
+            _require_generation(generation, fields)
+            _require_ids_in_vocabulary(generation, fields, getattr(config, "vocab_size", None))
     adapter = folder / "adapter_config.json"
     with reading(adapter):
         if adapter.exists():

@@ -30,6 +30,10 @@ def _between(low: float, high: float) -> _Rule:
     return _Rule(f"a number from {low:g} to {high:g}", lambda value: _is_number(value) and low <= value <= high)
 
 
+def _one_of(*texts: str) -> _Rule:
+    return _Rule(f"one of {', '.join(texts)}", lambda value: value in texts)
+
+
 def _is_token(value: object) -> bool:
     """Return whether a value is a token, or an object that describes one."""
     if isinstance(value, dict):
@@ -108,6 +112,11 @@ GENERATION: Mapping[str, _Rule] = {
     **dict.fromkeys(("cache_implementation", "transformers_version", "num_assistant_tokens_schedule"), _TEXT),
     **dict.fromkeys(("cache_config", "compile_config", "watermarking_config"), _OBJECT),
     "stop_strings": _Rule("a text, or a list of texts", lambda value: _is_text(value) or _are(_is_text)(value)),
+    "exponential_decay_length_penalty": _Rule(
+        "a list of two numbers",
+        lambda value: isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)),
+    ),
+    "sequence_bias": _Rule("a list or an object", lambda value: isinstance(value, list | dict) and len(value) > 0),
     "early_stopping": _Rule("true, false or 'never'", lambda value: isinstance(value, bool) or value == "never"),
 }
 
@@ -117,9 +126,29 @@ CONFIGURATION: Mapping[str, _Rule] = {
     "architectures": _TEXTS,
     "return_dict": _Rule("true", lambda value: value is True),  # generation needs names, not tuples
     "quantization_config": _OBJECT,
-    **dict.fromkeys(
-        ("torch_dtype", "dtype", "model_type", "name_or_path", "_name_or_path", "attn_implementation"), _TEXT
+    # transformers makes a name for each label, and imports or asserts what the others say.
+    "num_labels": _whole(0, 100_000),
+    "id2label": _Rule(
+        "an object of texts by numbers",
+        lambda value: (
+            isinstance(value, dict) and all(name.isdecimal() for name in value) and _are(_is_text)([*value.values()])
+        ),
     ),
+    "label2id": _Rule(
+        "an object of numbers", lambda value: isinstance(value, dict) and _are(_is_id)([*value.values()])
+    ),
+    "layer_types": _TEXTS,
+    "pruned_heads": _OBJECT,
+    **dict.fromkeys(("rope_scaling", "rope_parameters", "task_specific_params"), _OBJECT),
+    **dict.fromkeys(
+        ("torchscript", "is_decoder", "is_encoder_decoder", "cross_attention_hidden_size"),
+        _Rule("false", lambda value: not value),
+    ),
+    **dict.fromkeys(("model_type", "name_or_path", "_name_or_path"), _TEXT),
+    **dict.fromkeys(("torch_dtype", "dtype"), _one_of("float16", "bfloat16", "float32", "float64", "auto")),
+    **dict.fromkeys(("attn_implementation", "_attn_implementation"), _one_of("sdpa", "eager", "flex_attention")),
+    **dict.fromkeys(("num_hidden_layers", "intermediate_size", "max_position_embeddings"), _whole(1, 2**24)),
+    "layer_norm_eps": _SHARE,
 }
 
 TOKENIZER: Mapping[str, _Rule] = {

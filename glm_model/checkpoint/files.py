@@ -64,6 +64,8 @@ def require_content(path: Path) -> None:
 
 
 def _require_file(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path} is no file. {DAMAGED}")
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist{_why_missing(path)}")
 

@@ -29,7 +29,7 @@ from ..model.runtime import World
 from ..quantization.dtensor import local
 from ..quantization.quantizer import GLMQuantizer
 from ..quantization.rules import is_packed
-from .boundary import reading_by_transformers
+from .boundary import reading, reading_by_transformers
 from .configuration import config_from_fields, require_known, require_model_type, require_readable
 from .distribution import require_distribution
 from .files import CONFIG, StoredTensor, stored_tensors, weight_files
@@ -93,8 +93,12 @@ class CheckedLoading(PreTrainedModel):
         if isinstance(device_map, dict) and device_map.keys() - {""}:
             with torch.device("meta"):
                 options["device_map"] = own_device_map(cls(config), device_map)
-        reports = bool(options.get("ignore_mismatched_sizes"))
-        with reading_by_transformers(place), quiet_reading(reports):
+        # A quantization of another method is read from the file by its library, whose errors name nothing.
+        is_elsewhere = getattr(config, "quantization_config", None) is not None and not getattr(
+            config, "quantization_bit", 0
+        )
+        named = reading(str(place)) if is_elsewhere else reading_by_transformers(place)
+        with named, quiet_reading(reports=bool(options.get("ignore_mismatched_sizes"))):
             return super().from_pretrained(place, *args, config=config, **options)
 
     @property
@@ -180,7 +184,7 @@ def _read_configuration(
 
 def _check_files(folder: Path, config: PreTrainedConfig | None, options: Mapping[str, Any]) -> None:
     """Raise CheckpointError if a file of the folder is missing or damaged, before transformers looks for it."""
-    require_readable(folder)
+    require_readable(folder, config)
     files = weight_files(folder, options.get("use_safetensors"), options.get("variant"))
     if config is not None and options.get("state_dict") is None and not options.get("ignore_mismatched_sizes"):
         require_layers(folder, config, stored_tensors(files))

@@ -156,6 +156,17 @@ HOSTILE: list[tuple[str, str, Any]] = [
     ("config.json", "quantization_config", {"quant_method": "nothing"}),
     ("config.json", "quantization_config", {"quant_method": 3}),
     ("config.json", "num_layers", True),
+    ("config.json", "num_labels", 10**8),
+    ("config.json", "id2label", {"a": "b"}),
+    ("config.json", "_attn_implementation", "nope"),
+    ("config.json", "cache_implementation", "nope"),
+    ("config.json", "watermarking_config", {"a": 1}),
+    ("config.json", "intermediate_size", "x"),
+    ("config.json", "return_dict", {}),
+    ("config.json", "rope_scaling", 3),
+    ("generation_config.json", "eos_token_id", 10**6),
+    ("generation_config.json", "cache_implementation", "nope"),
+    ("generation_config.json", "exponential_decay_length_penalty", "x"),
     ("generation_config.json", "eos_token_id", "x"),
     ("generation_config.json", "eos_token_id", 2**63),
     ("generation_config.json", "top_p", float("nan")),
@@ -213,7 +224,7 @@ def changed(file: Path) -> Iterator[None]:
 def test_a_field_that_cannot_be(kept: Checkpoint, name: str, field: str, value: Any) -> None:
     with changed(kept.folder / name):
         change(kept.folder / name, field, value)
-        refused(kept.folder, name, field)
+        refused(kept.folder, name, field if field != "watermarking_config" else "WatermarkingConfig")
 
 
 @pytest.mark.parametrize(("name", "field", "value"), HOSTILE_TOKENIZERS, ids=repr)
@@ -500,6 +511,16 @@ def test_ranges_hold_for_configurations_made_by_hand() -> None:
 def test_read_json_reads_what_it_should(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"model_max_length": int(1e30), "b": [1, 2.5, None, "中文"]})
     assert read_json(tmp_path / "a.json")["b"] == [1, 2.5, None, "中文"]
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe{{", None], ids=["no text", "gigabytes"])
+def test_a_chat_template_that_is_none(kept: Checkpoint, content: bytes | None) -> None:
+    file = kept.folder / "chat_template.jinja"
+    with changed(file):
+        file.write_bytes(content or b"")
+        if content is None:
+            os.truncate(file, 3 << 30)
+        assert str(file) in refusal(load, kept.folder)
 
 
 def test_a_pipe_is_no_file(kept: Checkpoint) -> None:

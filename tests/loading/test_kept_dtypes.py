@@ -64,7 +64,7 @@ def test_no_cast_narrows_a_prefix(cast: str) -> None:
     model = with_new_prefix(dtype=torch.float32)
     before = model.model.prefix_encoder.trans[0].weight.clone()
     for step in cast.split(", "):
-        arguments = {"to": [torch.float16], "quantize": [8]}.get(step, [])
+        arguments: list[Any] = {"to": [torch.float16], "quantize": [8]}.get(step, [])  # type: ignore[list-item]
         getattr(model, step)(*arguments)
     assert prefix_dtypes(model) == {torch.float32}
     assert torch.equal(model.model.prefix_encoder.trans[0].weight, before)

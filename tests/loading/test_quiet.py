@@ -67,11 +67,11 @@ def test_a_report_that_was_asked_for(checkpoint: Checkpoint, log: pytest.LogCapt
 def test_progress_bars_are_for_terminals(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, stream: type[io.StringIO]
 ) -> None:
-    monkeypatch.setattr(sys, "stderr", stream())
+    written = stream()
+    monkeypatch.setattr(sys, "stderr", written)
     assert transformers_logging.is_progress_bar_enabled()
     AutoModel.from_pretrained(checkpoint.folder)
-    written = sys.stderr.getvalue()  # type: ignore[attr-defined]
-    assert ("Loading weights" in written) is (stream is Terminal)
+    assert ("Loading weights" in written.getvalue()) is (stream is Terminal)
     assert transformers_logging.is_progress_bar_enabled()
 
 
