@@ -63,9 +63,9 @@ def test_a_wider_default_dtype_is_taken() -> None:
 def test_no_cast_narrows_a_prefix(cast: str) -> None:
     model = with_new_prefix(dtype=torch.float32)
     before = model.model.prefix_encoder.trans[0].weight.clone()
+    arguments: dict[str, list[Any]] = {"to": [torch.float16], "quantize": [8]}
     for step in cast.split(", "):
-        arguments: list[Any] = {"to": [torch.float16], "quantize": [8]}.get(step, [])  # type: ignore[list-item]
-        getattr(model, step)(*arguments)
+        getattr(model, step)(*arguments.get(step, []))
     assert prefix_dtypes(model) == {torch.float32}
     assert torch.equal(model.model.prefix_encoder.trans[0].weight, before)
     assert prefix_dtypes(model.double()) == {torch.float64}

@@ -61,6 +61,10 @@ def test_resumed(run: tuple[Path, dict[str, Tensor]], sharded: bool, tmp_path: P
 
 def test_the_best_model_is_loaded_at_the_end(tmp_path: Path) -> None:
     """The best here is the one of the highest loss, the first."""
-    best: dict[str, Any] = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": True}
+    best: dict[str, Any] = {
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_loss",
+        "greater_is_better": True,
+    }
     found = trained(tmp_path, 4, eval_strategy="steps", eval_steps=2, **best)
     assert_equal(found, AutoModel.from_pretrained(tmp_path / "checkpoint-2").state_dict())
