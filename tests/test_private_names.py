@@ -105,6 +105,7 @@ PRIVATE: dict[str, str] = {
     "_added_tokens_decoder": _TOKENIZER + "added tokens by id; the public property makes a copy at every look",
     "_added_tokens_encoder": "as _added_tokens_decoder",
     "_update_total_vocab_size": _TOKENIZER + "its own counts pieces that were added again as new",
+    "_encode_plus": _TOKENIZER + "its own ignores return_offsets_mapping, which is refused here",
     "_from_pretrained": _TOKENIZER + "the vocabulary's file has two names, and files of the folder must not replace it",
 }
 

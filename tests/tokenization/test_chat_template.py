@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from glm_model.errors import TokenizerError
+from glm_model.errors import TokenizerError, UnsupportedError
 from glm_model.text.tokenizer import ChatGLMTokenizer
 from tests.tokenization.data import CONTROL_TOKENS, VERSIONS, expected, golden, random_texts
 
@@ -231,3 +231,78 @@ def test_another_template_may_write_the_same_control_tokens() -> None:
     frame = [tokenizer.gmask_token_id, tokenizer.bos_token_id]
     tail = [*tokenizer.encode_text("x"), tokenizer.eos_token_id, *tokenizer.encode_text("[gMASK]")]
     assert ids == [*tokenizer.encode_text("<eop>"), *frame, *tail]
+
+
+# ---- what would vanish
+
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {}}}
+
+
+@pytest.mark.parametrize("tokenize", [False, True])
+@pytest.mark.parametrize(("name", "value"), [("tools", [TOOL]), ("documents", [{"title": "a", "text": "b"}])])
+def test_tools_and_documents_are_refused(name: str, value: Any, tokenize: bool) -> None:
+    tokenizer = golden(VERSIONS[0])
+    options: dict[str, Any] = {name: value, "tokenize": tokenize}
+    with pytest.raises(TokenizerError, match=f"^{name}: "):
+        tokenizer.apply_chat_template([user("hi")], **options)
+    options[name] = []
+    tokenizer.apply_chat_template([user("hi")], **options)
+
+
+def test_a_template_that_uses_tools_gets_them() -> None:
+    text = golden(VERSIONS[0]).apply_chat_template(
+        [user("hi")], tools=[TOOL], chat_template="{{ tools[0].function.name }}", tokenize=False
+    )
+    assert text == "weather"
+
+
+def test_tool_calls_are_refused() -> None:
+    messages = [user("hi"), {**assistant("see"), "tool_calls": [TOOL]}, user("and?")]
+    with pytest.raises(TokenizerError, match="Message 1 has tool_calls"):
+        golden(VERSIONS[0]).apply_chat_template(messages, tokenize=False)
+
+
+def test_offsets_are_refused() -> None:
+    tokenizer = golden(VERSIONS[0])
+    for call in (tokenizer, tokenizer.encode):
+        for text in ("hi", ["hi", "there"]):
+            with pytest.raises(UnsupportedError, match="return_offsets_mapping"):
+                call(text, return_offsets_mapping=True)
+            call(text, return_offsets_mapping=False)
+
+
+# ---- the published history
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    ("history", "words"),
+    [
+        ([user("hi")], "entry 0 is a dict with 'role', 'content'"),
+        ([("q", "a"), user("hi")], "entry 1 is a dict"),
+        (["q", "a"], "entry 0 is a text"),
+        ([["q"]], r"entry 0 is a list of 1 \(str\)"),
+        ([("q", "a", "b")], r"entry 0 is a tuple of 3"),
+        ([("q", None)], r"entry 0 is a tuple of 2 \(str, NoneType\)"),
+        ([(1, 2)], r"\(int, int\)"),
+        ("ab", "this is a text"),
+        ({"q": "a"}, "this is a dict with 'q'"),
+        (3, "this is of type int"),
+    ],
+)
+def test_a_history_of_no_pairs(version: str, history: Any, words: str) -> None:
+    with pytest.raises(TokenizerError, match=rf"pairs of texts.*{words}.*apply_chat_template"):
+        golden(version).build_prompt("q", history)
+
+
+@pytest.mark.parametrize("query", [[user("hi")], None, 3])
+def test_a_query_of_no_text(query: Any) -> None:
+    with pytest.raises(TokenizerError, match=r"query must be a text.*apply_chat_template"):
+        golden(VERSIONS[0]).build_prompt(query)
+
+
+def test_pairs_of_any_kind() -> None:
+    tokenizer = golden(VERSIONS[0])
+    wanted = tokenizer.build_prompt("q", [("a", "b")])
+    assert wanted == tokenizer.build_prompt("q", [["a", "b"]]) == tokenizer.build_prompt("q", (("a", "b"),))
+    assert tokenizer.build_prompt("q", None) == tokenizer.build_prompt("q", ()) == "q"
