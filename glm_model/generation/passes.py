@@ -15,6 +15,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ..model.configuration import GLMConfig
 from ..model.kv_cache import new_cache
+from ..model.row_cache import RowCache, RowCaches
 from ..model.runtime import Runtime
 
 
@@ -79,6 +80,11 @@ class Rows:
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def is_one_row(self) -> bool:
+        """Whether this is one row with a cache of its own, which may take a step together with others."""
+        return isinstance(self._cache, RowCache) and not self._is_shared
+
     def select(self, rows: list[int]) -> None:
         """Keep these rows in this order; beam search may list a row several times or leave it out."""
         assert self._cache is not None
@@ -139,7 +145,10 @@ class DecodingBatch:
         is_padded = attention_mask is not None and attention_mask.ndim == 2 and not bool(attention_mask.all())
         rows = Rows(len(input_ids), position_ids, attention_mask if is_padded else None)
         if cache is None:
-            rows._cache = new_cache(self._model.device, self._model.runtime.cache_dtype)
+            if quick_steps and len(input_ids) == 1 and self._model.device.type == "cpu" and not is_padded:
+                rows._cache = RowCache(position_ids.shape[-1], self._model.runtime.cache_dtype)
+            else:
+                rows._cache = new_cache(self._model.device, self._model.runtime.cache_dtype)
         else:
             rows._cache, rows._is_shared, rows.length = cache, True, int(cache.get_seq_length())
         logits = self._forward(rows, input_ids[:, rows.length :], attention_mask, 1)
@@ -151,7 +160,7 @@ class DecodingBatch:
         return rows, logits[:, -1]
 
     def step(self, inputs: Mapping[Rows, Tensor]) -> dict[Rows, Tensor]:
-        """Add tokens to rows: run one forward pass for each group of rows.
+        """Add tokens to rows. All groups of one row and one new token share a forward pass; each other has its own.
 
         Args:
             inputs: the ids to add, LongTensor [rows, n], for each group of rows.
@@ -159,7 +168,10 @@ class DecodingBatch:
         Returns:
             The logits [rows, n, vocab] for each group of rows.
         """
-        return {rows: self._grow(rows, input_ids) for rows, input_ids in inputs.items()}
+        together = [rows for rows, input_ids in inputs.items() if rows.is_one_row and input_ids.shape[1] == 1]
+        logits = self._grow_together({rows: inputs[rows] for rows in together}) if len(together) > 1 else {}
+        apart = {rows: self._grow(rows, input_ids) for rows, input_ids in inputs.items() if rows not in logits}
+        return logits | apart
 
     def remove(self, rows: Rows) -> None:
         """Remove rows and free their cache."""
@@ -168,6 +180,22 @@ class DecodingBatch:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def _grow_together(self, inputs: Mapping[Rows, Tensor]) -> dict[Rows, Tensor]:
+        caches = [rows._cache for rows in inputs if isinstance(rows._cache, RowCache)]
+        positions = [rows.position_ids[..., rows.length : rows.length + 1] for rows in inputs]
+        with torch.inference_mode():
+            output = self._model(
+                torch.cat(list(inputs.values())),
+                attention_mask=None,
+                position_ids=torch.cat(positions),
+                cache=RowCaches(caches),
+                use_cache=True,
+                logits_to_keep=0,
+            )
+        for rows in inputs:
+            rows.length += 1
+        return dict(zip(inputs, output.logits.split(1), strict=True))
 
     def _grow(self, rows: Rows, input_ids: Tensor) -> Tensor:
         new = input_ids.shape[1]

@@ -51,6 +51,7 @@ class Library(NamedTuple):
         shares_threads: whether it runs on torch's threads; otherwise on one.
         matmul: ``glm_matmul`` of csrc/kernels.cpp.
         decode: ``glm_decode`` of the same; :mod:`glm_model.model.native_step` calls it.
+        attend: ``glm_attend`` of the same; :mod:`glm_model.model.native_attention` calls it.
     """
 
     path: Path
@@ -58,6 +59,7 @@ class Library(NamedTuple):
     shares_threads: bool
     matmul: Callable[..., int]
     decode: Callable[..., int]
+    attend: Callable[..., int]
 
 
 def load(path: Path) -> Library:
@@ -74,12 +76,13 @@ def load(path: Path) -> Library:
     _require_same_layout(handle, path)
     handle.glm_matmul.argtypes = _ARGUMENTS
     handle.glm_decode.argtypes = [_POINTER, _POINTER, _POINTER, _INT]
+    handle.glm_attend.argtypes = [_POINTER, _POINTER, _SIZE, _POINTER, _POINTER, _INT]
     handle.glm_instructions.restype = ctypes.c_char_p
     handle.glm_use_threads_of.argtypes = [ctypes.c_void_p]
     threads = openmp_of_torch()
     handle.glm_use_threads_of(threads)
     instructions = handle.glm_instructions().decode()
-    library = Library(path, instructions, threads is not None, handle.glm_matmul, handle.glm_decode)
+    library = Library(path, instructions, threads is not None, handle.glm_matmul, handle.glm_decode, handle.glm_attend)
     if not _computes_as_it_should(library):
         raise BuildError(f"{path} computes something else than the reference; its compiler is not to be trusted")
     return library
@@ -192,6 +195,11 @@ def takes_weight(weight: Tensor, scale: Tensor) -> bool:
 def is_usable() -> bool:
     """Return whether there is a library for this CPU, and the user lets it run; the first call builds it."""
     return allowed("native") and isinstance(find(), Library)
+
+
+def is_loaded() -> bool:
+    """Return whether the library has been found already and the user lets it run; nothing is built for the answer."""
+    return find.cache_info().currsize > 0 and is_usable()
 
 
 def fast_matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int, bias: Tensor | None = None) -> Tensor:

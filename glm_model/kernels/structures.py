@@ -7,7 +7,7 @@ one that says anything else. Shapes and meanings are written beside the fields i
 
 from ctypes import POINTER, Structure, c_float, c_int, c_int64, c_void_p, sizeof
 
-ABI = 1
+ABI = 2
 """As ``kAbi`` in csrc/layout.h: raised there and here when a function takes other arguments."""
 
 

@@ -1,5 +1,6 @@
 """Compute self-attention with rotary positions, given one row of position ids or two."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -14,6 +15,7 @@ from .configuration import GLMConfig
 from .masking import additive_mask
 from .rotary import rotate
 from .rounding import attention_in_use, row_linear
+from .row_cache import RowCaches
 
 
 def eager_attention_forward(
@@ -66,6 +68,19 @@ def attention_kernels(states: Tensor) -> AbstractContextManager[None]:
     return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 
 
+RowAttention = Callable[["GLMAttention", Tensor, tuple[Tensor, Tensor], RowCaches], Tensor | None]
+"""A function that may compute the attention of one new token of each of several rows: (attention layer, queries, keys
+and values [rows, 1, 3 * hidden], cosines and sines, caches) -> context [rows, 1, hidden], or None if it cannot."""
+
+_row_attention: RowAttention | None = None
+
+
+def register_row_attention(function: RowAttention) -> None:
+    """Let all attention layers try ``function`` before they compute the rows one after the other."""
+    global _row_attention
+    _row_attention = function
+
+
 class GLMAttention(nn.Module):
     """Multi-head attention; the rows of the fused weight hold q, k, v of head 0, then q, k, v of head 1, ..."""
 
@@ -91,7 +106,24 @@ class GLMAttention(nn.Module):
         prefix: Tensor | None = None,
         **kwargs: object,
     ) -> tuple[Tensor, Tensor | None]:
-        query, key, value = self._project(hidden_states, *position_embeddings)
+        fused = self.query_key_value(hidden_states)
+        if isinstance(cache, RowCaches):
+            return self.dense(self._attend_rows(fused, position_embeddings, cache, prefix, **kwargs)), None
+        query, key, value = self._split(fused, *position_embeddings)
+        context, probabilities = self._attend(query, key, value, cache, attention_mask, prefix, **kwargs)
+        return self.dense(context.flatten(2)), probabilities
+
+    def _attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        cache: Cache | None,
+        attention_mask: Tensor | None,
+        prefix: Tensor | None,
+        **kwargs: object,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Add keys and values to the cache, and return the context [batch, length, heads, head_dim] and the weights."""
         if cache is not None:
             key, value = cache.update(key, value, self.cache_idx)
         if prefix is not None:
@@ -100,14 +132,34 @@ class GLMAttention(nn.Module):
             value = torch.cat([prefix_value.expand(len(value), -1, -1, -1), value], dim=2)
         implementation = attention_in_use(self.config, query)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
-        context, probabilities = attend(
+        found: tuple[Tensor, Tensor | None] = attend(
             self, query, key, value, attention_mask, scaling=self.scaling, dropout=0.0, **kwargs
         )
-        return self.dense(context.flatten(2)), probabilities
+        return found
 
-    def _project(self, hidden_states: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _attend_rows(
+        self,
+        fused: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        rows: RowCaches,
+        prefix: Tensor | None,
+        **kwargs: object,
+    ) -> Tensor:
+        """Return the context [rows, 1, hidden] of one new token of each row."""
+        if prefix is None and _row_attention is not None and self.config._attn_implementation == "sdpa":
+            context = _row_attention(self, fused, position_embeddings, rows)
+            if context is not None:
+                return context
+        query, key, value = (states.split(1) for states in self._split(fused, *position_embeddings))
+        contexts = [
+            self._attend(query[row], key[row], value[row], cache, None, prefix, **kwargs)[0]
+            for row, cache in enumerate(rows.caches)
+        ]
+        return torch.cat(contexts).flatten(2)
+
+    def _split(self, fused: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the rotated query, the rotated key and the value, each [batch, heads, length, head_dim]."""
-        fused = self.query_key_value(hidden_states).unflatten(-1, (-1, 3 * self.head_dim))
+        fused = fused.unflatten(-1, (-1, 3 * self.head_dim))
         query_key = fused[..., : 2 * self.head_dim].unflatten(-1, (2, self.rows, -1))
         # On a CPU query and key are rotated one after the other, which saves memory; on a GPU both at once, which
         # halves the number of kernel launches.

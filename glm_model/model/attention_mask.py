@@ -12,6 +12,7 @@ from . import masking
 from .configuration import GLMConfig
 from .positions import count_padding
 from .rounding import attention_in_use
+from .row_cache import RowCaches
 
 LayerMask = Tensor | BlockMask | None
 """A mask as the layers take it: bool (True = visible) or additive float [batch, 1, length, keys]; flex_attention's
@@ -33,13 +34,18 @@ def attention_mask_of_pass(
         input_ids: LongTensor [batch, length], or None.
         inputs_embeds: [batch, length, hidden]; only its shape, dtype and device are used.
         attention_mask: as the decoder takes it: None, [batch, keys] or [batch, 1, length, keys].
-        cache: the cache of the tokens before, or None.
+        cache: the cache of the tokens before, or None. The rows of :class:`.RowCaches` have one new token each, which
+            sees all of its row.
         is_prompt: whether these are the first tokens.
 
     Raises:
         ValueError: a mask of another shape or dtype; no ids and no 4-D mask for a prompt.
         UnsupportedError: a 4-D mask with flex_attention.
     """
+    if isinstance(cache, RowCaches):
+        assert attention_mask is None, "rows of different lengths share no mask"
+        assert inputs_embeds.shape[1] == 1, "a row takes one new token a step"
+        return None
     if attention_mask is not None and attention_mask.ndim not in (2, 4):
         raise ValueError(
             f"attention_mask has shape {list(attention_mask.shape)}; it must be [batch, keys], 0 for padding, or "

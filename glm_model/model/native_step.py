@@ -14,7 +14,7 @@ lengths, each with a cache of its own, without padding or mask.
 """
 
 from collections.abc import Sequence
-from ctypes import POINTER, Array, byref, c_int64, cast
+from ctypes import byref
 from typing import TypeGuard
 from weakref import WeakKeyDictionary
 
@@ -24,14 +24,17 @@ from torch import Tensor, nn
 from ..kernels import native, structures
 from ..kernels.packing import packed_columns
 from ..quantization.linear import QuantizedLinear
+from . import native_rows
 from .configuration import GLMConfig
 from .decoder import register_fast_step
 from .hooks import has_active_hooks
 from .kv_cache import GrowingCache
 from .layers import GLMDecoderLayer
+from .native_rows import Places
 from .norm import GLMLayerNorm
+from .row_cache import RowCaches
 
-MOST_SEQUENCES = 16
+MOST_SEQUENCES = 32
 """The largest batch of a native step. With more sequences the products take so long that the operations between them
 do not matter, and torch runs the step."""
 
@@ -53,8 +56,8 @@ def layers_step(
         position_embeddings: cosines and sines, each [batch, 1, 1, 1, rows, dim].
         mask: the attention mask, None or bool [batch, 1, 1, cached + 1], True where a token is seen; any other mask
             gives None.
-        cache: the :class:`.GrowingCache` of all sequences, to which the new keys and values are added; any other cache
-            gives None.
+        cache: the :class:`.GrowingCache` of all sequences, to which the new keys and values are added; or
+            :class:`.RowCaches`, for which this is :func:`rows_step`; any other cache gives None.
 
     Returns:
         [batch, 1, hidden], or None.
@@ -62,6 +65,8 @@ def layers_step(
     Raises:
         MemoryError: there is not enough memory for the step.
     """
+    if isinstance(cache, RowCaches):
+        return rows_step(layers, config, states, position_embeddings, cache)
     if not _is_a_step(config, states) or not isinstance(cache, GrowingCache):
         return None
     if not (mask is None or (isinstance(mask, Tensor) and mask.dtype == torch.bool)):
@@ -73,7 +78,7 @@ def layers_step(
     if mask is not None and mask.shape[1:] != (1, 1, cached + 1):
         return None
     visible = None if mask is None else mask.expand(len(states), -1, -1, -1).contiguous()
-    return decoder.step(states, position_embeddings, [cache], visible)
+    return decoder.step(states, position_embeddings, _make_room(cache), visible)
 
 
 def rows_step(
@@ -81,7 +86,7 @@ def rows_step(
     config: GLMConfig,
     states: Tensor,
     position_embeddings: tuple[Tensor, Tensor],
-    caches: Sequence[object],
+    caches: RowCaches,
 ) -> Tensor | None:
     """Return the same as :func:`layers_step` for sequences that have a cache each.
 
@@ -92,8 +97,7 @@ def rows_step(
         config: the configuration of the decoder.
         states: [rows, 1, hidden], the embeddings of the new tokens.
         position_embeddings: cosines and sines, each [rows, 1, 1, 1, position rows, dim].
-        caches: one :class:`.GrowingCache` per row, each of batch size 1 and of any length but 0, all of one dtype;
-            other caches give None.
+        caches: the caches of the rows, of one dtype; others give None.
 
     Returns:
         [rows, 1, hidden], or None if torch has to run the layers.
@@ -101,16 +105,12 @@ def rows_step(
     Raises:
         MemoryError: there is not enough memory for the step.
     """
-    assert len(caches) == len(states) == len(set(map(id, caches))), "each row needs a cache of its own"
-    if not caches or not _is_a_step(config, states):
+    if not _is_a_step(config, states):
         return None
-    known = [cache for cache in caches if isinstance(cache, GrowingCache)]
     decoder = _decoder_of(layers, config)
-    if decoder is None or len(known) < len(caches) or not all(decoder.takes_cache(cache, 1) for cache in known):
+    if decoder is None or not native_rows.takes(caches, decoder.heads, decoder.count):
         return None
-    if len({cache.layers[0].keys.dtype for cache in known}) > 1:
-        return None
-    return decoder.step(states, position_embeddings, known, None)
+    return decoder.step(states, position_embeddings, native_rows.make_room(caches), None)
 
 
 def _is_a_step(config: GLMConfig, states: Tensor) -> bool:
@@ -175,14 +175,25 @@ class _NativeDecoder:
             and not has_active_hooks(self._dicts)
         )
 
+    @property
+    def heads(self) -> structures.Heads:
+        """The shape of the attention."""
+        assert self._decoder is not None
+        return self._decoder.heads
+
+    @property
+    def count(self) -> int:
+        """The number of layers."""
+        assert self._decoder is not None
+        return self._decoder.count
+
     def takes_cache(self, cache: GrowingCache, batch: int) -> bool:
         """Return whether a cache holds tokens of ``batch`` sequences on the CPU, in the shapes of the library."""
-        assert self._decoder is not None
-        heads, cached = self._decoder.heads, cache.get_seq_length()
-        shape = (batch, heads.heads, cached, heads.head_dim)
+        cached = cache.get_seq_length()
+        shape = (batch, self.heads.heads, cached, self.heads.head_dim)
         return (
             cached > 0
-            and len(cache.layers) == self._decoder.count
+            and len(cache.layers) == self.count
             and all(layer.is_initialized and layer.keys.shape == shape for layer in cache.layers)
             and all(layer.device.type == "cpu" for layer in cache.layers)
         )
@@ -191,7 +202,7 @@ class _NativeDecoder:
         self,
         states: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
-        caches: Sequence[GrowingCache],
+        places: Places,
         visible: Tensor | None,
     ) -> Tensor:
         """Run the step in the library, and return the output of the last layer, [batch, 1, hidden].
@@ -199,8 +210,8 @@ class _NativeDecoder:
         Args:
             states: [batch, 1, hidden], the embeddings of the new tokens.
             position_embeddings: cosines and sines, each [batch or 1, 1, 1, 1, position rows, dim].
-            caches: one cache of all sequences, or one for each sequence.
-            visible: the mask for a shared cache, contiguous bool [batch, 1, 1, cached + 1]; None hides nothing.
+            places: where the keys and values of each sequence are.
+            visible: the mask of sequences of one length, contiguous bool [batch, 1, 1, cached + 1]; None hides nothing.
 
         Raises:
             MemoryError: there is not enough memory for the step.
@@ -208,40 +219,29 @@ class _NativeDecoder:
         assert self._decoder is not None
         batch = len(states)
         cos, sin = (part.expand(batch, *part.shape[1:]).contiguous() for part in position_embeddings)
-        lengths = [cache.get_seq_length() for cache in caches] * (batch // len(caches))
-        sequences = [structures.Sequence(length) for length in lengths]
+        step = native_rows.describe(cos, sin, places)
         if visible is not None:
-            for row, sequence in enumerate(sequences):
-                sequence.visible = visible.data_ptr() + row * (sequence.cached + 1)
-        places, dtype = _extended(caches)
-        step = structures.Step(
-            *(batch, cos.data_ptr(), sin.data_ptr(), (structures.Sequence * batch)(*sequences)),
-            *(cast(places, POINTER(structures.KeysAndValues)), native.TYPES[dtype]),
-        )
+            for row in range(batch):
+                step.sequences[row].visible = visible.data_ptr() + row * visible.shape[-1]
         new = states.clone(memory_format=torch.contiguous_format)
         if native.found().decode(byref(self._decoder), byref(step), new.data_ptr(), torch.get_num_threads()):
-            raise MemoryError(f"not enough memory for a step of {batch} sequences with up to {max(lengths)} tokens")
+            raise MemoryError(f"not enough memory for a step of {batch} sequences with {max(places.lengths)} tokens")
         return new
 
 
-def _extended(caches: Sequence[GrowingCache]) -> tuple["Array[c_int64]", torch.dtype]:
-    """Make room for one more token in every layer of every cache.
-
-    Returns:
-        An array with the fields of a :class:`.structures.KeysAndValues` for each layer and sequence, as plain numbers,
-        which ctypes fills faster than hundreds of structures; and the dtype of the keys and values.
-    """
+def _make_room(cache: GrowingCache) -> Places:
+    """Make room for one more token of each sequence of a cache, in every layer."""
+    length = cache.get_seq_length()
     numbers: list[int] = []
-    for layers in zip(*(cache.layers for cache in caches), strict=True):
-        for layer in layers:
-            keys, values = layer.extend(1)
-            assert keys.stride() == values.stride()
-            assert keys.stride()[2:] == (keys.shape[3], 1)
-            row, head = keys.stride()[:2]
-            size, first_keys, first_values = keys.element_size() * row, keys.data_ptr(), values.data_ptr()
-            for index in range(len(keys)):
-                numbers += (first_keys + index * size, first_values + index * size, head)
-    return (c_int64 * len(numbers))(*numbers), keys.dtype
+    for layer in cache.layers:
+        keys, values = layer.extend(1)
+        assert keys.stride() == values.stride()
+        assert keys.stride()[2:] == (keys.shape[3], 1)
+        row, head = keys.stride()[:2]
+        size, first_keys, first_values = keys.element_size() * row, keys.data_ptr(), values.data_ptr()
+        for index in range(len(keys)):
+            numbers += (first_keys + index * size, first_values + index * size, head)
+    return Places([length] * len(keys), torch.tensor(numbers), keys.dtype)
 
 
 _decoders: "WeakKeyDictionary[nn.ModuleList, _NativeDecoder]" = WeakKeyDictionary()

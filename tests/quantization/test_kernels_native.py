@@ -15,8 +15,8 @@ from glm_model.kernels.packing import dequantize, quantize
 CHECK = Path(__file__).parent / "check_matmul.cpp"
 CHECK_THREADS = Path(__file__).parent / "check_threads.cpp"
 pytestmark = pytest.mark.skipif(not any(map(shutil.which, build.COMPILERS)), reason="no C++ compiler")
-# Rows, columns, outputs: 1 to 9 rows and many; columns and outputs that fill no vector and no tile.
-SHAPES = [(1, 4096, 96), (2, 2, 1), (3, 90, 7), (5, 512, 35), (8, 1000, 33), (9, 258, 65), (100, 770, 37)]
+# Rows, columns, outputs: few rows and many; columns and outputs that fill no vector and no tile.
+SHAPES = [(1, 4096, 96), (2, 2, 1), (3, 90, 7), (5, 512, 35), (9, 1000, 33), (32, 258, 65), (33, 66, 9), (100, 770, 37)]
 EXACT, FAST = False, True
 
 
@@ -67,6 +67,14 @@ def test_fast_is_within_two_percent(library: native.Library, shape: tuple[int, i
     for activations, bound in ((x, 0.01), (with_outliers(x), 0.02)):
         out = native.product(library, activations, weight, scale, bits, None, FAST)
         assert relative_error(out, activations, weight, scale, bits) < bound
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_fast_has_the_same_bits_for_any_number_of_rows(library: native.Library, bits: int) -> None:
+    x, weight, scale = example(34, 4600, 37, bits)
+    alone = torch.cat([native.product(library, row, weight, scale, bits, None, FAST) for row in x.split(1)])
+    for rows in range(2, 35):
+        assert torch.equal(native.product(library, x[:rows], weight, scale, bits, None, FAST), alone[:rows])
 
 
 @pytest.mark.parametrize("bits", [4, 8])

@@ -4,9 +4,11 @@
 #include <math.h>
 
 #include <algorithm>
+#include <vector>
 
 #include "numbers.h"
 #include "simd.h"
+#include "threads.h"
 
 struct Heads {
     int64_t heads, head_dim;
@@ -154,4 +156,23 @@ inline void attend(const Heads& h, const Step& step, const KeysAndValues& cache,
     if (step.type == kFloat32) attend_in(float());
     if (step.type == kFloat16) attend_in(Half());
     if (step.type == kBFloat16) attend_in(BFloat());
+}
+
+// Numbers that attend_all() works with: as many for each head of each sequence as the longest of them needs.
+inline int64_t scratch_of(const Heads& h, const Step& step) {
+    int64_t most = 0;
+    for (int64_t row = 0; row < step.batch; row++) most = std::max(most, step.sequences[row].cached + 1);
+    return step.batch * h.heads * scratch_of_a_head(h, most);
+}
+
+// The attention of one layer. caches: [batch]. query_key_value: [batch, heads, 3 * head_dim]; scratch: see above;
+// context: [batch, heads, head_dim].
+inline void attend_all(const Heads& h, const Step& step, const KeysAndValues* caches, const float* query_key_value,
+                       std::vector<float>& scratch, Team& team, float* context) {
+    const int64_t tasks = step.batch * h.heads, each = static_cast<int64_t>(scratch.size()) / tasks;
+    team.run(tasks, [&](int64_t task) {
+        const int64_t row = task / h.heads;
+        attend(h, step, caches[row], row, task % h.heads, query_key_value + task * 3 * h.head_dim,
+               &scratch[task * each], context + task * h.head_dim);
+    });
 }

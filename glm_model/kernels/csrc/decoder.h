@@ -63,21 +63,13 @@ inline void activate(float* x, bool gated, int64_t first, int64_t last, int64_t 
         for (int64_t i = first; i < last; i++) x[i] = gelu_tanh(x[i]);
 }
 
-inline int64_t most_tokens(const Step& step) {
-    int64_t most = 0;
-    for (int64_t row = 0; row < step.batch; row++) most = std::max(most, step.sequences[row].cached + 1);
-    return most;
-}
-
 // Made before the threads begin: what fails in one of them ends the program.
 struct Workspace {
-    int64_t head_scratch;  // numbers for each head of each sequence
     std::vector<float> input, fused, scratch, context, inner;
     Workspace(const Decoder& d, const Step& step)
-        : head_scratch(scratch_of_a_head(d.heads, most_tokens(step))),
-          input(step.batch * d.hidden),
+        : input(step.batch * d.hidden),
           fused(step.batch * d.layers->query_key_value.outputs),
-          scratch(step.batch * d.heads.heads * head_scratch),
+          scratch(scratch_of(d.heads, step)),
           context(step.batch * d.layers->dense.columns),
           inner(step.batch * d.layers->up.outputs) {}
 };
@@ -85,13 +77,8 @@ struct Workspace {
 // caches: [batch], of this layer.
 inline void attention_block(const Decoder& d, const Layer& layer, const KeysAndValues* caches, const Step& step,
                             Workspace& w, Team& team, float* out) {
-    const int64_t heads = d.heads.heads, width = d.heads.head_dim;
     apply(layer.query_key_value, w.input.data(), step.batch, d.quantize, team, w.fused.data());
-    team.run(step.batch * heads, [&](int64_t task) {
-        const int64_t row = task / heads;
-        attend(d.heads, step, caches[row], row, task % heads, &w.fused[task * 3 * width],
-               &w.scratch[task * w.head_scratch], &w.context[task * width]);
-    });
+    attend_all(d.heads, step, caches, w.fused.data(), w.scratch, team, w.context.data());
     apply(layer.dense, w.context.data(), step.batch, d.quantize, team, out);
 }
 

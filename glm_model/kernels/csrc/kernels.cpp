@@ -44,4 +44,20 @@ int glm_decode(const Decoder* decoder, const Step* step, float* states, int thre
     }
     return 0;
 }
+
+// The attention of one layer alone, for a model whose products torch computes: one new token of each sequence.
+// query_key_value: [batch, heads, 3 * head_dim]; context: [batch, heads, head_dim]. 0, or 1 if there is not enough memory.
+int glm_attend(const Heads* heads, const Step* step, int64_t layer, const float* query_key_value, float* context,
+               int threads) {
+    try {
+        Team team(threads);
+        std::vector<float> scratch(scratch_of(*heads, *step));
+        team.lead([&] {
+            attend_all(*heads, *step, step->caches + layer * step->batch, query_key_value, scratch, team, context);
+        });
+    } catch (const std::bad_alloc&) {
+        return 1;
+    }
+    return 0;
+}
 }

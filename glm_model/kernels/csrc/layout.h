@@ -6,7 +6,7 @@
 #include "decoder.h"
 
 // To be raised when a function of kernels.cpp takes other arguments, or they mean something else.
-constexpr int kAbi = 1;
+constexpr int kAbi = 2;
 
 inline void add_fields(std::string&, const char*, const char*) {}
 

@@ -13,9 +13,10 @@
 #include "threads.h"
 #include "tiles.h"
 
-constexpr int kFewRows = 8;                 // of activations: opening the weights does not pay
+constexpr int kFewRows = 32;                // of activations: opening the weights does not pay
 constexpr int kBlockRows = 96;              // of activations in a task with opened weights
 constexpr int64_t kOpenBytes = 128 * 1024;  // of opened weights, which stay in the second-level cache
+constexpr int64_t kSumSpans = 16;           // of products with quantized activations, summed before others are
 constexpr int64_t kPanelBytes = 12 << 20;   // of reordered activations at a time
 
 struct Product {
@@ -65,6 +66,9 @@ struct Activations {
     int64_t rows, length, stride;  // in spans
 };
 
+template <class Span>
+constexpr bool kQuantizes = std::is_same<Span, QuantizedSpan>::value;
+
 inline float prepare_row(const Product& p, int64_t row, QuantizedSpan* to) {
     return quantize_row(p.x, p.type, row * p.columns, p.columns, p.bits, to);
 }
@@ -73,17 +77,23 @@ inline float prepare_row(const Product& p, int64_t row, ExactSpan* to) {
     return 0;
 }
 
-// Tiles of kRows rows of weights, the next one asked into the cache while one is worked on.
+// Tiles of kRows rows of weights, the next one asked into the cache while one is worked on, with all rows of activations
+// in groups of like size, at most kColumns: a small group would cost almost what a large one does.
 template <class Packed, int kRows, int kColumns, class Span>
 void multiply_packed(const Activations<Span>& x, const Rows& rows, int64_t first, int64_t count, float* sums) {
     const int64_t ahead = kRows > 1 ? kRows * rows.row_bytes() : 0;
-    for (int64_t r = 0; r < count; r += kRows) {
-        const uint8_t* w[kRows];
-        for (int i = 0; i < kRows; i++) w[i] = rows[first + r + i];
-        for (int64_t n = 0; n < x.rows; n += kColumns)
-            tile_of<Packed, kRows, kColumns>(static_cast<int>(std::min<int64_t>(kColumns, x.rows - n)), w, ahead,
-                                             x.spans + n * x.stride, x.stride, x.length, sums + n * kTile + r);
-    }
+    const int64_t groups = (x.rows + kColumns - 1) / kColumns;
+    for (int64_t r = 0; r < count; r += kRows)
+        for (int64_t s = 0; s < x.length; s += kSumSpans) {
+            const uint8_t* w[kRows];
+            for (int i = 0; i < kRows; i++) w[i] = rows[first + r + i] + s * Packed::kBytes;
+            for (int64_t g = 0; g < groups; g++) {
+                const int64_t n = x.rows * g / groups;
+                const int columns = static_cast<int>(x.rows * (g + 1) / groups - n);
+                tile_of<Packed, kRows, kColumns>(columns, w, g ? 0 : ahead, x.spans + n * x.stride + s, x.stride,
+                                                 std::min(kSumSpans, x.length - s), sums + n * kTile + r);
+            }
+        }
 }
 
 // One row of activations with one row of weights after the other: memory is read strictly in order, and the CPU's own
@@ -92,8 +102,7 @@ void multiply_packed(const Activations<Span>& x, const Rows& rows, int64_t first
 template <class Packed, class Span>
 bool reads_in_order(const Activations<Span>& x) {
     constexpr int64_t kRoomBytes = 16 * 1024, kStepBytes = 128;
-    constexpr bool kQuantized = std::is_same<Span, QuantizedSpan>::value;
-    return kQuantized && Packed::kBytes / kParts <= kStepBytes &&
+    return kQuantizes<Span> && Packed::kBytes / kParts <= kStepBytes &&
            x.length * static_cast<int64_t>(sizeof(Span)) <= kRoomBytes;
 }
 
@@ -115,6 +124,7 @@ template <class Packed, class Open, class Span>
 void multiply_many(const Activations<Span>& x, const Rows& rows, int64_t first, int64_t count, float* sums) {
     constexpr int kRows = 4, kColumns = Open::kFloats && kRegisters < 32 ? 3 : 4;
     constexpr int64_t kBlock = kOpenBytes / kTile / Open::kBytes;  // spans
+    static_assert(Open::kFloats || kBlock == kSumSpans, "few rows and many are to have the same bits");
     alignas(64) uint8_t opened[kTile * kBlock * Open::kBytes];
     for (int64_t s = 0; s < x.length; s += kBlock) {
         const int64_t spans = std::min(kBlock, x.length - s);
@@ -150,7 +160,7 @@ inline void finish(const Product& p, float* sums, const float* offsets, int offs
 
 template <class Packed, class Open, class Span>
 void multiply_panel(const Product& p, const Rows& weight, const Activations<Span>& panel, int64_t row, Team& team) {
-    const int offset = std::is_same<Span, QuantizedSpan>::value ? Packed::kOffset : 0;
+    const int offset = kQuantizes<Span> ? Packed::kOffset : 0;
     const bool few = panel.rows <= kFewRows;
     const int64_t tiles = (p.outputs + kTile - 1) / kTile;
     const int64_t blocks = (panel.rows + kBlockRows - 1) / kBlockRows;

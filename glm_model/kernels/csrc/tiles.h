@@ -78,15 +78,14 @@ inline void prefetch(const uint8_t* from, int64_t ahead) {
     for (int i = 0; ahead && i < kBytes; i += 64) __builtin_prefetch(from + ahead + i, 0, 2);
 }
 
-// Sums over the lanes, with short rows a good part of all work: cheapest by four vectors.
+// Sums over the lanes, with short rows a good part of all work: cheapest by four vectors. All are added up in the same
+// order, those left over together with zeros, so that a sum has the same bits in a tile of any shape.
 template <int R, int N>
 inline void add_up(const Floats (&acc)[R][N], float* sums) {
-    constexpr int kByFour = R * N / 4 * 4;
-    float totals[R * N] = {};
-    GLM_UNROLL for (int i = 0; i < kByFour; i += 4)
-        add_totals(acc[i % R][i / R], acc[(i + 1) % R][(i + 1) / R], acc[(i + 2) % R][(i + 2) / R],
-                   acc[(i + 3) % R][(i + 3) / R], totals + i);
-    for (int i = kByFour; i < R * N; i++) totals[i] = total(acc[i % R][i / R]);
+    constexpr int kByFour = (R * N + 3) / 4 * 4;
+    float totals[kByFour] = {};
+    auto of = [&](int i) { return i < R * N ? acc[i % R][i / R] : zero(); };
+    GLM_UNROLL for (int i = 0; i < kByFour; i += 4) add_totals(of(i), of(i + 1), of(i + 2), of(i + 3), totals + i);
     for (int i = 0; i < R * N; i++) sums[i / R * kTile + i % R] += totals[i];
 }
 
@@ -102,18 +101,18 @@ void tile(const uint8_t* const* w, int64_t ahead, const Span* x, int64_t x_strid
     for (int r = 0; r < R; r++)
         for (int n = 0; n < N; n++) acc[r][n] = zero();
     for (int64_t s = 0; s < spans; s++) {
-        for (int r = 0; r < R; r++) prefetch<Weights::kBytes>(w[r] + s * Weights::kBytes, ahead);
+        GLM_UNROLL for (int r = 0; r < R; r++) prefetch<Weights::kBytes>(w[r] + s * Weights::kBytes, ahead);
         for (int part = 0; part < kParts; part++) {
             Floats scales[N];
-            for (int n = 0; n < N; n++) scales[n] = load(x[n * x_stride + s].scales + part * kLanes);
+            GLM_UNROLL for (int n = 0; n < N; n++) scales[n] = load(x[n * x_stride + s].scales + part * kLanes);
             // Activations come from the first-level cache again for each row: registers for both there are not.
-            for (int r = 0; r < R; r++) {
+            GLM_UNROLL for (int r = 0; r < R; r++) {
                 Bytes wv[4];
                 Weights::load(w[r] + s * Weights::kBytes, part, wv);
-                for (int n = 0; n < N; n++) {
+                GLM_UNROLL for (int n = 0; n < N; n++) {
                     const void* values = x[n * x_stride + s].values + part * kPartBytes;
                     Bytes xv[4];
-                    for (int c = 0; c < 4; c++) xv[c] = load_bytes(static_cast<const uint8_t*>(values) + c * kChunk);
+                    GLM_UNROLL for (int c = 0; c < 4; c++) xv[c] = load_bytes(static_cast<const uint8_t*>(values) + c * kChunk);
                     const Ints dot = corrected(Weights::dot(wv, xv), x[n * x_stride + s], part);
                     acc[r][n] = multiply_add(to_floats(dot), scales[n], acc[r][n]);
                 }
@@ -136,10 +135,10 @@ void tile(const uint8_t* const* w, int64_t ahead, const ExactSpan* x, int64_t x_
         for (int step = 0; step < kSteps; step++) {
             GLM_UNROLL for (int k = 0; k < 8; k++) {
                 Floats xv[N];
-                for (int n = 0; n < N; n++) xv[n] = load(x[n * x_stride + s].values + (8 * step + k) * kLanes);
-                for (int r = 0; r < R; r++) {
+                GLM_UNROLL for (int n = 0; n < N; n++) xv[n] = load(x[n * x_stride + s].values + (8 * step + k) * kLanes);
+                GLM_UNROLL for (int r = 0; r < R; r++) {
                     Floats wv = Weights::floats(w[r] + s * Weights::kBytes, step, k);
-                    for (int n = 0; n < N; n++)
+                    GLM_UNROLL for (int n = 0; n < N; n++)
                         acc[k % kChains][r][n] = multiply_add(wv, xv[n], acc[k % kChains][r][n]);
                 }
             }
