@@ -36,7 +36,7 @@ PARTS = {
     "Triton": Part(("kernels/triton*",), "'triton' in kernels"),
     "onnxruntime": Part(("kernels/onnx.py",), "'onnxruntime' in kernels"),
     "cpm_kernels": Part(("kernels/cpm.py",), "'cpm_kernels' in kernels"),
-    "the native step": Part(("model/native_step.py",), "decoder._fast_step is not None"),
+    "the native step": Part(("model/native_step.py", "model/native_rows.py"), "decoder._fast_step is not None"),
     "CUDA graphs": Part(("generation/cuda_graphs.py",), "len(passes._step_makers) == 1"),
     "prompt lookup": Part(("generation/prompt_lookup.py",), "answer._guesser_maker is not None"),
     "published beams": Part(

@@ -81,8 +81,8 @@ class Rows:
         return self._count
 
     @property
-    def is_one_row(self) -> bool:
-        """Whether this is one row with a cache of its own, which may take a step together with others."""
+    def joins_others(self) -> bool:
+        """Whether this is one row that takes steps together with others."""
         return isinstance(self._cache, RowCache) and not self._is_shared
 
     def select(self, rows: list[int]) -> None:
@@ -126,6 +126,7 @@ class DecodingBatch:
         *,
         cache: Cache | None = None,
         quick_steps: bool = False,
+        joins_others: bool = False,
     ) -> tuple[Rows, Tensor]:
         """Add rows: run the forward pass of their prompts.
 
@@ -138,6 +139,8 @@ class DecodingBatch:
                 afterwards; None makes a new one.
             quick_steps: whether a single row may use a registered :data:`StepMaker`. Its steps support neither
                 ``Rows.forget`` nor ``Rows.select``.
+            joins_others: whether a single row takes steps together with other rows that do, of whatever lengths. It
+                supports no ``Rows.select``.
 
         Returns:
             The new rows, and the logits [rows, vocab] of their first tokens.
@@ -145,7 +148,7 @@ class DecodingBatch:
         is_padded = attention_mask is not None and attention_mask.ndim == 2 and not bool(attention_mask.all())
         rows = Rows(len(input_ids), position_ids, attention_mask if is_padded else None)
         if cache is None:
-            if quick_steps and len(input_ids) == 1 and self._model.device.type == "cpu" and not is_padded:
+            if joins_others and len(input_ids) == 1 and not is_padded:
                 rows._cache = RowCache(position_ids.shape[-1], self._model.runtime.cache_dtype)
             else:
                 rows._cache = new_cache(self._model.device, self._model.runtime.cache_dtype)
@@ -160,7 +163,7 @@ class DecodingBatch:
         return rows, logits[:, -1]
 
     def step(self, inputs: Mapping[Rows, Tensor]) -> dict[Rows, Tensor]:
-        """Add tokens to rows. All groups of one row and one new token share a forward pass; each other has its own.
+        """Add tokens to rows. All rows that join others share a forward pass; each other group has its own.
 
         Args:
             inputs: the ids to add, LongTensor [rows, n], for each group of rows.
@@ -168,7 +171,7 @@ class DecodingBatch:
         Returns:
             The logits [rows, n, vocab] for each group of rows.
         """
-        together = [rows for rows, input_ids in inputs.items() if rows.is_one_row and input_ids.shape[1] == 1]
+        together = [rows for rows, input_ids in inputs.items() if rows.joins_others and input_ids.shape[1] == 1]
         logits = self._grow_together({rows: inputs[rows] for rows in together}) if len(together) > 1 else {}
         apart = {rows: self._grow(rows, input_ids) for rows, input_ids in inputs.items() if rows not in logits}
         return logits | apart
