@@ -35,8 +35,10 @@ _ZIG_SPELLING = {"-march=armv8.2-a+dotprod": "-mcpu=generic+dotprod"}
 # The two on mathematics: nobody asks for errno or floating-point exceptions, and loops that keep them are no vectors.
 _OPTIONS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 _TIMEOUT = 300  # seconds; it takes ten, and with ziglang, which makes itself a C++ library first, sixty
-_VERSION_TIMEOUT = 20
-_LINE = 300  # characters of a compiler's message that are passed on
+_QUICK_TIMEOUT = 30  # of what takes less than one: the compiler's version, a program of two lines, loading a library
+_LINE = 200  # characters of a compiler's message, or of CXX, that are passed on
+_SMALL_SOURCE = '#include <stdexcept>\nvoid glm_fail() { throw std::runtime_error(""); }\n'
+_TRIAL = Path(__file__).with_name("try_library.py")
 
 _AVX2 = ("avx2", "fma3", "f16c")
 _AVX512 = ("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq", "avx512_vnni")
@@ -73,21 +75,54 @@ def find_compiler() -> list[str]:
     try:
         named = shlex.split(os.environ.get("CXX", ""))
     except ValueError as error:
-        raise BuildError(
-            f"CXX={os.environ['CXX']} is no command: {error}; set it to a C++ compiler, or unset it"
-        ) from None
+        raise _blame(f"is no command: {error}") from None
     for name in named[:1] or COMPILERS:
         if path := shutil.which(name):
             return [path, *named[1:]]
     if named:
-        raise BuildError(f"CXX={named[0]} was not found; set it to a C++ compiler, or unset it")
+        raise _blame("was not found")
     if find_spec(_ZIG):
         return [sys.executable, "-m", _ZIG, "c++"]
     raise BuildError(f"no C++ compiler ({', '.join(COMPILERS)}) in PATH; pip install {_ZIG} brings one")
 
 
+def _blame(what: str) -> BuildError:
+    """Return an error that says what a compiler has done, with CXX if that names it, and what helps."""
+    if named := os.environ.get("CXX", "").strip():
+        return BuildError(f"CXX={_line(named)} {what}; set CXX to a C++ compiler, or unset it")
+    return BuildError(f"{_line(shlex.join(find_compiler()))} {what}; set CXX to another C++ compiler")
+
+
+def _line(text: str) -> str:
+    """Return the beginning of a text that may hold anything, fit for one line of a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:_LINE])
+
+
+def try_in_a_process(library: Path, *, multiply: bool = False) -> None:
+    """Try a library in a process of its own: a compiler is not to be trusted, and what it made may end its process.
+
+    Args:
+        library: the file.
+        multiply: call the kernel, too; otherwise the library is loaded.
+
+    Raises:
+        BuildError: the process ends by a signal or with an error.
+    """
+    if not sys.executable:  # Python is a part of another program, which would be started instead
+        return
+    command = [sys.executable, "-I", "-S", str(_TRIAL), str(library), *(["multiply"] if multiply else [])]
+    try:
+        done = run_alone(command, _QUICK_TIMEOUT)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise _blame(f"made a library that cannot be tried ({_line(str(error))})") from error
+    if done.returncode:
+        lines = done.stdout.replace(f"{library}: ", "").split("\n")
+        why = _line(next(filter(None, reversed(lines)), "")) or f"exit status {done.returncode}"
+        raise _blame(f"made a library that cannot be used ({why})")
+
+
 def build(
-    instructions: str, source: Path = SOURCE / "kernels.cpp", try_out: Callable[[Path], None] = lambda library: None
+    instructions: str, source: Path = SOURCE / "kernels.cpp", try_out: Callable[[Path], None] = try_in_a_process
 ) -> Path:
     """Return the path of the compiled library; compile it if it is not in the cache, or not whole.
 
@@ -106,67 +141,95 @@ def build(
     options = [*_OPTIONS, *INSTRUCTION_SETS[instructions][1]]
     if _ZIG in compiler:
         options = [_ZIG_SPELLING.get(option, option) for option in options]
-    command = [*compiler, *options, str(source), *_libraries(compiler)]
-    version = _run([*compiler, "--version"], _VERSION_TIMEOUT)
-    name = f"{source.stem}-{instructions}-{_fingerprint(command, source, version)}"
-
-    def make(library: Path) -> None:
-        _compile(command, library)
-        try_out(library)
-
+    command = [*compiler, *options]
+    try:
+        name = f"{source.stem}-{instructions}-{_fingerprint(command, source)}"
+    except OSError as error:
+        raise BuildError(f"the kernel's source cannot be read ({error}); install this package again") from error
+    for place in library_cache.places():
+        if found := library_cache.find(place.folder, name):
+            return found
     problems = []
-    for cache in library_cache.folders():
+    for place in library_cache.places():
         try:
-            return library_cache.get(cache, name, make)
+            library_cache.make_private(place)
+            return _build(command, source, place.folder, name, try_out)
         except OSError as error:
-            problems.append(f"the cache {cache} cannot be used: {error}")
-    raise BuildError("; ".join(problems))
+            problems.append(f"the cache {_line(str(place.folder))} cannot be used: {error}")
+    raise BuildError(f"{'; '.join(problems)}; set XDG_CACHE_HOME to a folder of yours")
 
 
-def named_compiler() -> str:
-    """Return the compiler's command for people, with CXX if that names it."""
-    return f"CXX={os.environ['CXX']}" if os.environ.get("CXX") else find_compiler()[0]
+def _build(command: list[str], source: Path, cache: Path, name: str, try_out: Callable[[Path], None]) -> Path:
+    """Return the library, made in a cache, perhaps by another process; raise OSError if the cache cannot be used."""
+    if _ZIG in command:
+        logger.warning("compiling the kernel for INT4 and INT8 with %s: a minute or two, this once", _ZIG)
+    with library_cache.unfinished_folder(cache) as folder:
+        _require_a_compiler(command, folder)
+        with library_cache.lock(cache):
+            if found := library_cache.find(cache, name):
+                return found
+            library = folder / f"{name}.so"
+            _compile(command, source, library, _TIMEOUT)
+            try_out(library)
+            return library_cache.keep(cache, name, library)
 
 
-def _libraries(compiler: list[str]) -> list[str]:
-    """Return what a C compiler has to be told to link C++ with."""
-    return ["-lstdc++"] if re.fullmatch(r"(.*-)?(gcc|clang|cc)(-[\d.]+)?", Path(compiler[0]).name) else []
+def _require_a_compiler(command: list[str], folder: Path) -> None:
+    """Raise BuildError if a compiler does not make a small library that can be loaded: that takes half a second.
+
+    So a compiler that hangs, or that makes something else, is found at each start without a long wait for it.
+    """
+    small = folder / "small.cpp"
+    small.write_text(_SMALL_SOURCE)
+    library = small.with_suffix(".so")
+    _compile(command, small, library, _TIMEOUT if _ZIG in command else _QUICK_TIMEOUT)
+    try_in_a_process(library)
 
 
-def _fingerprint(command: list[str], source: Path, version: str) -> str:
-    """Return what decides the content of a library, and on which systems it can be loaded, as 16 characters."""
+def _libraries(command: list[str]) -> list[str]:
+    """Return what a C compiler, which may stand behind other programs, has to be told to link C++ with."""
+    names = [Path(word).name for word in command]
+    is_c = any(re.fullmatch(r"(.*-)?(gcc|clang|cc)(-[\d.]+)?", name) for name in names)
+    return [("-lc++" if sys.platform == "darwin" else "-lstdc++")] if is_c else []
+
+
+def _fingerprint(command: list[str], source: Path) -> str:
+    """Return what decides the content of a library, and on which systems it can be used, as 16 characters.
+
+    The compiler may have been told to compile for this CPU alone, and other machines may share the cache.
+    """
     digest = hashlib.sha256()
     for path in sorted({*SOURCE.iterdir(), source}):
         digest.update(path.read_bytes())
+    version = _run([*command[: len(find_compiler())], "--version"], _QUICK_TIMEOUT)
     libc = os.confstr("CS_GNU_LIBC_VERSION") if "CS_GNU_LIBC_VERSION" in os.confstr_names else sys.platform
-    words = [word for word in command if word != str(source)]
-    digest.update("\0".join([*words, version, str(libc)]).encode(errors="surrogateescape"))
+    capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    instructions = sorted(name for name, value in capabilities.items() if value is True)
+    digest.update("\0".join([*command, version, str(libc), *instructions]).encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]
 
 
-def _compile(command: list[str], library: Path) -> None:
-    if _ZIG in command:
-        logger.warning("compiling the kernel for INT4 and INT8 with %s: a minute or two, this once", _ZIG)
+def _compile(command: list[str], source: Path, library: Path, timeout: float) -> None:
     # Its own temporary files lie beside the library: TMPDIR may be missing or full.
-    _run([*command, "-o", str(library)], _TIMEOUT, {"TMPDIR": str(library.parent)})
+    environment = {"TMPDIR": str(library.parent)}
+    _run([*command, str(source), *_libraries(command), "-o", str(library)], timeout, environment)
     if not library.is_file() or library.stat().st_size == 0:
-        raise BuildError(f"{named_compiler()} has written nothing; set CXX to a C++ compiler, or unset it")
+        raise _blame("has written nothing")
 
 
 def _run(command: list[str], timeout: float, environment: Mapping[str, str] | None = None) -> str:
     try:
-        done = run_alone(command, timeout, {**os.environ, **(environment or {})})
+        # What it says is read below, so it must say it in English.
+        done = run_alone(command, timeout, {**os.environ, "LC_ALL": "C", **(environment or {})})
     except subprocess.TimeoutExpired as error:
-        raise BuildError(
-            f"{named_compiler()} has not ended after {timeout} seconds; set CXX to another C++ compiler"
-        ) from error
+        raise _blame(f"has not ended after {timeout} seconds") from error
     except (OSError, ValueError) as error:
-        raise BuildError(f"{named_compiler()} did not run: {error}; set CXX to a C++ compiler, or unset it") from error
+        raise _blame(f"did not run: {_line(str(error))}") from error
     if done.returncode:
-        if os.strerror(errno.ENOSPC) in done.stdout:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            if environment and os.strerror(number) in done.stdout:
+                raise OSError(number, os.strerror(number))
         errors = [line for line in done.stdout.splitlines() if "error" in line]
-        said = "".join(errors[:1] or done.stdout.splitlines()[:1]).strip()[:_LINE]
-        why = said if errors else f"exit status {done.returncode}{said and f' ({said})'}"
-        raise BuildError(f"{named_compiler()} failed: {why}")
+        said = _line("".join(errors[:1] or done.stdout.splitlines()[:1]).strip())
+        raise _blame(f"failed: {said}" if errors else f"failed: exit status {done.returncode}{said and f' ({said})'}")
     return done.stdout

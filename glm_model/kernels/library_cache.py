@@ -1,20 +1,22 @@
 """Keep compiled libraries in a folder of the user's, and return only what is whole and the user's own.
 
 What is loaded into the process is run, and a library that is not whole ends the process by a signal. So the name of a
-file ends with a checksum of its content, which is compared before the file is used; what does not fit is removed and
-made again. A library is made under another name and renamed, so that a process that is killed leaves no half of one,
-and a lock keeps two processes from both making it.
+file ends with a checksum of its content, which is compared before the content is used; what does not fit is removed and
+made again. A library is made in a folder beside it, written to the disk and then renamed, so that a process that is
+killed leaves no half of one.
 """
 
 import contextlib
+import errno
 import hashlib
 import logging
 import os
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from ..process.leftovers import temporary_folder
 
@@ -23,136 +25,192 @@ logger = logging.getLogger(__name__)
 _NAME = "glm_home"
 _CHECKSUM = 32  # characters
 _LARGEST = 64 << 20  # bytes; a library has less than one
-_PATIENCE = 330  # seconds that another process may need to make a library
+_UNFINISHED = "build-"  # begins the names of folders in which libraries are made
+_PATIENCE = 120  # seconds that another process may need to make a library before this one makes its own
+_NO_LOCKS = 24 * 3600  # seconds after which a folder counts as abandoned where the file system has no locks
 
 
-def folders() -> list[Path]:
-    """Return the folders that may hold the cache: below $XDG_CACHE_HOME or ~/.cache, then a temporary one.
+class Place(NamedTuple):
+    """Where a cache may be.
 
-    The second name in each is for users who share the place with another one, as the volume of a container; the
-    temporary folder for those who have no home, or one that cannot be written.
+    Attributes:
+        folder: the cache itself, which is made if it is missing.
+        base: the folder that must be there already.
+    """
+
+    folder: Path
+    base: Path
+
+
+def places() -> list[Place]:
+    """Return where the cache may be: below $XDG_CACHE_HOME or ~/.cache, then in the folder for temporary files.
+
+    The second name in the first is for users who share it with others, as a volume of containers; the temporary folder
+    for those who have no home, or one that cannot be written. What is no path from the root is not used: the cache
+    would lie wherever one works.
     """
     own = f"{_NAME}-{os.getuid()}"
-    temporary = Path(os.environ.get("TMPDIR") or "/tmp") / own
-    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    with contextlib.suppress(RuntimeError):  # the system does not know the user
-        root = root if root.is_absolute() else Path(os.environ.get("HOME", Path.home()), ".cache")
-    found = [root / _NAME, root / own] if root.is_absolute() else []
-    return [*found, temporary] if temporary.is_absolute() else found
+    temporary = Path(os.environ.get("TMPDIR", ""))
+    temporary = temporary if temporary.is_absolute() else Path("/tmp")
+    root = base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if root.is_absolute():
+        base = Path(root.anchor)
+    else:
+        with contextlib.suppress(RuntimeError):  # the system does not know the user
+            base = Path(os.environ["HOME"] if "HOME" in os.environ else Path.home())
+            root = base / ".cache"
+    found = [Place(root / name, base) for name in (_NAME, own)] if root.is_absolute() else []
+    return [*found, Place(temporary / own, temporary)]
 
 
-def get(folder: Path, name: str, make: Callable[[Path], None]) -> Path:
-    """Return the path of a library, made if it is not there or not whole.
+def find(folder: Path, name: str) -> Path | None:
+    """Return the library of this name whose content has the checksum in its own, or None; remove those that differ.
 
     Args:
-        folder: the cache.
+        folder: the cache; nothing is found in one that is not there, or that :func:`private` refuses.
         name: the beginning of the file's name, which says what decides its content.
-        make: writes the library to the path that it gets; its errors are passed on.
-
-    Raises:
-        OSError: the folder cannot be used.
     """
-    folder = _private(folder)
-    found = _whole(folder, name)
-    if found is None:
-        with _lock(folder / "build.lock"):
-            found = _whole(folder, name)
-            if found is None:
-                _remove_abandoned(folder)
-                found = _made(folder, name, make)
-    return found
-
-
-def _private(folder: Path) -> Path:
-    """Return the folder, made if missing; raise PermissionError if others may write there, for what it holds is run."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for status in (folder.lstat(), folder.stat()):  # of a link, and of what it leads to
-        if status.st_uid != os.getuid():
-            raise PermissionError(f"{folder} belongs to another user")
-    if folder.stat().st_mode & 0o022:
-        raise PermissionError(f"others may write to {folder}")
-    if os.statvfs(folder).f_flag & getattr(os, "ST_NOEXEC", 0):
-        raise PermissionError(f"{folder} is on a file system from which nothing may run")
-    return folder
-
-
-def _whole(folder: Path, name: str) -> Path | None:
-    """Return the library of this name whose content has the checksum in its name, and remove others."""
-    for path in sorted(folder.glob(f"{name}-*.so")):
-        if path.stem.removeprefix(f"{name}-") == _checksum_of_own(path):
-            return path
-        logger.warning("%s is not as it was made, so it is removed and made again", path)
-        _remove(path)
+    try:
+        _require_private(folder)
+        for path in sorted(folder.glob(f"{name}-*.so")):
+            if content(path) is not None:
+                return path
+            logger.warning("%s is not as it was made, so it is removed and made again", path)
+            remove(path)
+    except OSError:
+        pass  # whoever wants to make one there learns why not
     return None
 
 
-def _checksum_of_own(path: Path) -> str | None:
-    """Return the checksum of a plain file that this user alone can write, None of anything else."""
+def content(path: Path) -> bytes | None:
+    """Return the content of a library; None if it is not what the name says, or not of this user alone."""
     try:
         # A pipe must not make us wait, nor a link lead elsewhere.
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
-    with os.fdopen(handle, "rb") as file:
+    try:
         status = os.fstat(handle)
         is_own = status.st_uid == os.getuid() and not status.st_mode & 0o022
         if not (stat.S_ISREG(status.st_mode) and is_own and status.st_size <= _LARGEST):
             return None
-        return _checksum(file.read())
+        with open(handle, "rb", closefd=False) as file:
+            found = file.read(_LARGEST)
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
+    return found if path.stem.endswith(f"-{_checksum(found)}") else None
 
 
-def _checksum(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:_CHECKSUM]
+def _checksum(found: bytes) -> str:
+    return hashlib.sha256(found).hexdigest()[:_CHECKSUM]
 
 
-def _made(folder: Path, name: str, make: Callable[[Path], None]) -> Path:
-    with temporary_folder(f"{name}-", folder) as place:
-        unfinished = Path(place) / f"{name}.so"
-        make(unfinished)
-        unfinished.chmod(0o700)
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-            checksum = _checksum(file.read())
-        library = folder / f"{name}-{checksum}.so"
-        _remove(library)
-        unfinished.replace(library)
-    return library
+def make_private(place: Place) -> None:
+    """Make the cache if it is missing.
+
+    Raises:
+        OSError: it cannot be made, others may write there, or nothing may be run from there.
+    """
+    if not place.base.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "there is no such folder", str(place.base))
+    place.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _require_private(place.folder)
 
 
-def _remove(path: Path) -> None:
+def _require_private(folder: Path) -> None:
+    link, status = folder.lstat(), folder.stat()  # of a link, and of what it leads to
+    if {link.st_uid, status.st_uid} != {os.getuid()}:
+        raise PermissionError("it belongs to another user")
+    if status.st_mode & 0o022:
+        raise PermissionError("others may write there")
+    if os.statvfs(folder).f_flag & getattr(os, "ST_NOEXEC", 0):
+        raise PermissionError("nothing may run from its file system")
+
+
+def keep(folder: Path, name: str, library: Path) -> Path:
+    """Move a library that was made in an :func:`unfinished_folder` into the cache, and return its new path.
+
+    Raises:
+        OSError: the folder cannot be written, or the library is too large to be one.
+    """
+    if library.stat().st_size > _LARGEST:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(library))
+    library.chmod(0o700)
+    with library.open("rb") as file:
+        os.fsync(file.fileno())
+        kept = folder / f"{name}-{_checksum(file.read())}.so"
+    remove(kept)
+    library.replace(kept)
+    return kept
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder; raise OSError if that is not possible."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 
 
-def _remove_abandoned(folder: Path) -> None:
-    """Remove the temporary folders of processes that were killed; called by the one that holds the lock."""
-    for path in folder.iterdir():
-        with contextlib.suppress(OSError):
-            if path.is_dir() and time.time() - path.stat().st_mtime > _PATIENCE:
-                _remove(path)
+@contextlib.contextmanager
+def unfinished_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder in the cache for the time of the block, and remove those of processes that were killed.
+
+    Its process holds a lock on it, so that others see that it is in use.
+    """
+    with temporary_folder(_UNFINISHED, folder) as name, _lock(Path(name), 0):
+        for path in folder.glob(f"{_UNFINISHED}*"):
+            with contextlib.suppress(OSError):
+                if _is_abandoned(path):
+                    remove(path)
+        yield Path(name)
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Return whether no process works in a folder."""
+    import fcntl  # not on Windows
+
+    age = time.time() - path.lstat().st_mtime
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return any(os.scandir(handle)) or age > _PATIENCE  # its process may be about to lock it
+    except BlockingIOError:
+        return False
+    except OSError:
+        return age > _NO_LOCKS
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold a lock that one process at a time has; the system releases it if the process dies.
+def lock(folder: Path) -> Iterator[None]:
+    """Hold the cache's lock, which keeps two processes from making the same library, while the block runs.
 
     It saves work and no more: neither a file system that has no locks nor a process that holds it too long is a reason
-    to fail.
+    to fail. The system releases it if the process dies.
     """
+    with _lock(folder / "build.lock", _PATIENCE, os.O_RDWR | os.O_CREAT):
+        yield
+
+
+@contextlib.contextmanager
+def _lock(path: Path, patience: float, flags: int = os.O_RDONLY) -> Iterator[None]:
     import fcntl  # not on Windows
 
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            handle = os.open(path, flags, 0o600)
+            handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
             stack.callback(os.close, handle)
-            until = time.monotonic() + _PATIENCE
-            while time.monotonic() < until:
+            until = time.monotonic() + patience
+            while True:
                 try:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
+                    if time.monotonic() >= until:
+                        break
                     time.sleep(0.05)
         yield

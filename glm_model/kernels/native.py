@@ -6,12 +6,12 @@ which is as precise as float32; all else is multiplied in float32. Both sum in f
 the activations.
 """
 
+import contextlib
 import ctypes
 import functools
 import itertools
 import logging
-import subprocess
-import sys
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -19,27 +19,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..process.leftovers import run_alone
-from . import dispatch, reference, structures, trial
-from .build import BuildError, build, instruction_sets, named_compiler
+from . import dispatch, library_cache, reference, structures, trial
+from .build import BuildError, build, instruction_sets, try_in_a_process
 from .choice import allowed, wanted_instructions
+from .try_library import ARGUMENTS
 
 logger = logging.getLogger(__name__)
 
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # as in csrc/numbers.h
 
-_TRIAL_SECONDS = 60
-
-_POINTER, _INT, _SIZE = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
-_ARGUMENTS = (
-    *(_POINTER, _INT, _SIZE, _SIZE),  # x, its type, rows, columns
-    *(_POINTER, _POINTER, _INT, _SIZE, _INT),  # weight, scale, its type, outputs, bits
-    *(_POINTER, _POINTER, _INT, _INT),  # bias, out, whether to quantize activations, threads
-)
-
-
-class LoadError(BuildError):
-    """A library is whole and cannot be loaded."""
+_POINTER, _INT = ctypes.c_void_p, ctypes.c_int
 
 
 class Library(NamedTuple):
@@ -70,11 +59,32 @@ def load(path: Path) -> Library:
             than the reference.
     """
     try:
-        handle = ctypes.CDLL(str(path))
-    except OSError as error:
-        raise LoadError(f"{path} cannot be loaded: {error}") from error
+        return _load(path, _open(path))
+    except (OSError, AttributeError) as error:
+        raise BuildError(f"{path} cannot be loaded: {error}") from error
+
+
+def _open(path: Path) -> ctypes.CDLL:
+    """Return the library, from a copy in memory where the system allows it.
+
+    So what runs is what was checked, and a file that is cut while it is in use does not end the process by SIGBUS.
+    """
+    content = library_cache.content(path)
+    if content is None:
+        raise OSError("it is not as it was made")
+    if hasattr(os, "memfd_create"):
+        with contextlib.suppress(OSError):
+            # Never closed: the loader knows a library by its name, and the number would become that of another file.
+            copy = os.memfd_create(path.name)
+            with open(copy, "wb", closefd=False) as file:
+                file.write(content)
+            return ctypes.CDLL(f"/proc/self/fd/{copy}")
+    return ctypes.CDLL(str(path))
+
+
+def _load(path: Path, handle: ctypes.CDLL) -> Library:
     _require_same_layout(handle, path)
-    handle.glm_matmul.argtypes = _ARGUMENTS
+    handle.glm_matmul.argtypes = ARGUMENTS
     handle.glm_decode.argtypes = [_POINTER, _POINTER, _POINTER, _INT]
     handle.glm_attend.argtypes = [_POINTER, _POINTER, _SIZE, _POINTER, _POINTER, _INT]
     handle.glm_instructions.restype = ctypes.c_char_p
@@ -92,8 +102,8 @@ def _require_same_layout(handle: ctypes.CDLL, path: Path) -> None:
     try:
         handle.glm_layout.restype = ctypes.c_char_p
     except AttributeError as error:
-        raise LoadError(f"{path} is no kernel of this package") from error
-    if different := structures.differences(handle.glm_layout().decode()):
+        raise BuildError(f"{path} is no kernel of this package") from error
+    if different := structures.differences(handle.glm_layout().decode(errors="replace")):
         raise BuildError(
             f"{path} takes other structures than glm_model/kernels/structures.py describes ({', '.join(different)}): "
             "files of two versions lie in this package; install it again"
@@ -137,35 +147,23 @@ def find() -> Library | BuildError:
 
 def _built() -> Library:
     instructions = _best_instructions()
-    path = build(instructions, try_out=_try_out)
+    is_new = False
+
+    def try_out(library: Path) -> None:
+        nonlocal is_new
+        try_in_a_process(library, multiply=True)
+        is_new = True
+
+    path = build(instructions, try_out=try_out)
     try:
         return load(path)
-    except LoadError:  # made on another system that shares the cache
-        path.unlink(missing_ok=True)
-        return load(build(instructions, try_out=_try_out))
-
-
-# Arguments: a library. A compiler is not to be trusted: what it made may end the process that loads it.
-_TRIAL = """
-import ctypes, sys
-library = ctypes.CDLL(sys.argv[1])
-for name in ("glm_matmul", "glm_decode", "glm_layout", "glm_instructions", "glm_use_threads_of"):
-    getattr(library, name)
-"""
-
-
-def _try_out(path: Path) -> None:
-    """Raise BuildError if a process that loads a library fails."""
-    try:
-        done = run_alone([sys.executable, "-I", "-S", "-c", _TRIAL, str(path)], _TRIAL_SECONDS)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise BuildError(f"the kernel that {named_compiler()} made could not be tried: {error}") from error
-    if done.returncode:
-        lines = done.stdout.strip().splitlines()
-        why = lines[-1].replace(f"{path}: ", "") if lines else f"signal {-done.returncode}"
-        raise BuildError(
-            f"{named_compiler()} made a library that cannot be used ({why}); set CXX to a C++ compiler, or unset it"
-        )
+    except BuildError as error:
+        with contextlib.suppress(OSError):  # the cache may be for reading only
+            library_cache.remove(path)
+        if is_new:
+            raise
+        logger.warning("%s; it is removed and made again", error)
+    return load(build(instructions, try_out=try_out))
 
 
 def _best_instructions() -> str:
