@@ -80,7 +80,7 @@ def find_compiler() -> list[str]:
         if path := shutil.which(name):
             return [path, *named[1:]]
     if named:
-        raise _blame("was not found")
+        raise BuildError(f"CXX={_line(named[0])} was not found; set CXX to a C++ compiler, or unset it")
     if find_spec(_ZIG):
         return [sys.executable, "-m", _ZIG, "c++"]
     raise BuildError(f"no C++ compiler ({', '.join(COMPILERS)}) in PATH; pip install {_ZIG} brings one")

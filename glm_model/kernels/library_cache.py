@@ -176,7 +176,7 @@ def _is_abandoned(path: Path) -> bool:
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return any(os.scandir(handle)) or age > _PATIENCE  # its process may be about to lock it
+        return any(path.iterdir()) or age > _PATIENCE  # its process may be about to lock it
     except BlockingIOError:
         return False
     except OSError:

@@ -393,6 +393,7 @@ def have_own_mounts() -> None:
 def main() -> int:
     """Go through the states and print how the starts ended."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kinds", nargs="*", metavar="KIND", default=list(KINDS), help=f"of: {', '.join(KINDS)}")
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -402,7 +403,7 @@ def main() -> int:
     failed = 0
     with tempfile.TemporaryDirectory() as place:
         starts = Starts(Path(place), seconds=0.05)
-        for name in itertools.islice(itertools.cycle(KINDS), options.count):
+        for name in itertools.islice(itertools.cycle(options.kinds), options.count):
             try:
                 statuses = KINDS[name](starts, draw)
                 good = min(statuses) >= 0 and FAILED not in statuses and statuses[-1] == FAST
