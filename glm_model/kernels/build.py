@@ -25,13 +25,14 @@ import torch
 
 from ..process.leftovers import run_alone
 from . import library_cache
+from .try_library import DONE
 
 logger = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).parent / "csrc"
 COMPILERS = ("g++", "clang++", "c++")
 _ZIG = "ziglang"  # a module whose c++ is clang++ in all but the names of CPUs
-_ZIG_SPELLING = {"-march=armv8.2-a+dotprod": "-mcpu=generic+dotprod"}
+_ZIG_SPELLING = {"-march=armv8.2-a+dotprod": "-mcpu=generic+dotprod", "-march=x86-64": "-mcpu=baseline"}
 # The two on mathematics: nobody asks for errno or floating-point exceptions, and loops that keep them are no vectors.
 _OPTIONS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 _TIMEOUT = 300  # seconds; it takes ten, and with ziglang, which makes itself a C++ library first, sixty
@@ -42,7 +43,8 @@ _TRIAL = Path(__file__).with_name("try_library.py")
 
 _AVX2 = ("avx2", "fma3", "f16c")
 _AVX512 = ("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq", "avx512_vnni")
-_AVX2_OPTIONS = ("-mavx2", "-mfma", "-mf16c")
+# The first takes back what a -march in CXX allows: the CPU need not have that.
+_AVX2_OPTIONS = ("-march=x86-64", "-mavx2", "-mfma", "-mf16c")
 _AVX512_OPTIONS = (*_AVX2_OPTIONS, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni")
 
 # Best first: name, what the CPU must have (names of torch.cpu.get_capabilities), what the compiler is told.
@@ -115,14 +117,17 @@ def try_in_a_process(library: Path, *, multiply: bool = False) -> None:
         done = run_alone(command, _QUICK_TIMEOUT)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise _blame(f"made a library that cannot be tried ({_line(str(error))})") from error
-    if done.returncode:
+    if done.returncode or not done.stdout.endswith(f"{DONE}\n"):
         lines = done.stdout.replace(f"{library}: ", "").split("\n")
         why = _line(next(filter(None, reversed(lines)), "")) or f"exit status {done.returncode}"
         raise _blame(f"made a library that cannot be used ({why})")
 
 
 def build(
-    instructions: str, source: Path = SOURCE / "kernels.cpp", try_out: Callable[[Path], None] = try_in_a_process
+    instructions: str,
+    source: Path = SOURCE / "kernels.cpp",
+    try_out: Callable[[Path], None] = try_in_a_process,
+    unfit: Path | None = None,
 ) -> Path:
     """Return the path of the compiled library; compile it if it is not in the cache, or not whole.
 
@@ -131,6 +136,7 @@ def build(
         source: a C++ file; all of ``csrc`` decides with it whether a cached library is up to date.
         try_out: is called with a library that was just compiled, before it comes into the cache; raises
             :class:`BuildError` if it is none.
+        unfit: a library that this returned before and that cannot be used although it is whole; it is made again.
 
     Raises:
         BuildError: no compiler, one that fails, or a cache that cannot be written.
@@ -147,27 +153,30 @@ def build(
     except OSError as error:
         raise BuildError(f"the kernel's source cannot be read ({error}); install this package again") from error
     for place in library_cache.places():
-        if found := library_cache.find(place.folder, name):
+        if found := library_cache.find(place.folder, name, unfit):
             return found
     problems = []
     for place in library_cache.places():
         try:
             library_cache.make_private(place)
-            return _build(command, source, place.folder, name, try_out)
+            return _build(command, source, place.folder, name, try_out, unfit)
         except OSError as error:
             problems.append(f"the cache {_line(str(place.folder))} cannot be used: {error}")
     raise BuildError(f"{'; '.join(problems)}; set XDG_CACHE_HOME to a folder of yours")
 
 
-def _build(command: list[str], source: Path, cache: Path, name: str, try_out: Callable[[Path], None]) -> Path:
+def _build(
+    command: list[str], source: Path, cache: Path, name: str, try_out: Callable[[Path], None], unfit: Path | None
+) -> Path:
     """Return the library, made in a cache, perhaps by another process; raise OSError if the cache cannot be used."""
     if _ZIG in command:
         logger.warning("compiling the kernel for INT4 and INT8 with %s: a minute or two, this once", _ZIG)
     with library_cache.unfinished_folder(cache) as folder:
         _require_a_compiler(command, folder)
         with library_cache.lock(cache):
-            if found := library_cache.find(cache, name):
+            if found := library_cache.find(cache, name, unfit):
                 return found
+            library_cache.remove_unfit(cache, name, unfit)
             library = folder / f"{name}.so"
             _compile(command, source, library, _TIMEOUT)
             try_out(library)

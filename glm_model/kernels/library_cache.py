@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 _NAME = "glm_home"
 _CHECKSUM = 32  # characters
 _LARGEST = 64 << 20  # bytes; a library has less than one
+_SPACE = 4 << 20  # bytes that a compiler needs beside the library
 _UNFINISHED = "build-"  # begins the names of folders in which libraries are made
 _PATIENCE = 120  # seconds that another process may need to make a library before this one makes its own
 _NO_LOCKS = 24 * 3600  # seconds after which a folder counts as abandoned where the file system has no locks
@@ -63,23 +64,36 @@ def places() -> list[Place]:
     return [*found, Place(temporary / own, temporary)]
 
 
-def find(folder: Path, name: str) -> Path | None:
-    """Return the library of this name whose content has the checksum in its own, or None; remove those that differ.
+def find(folder: Path, name: str, unfit: Path | None = None) -> Path | None:
+    """Return the library of this name whose content has the checksum in its own, or None.
 
     Args:
         folder: the cache; nothing is found in one that is not there, or that :func:`private` refuses.
         name: the beginning of the file's name, which says what decides its content.
+        unfit: a library that is not to be returned.
     """
     try:
         _require_private(folder)
         for path in sorted(folder.glob(f"{name}-*.so")):
-            if content(path) is not None:
+            if path != unfit and content(path) is not None:
                 return path
-            logger.warning("%s is not as it was made, so it is removed and made again", path)
-            remove(path)
     except OSError:
         pass  # whoever wants to make one there learns why not
     return None
+
+
+def remove_unfit(folder: Path, name: str, unfit: Path | None = None) -> None:
+    """Remove the libraries of this name of which :func:`find` returned none, and say so of others than ``unfit``.
+
+    Only whoever holds the :func:`lock` may do so: another process may have put a whole one in the place of each.
+
+    Raises:
+        OSError: one cannot be removed.
+    """
+    for path in sorted(folder.glob(f"{name}-*.so")):
+        if path != unfit:
+            logger.warning("%s is not as it was made, so it is removed and made again", path)
+        remove(path)
 
 
 def content(path: Path) -> bytes | None:
@@ -111,12 +125,15 @@ def make_private(place: Place) -> None:
     """Make the cache if it is missing.
 
     Raises:
-        OSError: it cannot be made, others may write there, or nothing may be run from there.
+        OSError: it cannot be made, others may write there, nothing may be run from there, or no space is left.
     """
     if not place.base.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "there is no such folder", str(place.base))
     place.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     _require_private(place.folder)
+    free = os.statvfs(place.folder)
+    if free.f_blocks and free.f_bavail * free.f_frsize < _SPACE:  # seen before a compiler has worked in vain
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _require_private(folder: Path) -> None:

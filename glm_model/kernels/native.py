@@ -94,7 +94,7 @@ def _load(path: Path, handle: ctypes.CDLL) -> Library:
     instructions = handle.glm_instructions().decode()
     library = Library(path, instructions, threads is not None, handle.glm_matmul, handle.glm_decode, handle.glm_attend)
     if not _computes_as_it_should(library):
-        raise BuildError(f"{path} computes something else than the reference; its compiler is not to be trusted")
+        raise BuildError(f"{path} computes something else than the reference; set CXX to another C++ compiler")
     return library
 
 
@@ -158,12 +158,10 @@ def _built() -> Library:
     try:
         return load(path)
     except BuildError as error:
-        with contextlib.suppress(OSError):  # the cache may be for reading only
-            library_cache.remove(path)
         if is_new:
             raise
-        logger.warning("%s; it is removed and made again", error)
-    return load(build(instructions, try_out=try_out))
+        logger.warning("%s; it is made again", error)
+    return load(build(instructions, try_out=try_out, unfit=path))
 
 
 def _best_instructions() -> str:

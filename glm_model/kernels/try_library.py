@@ -16,19 +16,25 @@ ARGUMENTS = (
 )
 """The types of the arguments of ``glm_matmul`` of csrc/kernels.cpp."""
 
-_FLOAT32 = 0  # as in csrc/numbers.h
+DONE = "multiplied"
+"""The last line of the output if nothing went wrong: what is loaded may end the process with status 0, too."""
+
+_TYPES = (0, 1, 2)  # of numbers, as in csrc/numbers.h
 
 
 def multiply(library: ctypes.CDLL) -> None:
-    """Multiply zeros in both widths and precisions, one row and more, on one thread."""
+    """Multiply in all types, widths and precisions, one row and more, on one thread."""
     library.glm_matmul.argtypes = ARGUMENTS
     columns, outputs = 320, 5
-    scale = (ctypes.c_float * outputs)()
-    for bits, rows, quantize in itertools.product((4, 8), (1, 3), (False, True)):
-        x, out = (ctypes.c_float * (rows * columns))(), (ctypes.c_float * (rows * outputs))()
-        weight = (ctypes.c_int8 * (outputs * columns * bits // 8))()
+    cases = itertools.product(_TYPES, _TYPES, (4, 8), (1, 3, 20), (False, True))
+    for x_type, scale_type, bits, rows, quantize in cases:
+        # Bytes that are small positive numbers in all types; each array is large enough for the largest type.
+        x = ctypes.create_string_buffer(b"\x3c" * (4 * rows * columns))
+        scale = ctypes.create_string_buffer(b"\x3c" * (4 * outputs))
+        weight = ctypes.create_string_buffer(b"\x5a" * (outputs * columns * bits // 8))
+        out = ctypes.create_string_buffer(4 * rows * outputs)
         if library.glm_matmul(
-            x, _FLOAT32, rows, columns, weight, scale, _FLOAT32, outputs, bits, None, out, quantize, 1
+            x, x_type, rows, columns, weight, scale, scale_type, outputs, bits, None, out, quantize, 1
         ):
             sys.exit("not enough memory")
 
@@ -37,3 +43,4 @@ if __name__ == "__main__":
     loaded = ctypes.CDLL(sys.argv[1])
     if "multiply" in sys.argv[2:]:
         multiply(loaded)
+    print(f"\n{DONE}")

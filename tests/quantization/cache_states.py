@@ -158,7 +158,7 @@ def other_layout(library: Path, draw: random.Random) -> None:
 
 
 def no_library(library: Path, draw: random.Random) -> None:
-    forge(library, draw.choice([b"", b"text", bytes(4096), library.read_bytes()[: draw.randrange(64, 4096)]]))
+    forge(library, draw.choice([b"", b"text", bytes(4096)]))
 
 
 def abandoned(library: Path, draw: random.Random) -> None:
