@@ -86,7 +86,7 @@ def _load(path: Path, handle: ctypes.CDLL) -> Library:
     _require_same_layout(handle, path)
     handle.glm_matmul.argtypes = ARGUMENTS
     handle.glm_decode.argtypes = [_POINTER, _POINTER, _POINTER, _INT]
-    handle.glm_attend.argtypes = [_POINTER, _POINTER, _SIZE, _POINTER, _POINTER, _INT]
+    handle.glm_attend.argtypes = [_POINTER, _POINTER, ctypes.c_int64, _POINTER, _POINTER, _INT]
     handle.glm_instructions.restype = ctypes.c_char_p
     handle.glm_use_threads_of.argtypes = [ctypes.c_void_p]
     threads = openmp_of_torch()

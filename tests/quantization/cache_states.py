@@ -151,7 +151,7 @@ def other_machine(library: Path, draw: random.Random) -> None:
 
 def other_layout(library: Path, draw: random.Random) -> None:
     """What says another ABI, or other structures."""
-    known, other = draw.choice([(b"abi ", b"abj "), (b"KeysAndValues", b"KeysOrValues_")])
+    known, other = draw.choice([(b"abi ", b"abj "), (b"\nDecoder ", b"\nDecodex ")])
     content = library.read_bytes()
     assert known in content
     forge(library, content.replace(known, other))
