@@ -73,7 +73,7 @@ def runtime_libraries() -> list[str]:
 
 def check_from_python(arguments: list[str]) -> int:
     """Run the tests in this process, with a library that is made with the sanitizers."""
-    del os.environ["LD_PRELOAD"]  # the compiler needs none
+    # LD_PRELOAD stays: the compiler does not need it, but the process in which a new library is tried does.
     build._OPTIONS = (*build._OPTIONS, *SANITIZERS)  # type: ignore[assignment]
     ctypes.CDLL(str(native.found().path)).__asan_init  # noqa: B018  (there is none in another library)
     files = [str(Path(__file__).with_name(name)) for name in TESTS]
