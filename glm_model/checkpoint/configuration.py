@@ -22,7 +22,7 @@ _MODELS = {"chatglm": "first-generation ChatGLM-6B", "glm130b": "GLM-130B"}
 _CONFIG_CLASSES: dict[str, type[GLMConfig]] = {
     config_class.model_type: config_class for config_class in (ChatGLMConfig, GLM130BConfig)
 }
-_TOKENS = ("bos_token_id", "eos_token_id", "mask_token_id", "gmask_token_id", "smask_token_id", "pad_token_id")
+_TOKENS = ("bos_token_id", "eos_token_id", "mask_token_id", "gmask_token_id", "smask_token_id")
 Config = TypeVar("Config", bound=PreTrainedConfig)
 
 

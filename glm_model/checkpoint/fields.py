@@ -144,7 +144,7 @@ CONFIGURATION: Mapping[str, _Rule] = {
         ("torchscript", "is_decoder", "is_encoder_decoder", "cross_attention_hidden_size"),
         _Rule("false", lambda value: not value),
     ),
-    **dict.fromkeys(("model_type", "name_or_path", "_name_or_path"), _TEXT),
+    **dict.fromkeys(("model_type", "name_or_path"), _TEXT),
     **dict.fromkeys(("torch_dtype", "dtype"), _one_of("float16", "bfloat16", "float32", "float64", "auto")),
     **dict.fromkeys(("attn_implementation", "_attn_implementation"), _one_of("sdpa", "eager", "flex_attention")),
     **dict.fromkeys(("num_hidden_layers", "intermediate_size", "max_position_embeddings"), _whole(1, 2**24)),

@@ -1,8 +1,5 @@
 """Compute the trained prefix of keys and values of P-Tuning v2 (arXiv 2110.07602)."""
 
-from collections.abc import Callable
-from typing import Self
-
 import torch
 from torch import Tensor, nn
 
@@ -13,8 +10,8 @@ from .norm import float32_or_wider
 class PrefixEncoder(nn.Module):
     """Encoder of a P-Tuning v2 prefix: trained keys and values that every token attends to in every layer.
 
-    Its parameters are float32, also in a half model: in half the first steps of training make them NaN. No cast
-    narrows them, neither ``half()`` nor ``to(dtype)``, and values in half that are loaded are widened.
+    Its parameters are made in float32, also in a half model: in half the first steps of training make them NaN. Values
+    in half that are loaded are widened. ``half()`` rounds them, as it did in the original.
     """
 
     def __init__(self, config: ChatGLMConfig, length: int) -> None:
@@ -50,14 +47,6 @@ class PrefixEncoder(nn.Module):
         if self._kept is None or not self._kept.is_of(dtype, weights):
             self._kept = _Encoded(self._encode(dtype), dtype, weights)
         return self._kept.prefix
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        def widened(tensor: Tensor) -> Tensor:
-            result = fn(tensor)
-            narrower = result.is_floating_point() and result.dtype.itemsize < 4
-            return tensor.to(result.device, torch.float32) if narrower else result
-
-        return super()._apply(widened, recurse)
 
     def _encode(self, dtype: torch.dtype) -> Tensor:
         encoded = self.embedding.weight

@@ -162,7 +162,7 @@ def test_a_release(archive: Path) -> None:
 def test_glm130b_is_known_by_its_sizes(monkeypatch: pytest.MonkeyPatch, archive: Path) -> None:
     """Without a description; a smaller model stands in for the released one."""
     (archive / MODEL_CONFIG).unlink()
-    with pytest.raises(CheckpointError, match=r"model_config\.json does not say num_attention_heads"):
+    with pytest.raises(CheckpointError, match=r"no model_config\.json and does not say num_attention_heads"):
         read_sat_checkpoint(archive)
     sizes = {"num_layers": 3, "hidden_size": 64, "inner_hidden_size": 128, "vocab_size": 512}
     monkeypatch.setitem(GLM130BConfig.presets, "glm-130b", sizes)

@@ -467,7 +467,7 @@ def test_an_archive_without_latest_is_converted_by_no_other_name(tmp_path: Path,
     shutil.copytree(golden / "glm130b_tiny" / "tp1", archive)
     assert f"{archive} has no model_config.json and does not say num_attention_heads" in refusal(SatArchive, archive)
     (archive / "latest").write_text("9" * 5000, encoding="utf-8")
-    assert f"{archive / 'latest'} must hold a step number" in refusal(SatArchive, archive)
+    assert f"{archive / 'latest'} names step 999" in refusal(SatArchive, archive)
     (archive / "latest").unlink()
     assert "without its file 'latest'. Write the line 49300" in refusal(SatArchive, archive)
     assert "above it once" in refusal(SatArchive, archive / "49300")

@@ -67,6 +67,7 @@ def test_a_report_that_was_asked_for(checkpoint: Checkpoint, log: pytest.LogCapt
 def test_progress_bars_are_for_terminals(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, stream: type[io.StringIO]
 ) -> None:
+    transformers_logging.enable_progress_bar()
     written = stream()
     monkeypatch.setattr(sys, "stderr", written)
     assert transformers_logging.is_progress_bar_enabled()
