@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.browser.conftest import Visitor, chromium, visit  # noqa: F401 - fixtures
-from tests.container.engine import ROOT, Container, Engine, UnavailableError
+from tests.container.engine import ROOT, Container, Engine, UnavailableError, why_not
+
+if reason := why_not():
+    pytest.skip(f"no image can be built here: {reason}", allow_module_level=True)
 
 IMAGE, CUDA_LIKE = "glm:test", "glm:test-cuda"
 QUIET = ("--network", "none")

@@ -28,6 +28,15 @@ class UnavailableError(Exception):
     """Why images cannot be built and run here."""
 
 
+def why_not() -> str | None:
+    """Return why no image can be built here, None if there is an engine and the right to use it."""
+    if not shutil.which("podman"):
+        return None if shutil.which("docker") else "no podman, no docker (apt install podman runc mmdebstrap)"
+    if os.getuid() != 0:
+        return "podman's cases need root"
+    return None if shutil.which("runc") else "podman's cases need runc (apt install runc)"
+
+
 @dataclass
 class Result:
     """How a command of the engine ended."""
@@ -38,31 +47,24 @@ class Result:
 
 
 class Engine:
-    """podman with images of its own, or docker.
+    """podman with images of its own, or docker; to be made only if :func:`why_not` knows no reason.
 
     Args:
         folder: for podman's images and containers; what is in it from an earlier run is used again.
 
     Raises:
-        UnavailableError: there is no engine, no right to use it, or no base image.
+        UnavailableError: there is no base image.
     """
 
     def __init__(self, folder: Path) -> None:
         self._environment = dict(os.environ)
         self._folder = folder
         self._containers: list[str] = []
+        self._command = ["docker"]
         if shutil.which("podman"):
-            if os.getuid() != 0:
-                raise UnavailableError("podman's cases need root")
-            if not shutil.which("runc"):
-                raise UnavailableError("podman's cases need runc (apt install runc)")
             (folder / "containers.conf").write_text(CONTAINERS_CONF, encoding="utf-8")
             self._environment["CONTAINERS_CONF"] = str(folder / "containers.conf")
             self._command = ["podman", "--root", str(folder / "storage"), "--runroot", str(folder / "run")]
-        elif shutil.which("docker"):
-            self._command = ["docker"]
-        else:
-            raise UnavailableError("neither podman nor docker is installed (apt install podman runc mmdebstrap)")
         self.is_podman = self._command[0] == "podman"
         self.base = self._find_base()
 
