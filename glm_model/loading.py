@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from .checkpoint.boundary import reading
-from .checkpoint.configuration import read_config, require_readable
+from .checkpoint.configuration import read_config
 from .checkpoint.fields import TOKENIZER, require_fields, require_ids
 from .checkpoint.files import CONFIG, read_json, stored_tensors, weight_files
 from .checkpoint.json_file import require_size
@@ -68,7 +68,6 @@ def load(
     working_dtype = _dtype(options.dtype, where)
     folder = _folder(path)
     config = read_config(folder)
-    require_readable(folder, config)
     quantization = _quantization(options.quantize, options.quantize_head and not config.quantization_bit)
     tokenizer = _tokenizer(folder)
     _require_same_vocabulary(folder, config, tokenizer)

@@ -149,7 +149,7 @@ def build(
         options = [_ZIG_SPELLING.get(option, option) for option in options]
     command = [*compiler, *options]
     try:
-        name = f"{source.stem}-{instructions}-{_fingerprint(command, source)}"
+        name = f"{source.stem}-{instructions}-{_fingerprint(compiler, options, source)}"
     except OSError as error:
         raise BuildError(f"the kernel's source cannot be read ({error}); install this package again") from error
     for place in library_cache.places():
@@ -202,7 +202,7 @@ def _libraries(command: list[str]) -> list[str]:
     return [("-lc++" if sys.platform == "darwin" else "-lstdc++")] if is_c else []
 
 
-def _fingerprint(command: list[str], source: Path) -> str:
+def _fingerprint(compiler: list[str], options: list[str], source: Path) -> str:
     """Return what decides the content of a library, and on which systems it can be used, as 16 characters.
 
     The compiler may have been told to compile for this CPU alone, and other machines may share the cache.
@@ -210,11 +210,11 @@ def _fingerprint(command: list[str], source: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted({*SOURCE.iterdir(), source}):
         digest.update(path.read_bytes())
-    version = _run([*command[: len(find_compiler())], "--version"], _QUICK_TIMEOUT)
+    version = _run([*compiler, "--version"], _QUICK_TIMEOUT)
     libc = os.confstr("CS_GNU_LIBC_VERSION") if "CS_GNU_LIBC_VERSION" in os.confstr_names else sys.platform
     capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     instructions = sorted(name for name, value in capabilities.items() if value is True)
-    digest.update("\0".join([*command, version, str(libc), *instructions]).encode(errors="surrogateescape"))
+    digest.update("\0".join([*compiler, *options, version, str(libc), *instructions]).encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]
 
 

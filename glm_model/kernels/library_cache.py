@@ -68,7 +68,7 @@ def find(folder: Path, name: str, unfit: Path | None = None) -> Path | None:
     """Return the library of this name whose content has the checksum in its own, or None.
 
     Args:
-        folder: the cache; nothing is found in one that is not there, or that :func:`private` refuses.
+        folder: the cache; nothing is found in one that is not there, or that others may write.
         name: the beginning of the file's name, which says what decides its content.
         unfit: a library that is not to be returned.
     """

@@ -40,7 +40,7 @@ class Library(NamedTuple):
         shares_threads: whether it runs on torch's threads; otherwise on one.
         matmul: ``glm_matmul`` of csrc/kernels.cpp.
         decode: ``glm_decode`` of the same; :mod:`glm_model.model.native_step` calls it.
-        attend: ``glm_attend`` of the same; :mod:`glm_model.model.native_attention` calls it.
+        attend: ``glm_attend`` of the same; :mod:`glm_model.model.native_rows` calls it.
     """
 
     path: Path

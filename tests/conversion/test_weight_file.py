@@ -340,6 +340,17 @@ def test_a_folder_with_values_that_are_no_numbers(kind: str, archive: Path, tmp_
     assert load_file(tmp_path / "made" / "model.safetensors")[NORM].isnan().sum() == 1
 
 
+def refused_both_ways(place: Path, words: str) -> None:
+    """Neither conversion of the folder in ``place`` is made, and both say why."""
+    for convert in (
+        lambda: quantize_checkpoint(place / "folder", place / "made", 8),
+        lambda: to_sat(place / "folder", place / "made", 2),
+    ):
+        with pytest.raises(CheckpointError, match=words):
+            convert()
+        assert not list(place.glob("made*"))
+
+
 def test_one_bit_of_a_bin_file(archive: Path, tmp_path: Path) -> None:
     """The archives of torch that a Hugging Face folder holds have checksums, too."""
     sat_to_huggingface(archive, tmp_path / "folder")
@@ -349,13 +360,7 @@ def test_one_bit_of_a_bin_file(archive: Path, tmp_path: Path) -> None:
     torch.save(tensors, file)
     number = list(tensors).index(DENSE)
     flip(file, entries(file)[f"data/{number}"][0] + 5)
-    for convert in (
-        lambda: quantize_checkpoint(tmp_path / "folder", tmp_path / "made", 8),
-        lambda: to_sat(tmp_path / "folder", tmp_path / "made", 2),
-    ):
-        with pytest.raises(CheckpointError, match=f"{file}: the bytes of {DENSE} do not match their checksum"):
-            convert()
-        assert not list(tmp_path.glob("made*"))
+    refused_both_ways(tmp_path, f"{file}: the bytes of {DENSE} do not match their checksum")
 
 
 # ---- ranks that are not what their names say
@@ -489,10 +494,4 @@ def test_a_shard_that_changes_before_its_turn(archive: Path, tmp_path: Path, mon
         return opened(path, **settings)
 
     monkeypatch.setattr(weight_file, "open_weights", change_then_open)
-    for convert in (
-        lambda: quantize_checkpoint(tmp_path / "folder", tmp_path / "made", 8),
-        lambda: to_sat(tmp_path / "folder", tmp_path / "made", 2),
-    ):
-        with pytest.raises(CheckpointError, match=f"{last} was changed while it was read"):
-            convert()
-        assert not list(tmp_path.glob("made*"))
+    refused_both_ways(tmp_path, f"{last} was changed while it was read")
