@@ -118,9 +118,10 @@ def lead_or_follow(model: GLMForCausalLM, tokenizer: ChatGLMTokenizer) -> bool:
     """
     if model.runtime.world is None:
         return True
+    from .generation.row_passes import CachedRows
     from .parallel.following import lead_or_follow
 
-    return lead_or_follow(model, tokenizer)
+    return lead_or_follow(model, CachedRows(model))
 
 
 def _placed(where: torch.device, options: LoadOptions) -> dict[str, Any]:

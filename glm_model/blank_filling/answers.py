@@ -4,7 +4,7 @@ This file handles ids, not text. Mask and positions of a blank follow from the l
 mask token, as in the original's ``get_masks_and_position_ids``, and never from tokens that the model writes.
 """
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ..errors import GLMError
-from ..generation.answer import Answer, write_answer
-from ..generation.passes import DecodingBatch
+from ..generation.alone import run
+from ..generation.answer import Answer, AnswerRow
+from ..generation.requests import Insert, Step, Writer
 from ..generation.sampling import Chooser
 from ..model import positions
 from ..model.configuration import GLMConfig
@@ -40,7 +41,7 @@ class Continuation:
     finish_reason: FinishReason
 
 
-AnswerStream = Generator[tuple[int, ...], None, list[Continuation]]
+AnswerWriter = Writer[tuple[int, ...], list[Continuation]]
 
 
 def answer_blank(
@@ -65,22 +66,28 @@ def answer_blank(
         GLMError: the model's scores are not finite.
         ValueError: beam search needs more candidates than the vocabulary has tokens.
     """
-    return result_of(stream_answer(model, prompt, blank, options, generator, should_stop))
+    return result_of(run(model, write_blank(model, prompt, blank, options, generator, should_stop)))
 
 
-def stream_answer(
+def write_blank(
     model: GLMForCausalLM,
     prompt: list[int],
     blank: int,
     options: FillOptions,
     generator: torch.Generator | None = None,
     should_stop: Callable[[], bool] = lambda: False,
-) -> AnswerStream:
-    """Yield the ids of the best answer so far after each token; return what :func:`answer_blank` returns."""
+    chooser: Chooser | None = None,
+) -> AnswerWriter:
+    """Write the ids of the best answer so far after each token; return what :func:`answer_blank` returns.
+
+    Args:
+        chooser: chooses the tokens of sampling; None is the one of the original.
+    """
     assert len(prompt) < options.max_length
     read = BlankPrompt(model, prompt, blank, options.max_length)
-    answer = _search if options.strategy == "beam_search" else _sample
-    return (yield from answer(read, options, generator, should_stop))
+    if options.strategy == "beam_search":
+        return (yield from _search(read, options, generator, should_stop))
+    return (yield from _sample(read, options, chooser or published_chooser(options, generator), should_stop))
 
 
 def result_of(steps: Generator[object, None, T]) -> T:
@@ -157,25 +164,27 @@ def _require_finite(logits: Tensor) -> Tensor:
 
 
 def _sample(
-    prompt: BlankPrompt,
-    options: FillOptions,
-    generator: torch.Generator | None,
-    should_stop: Callable[[], bool],
-) -> AnswerStream:
+    prompt: BlankPrompt, options: FillOptions, chooser: Chooser, should_stop: Callable[[], bool]
+) -> AnswerWriter:
     ends = prompt.model.config.end_token_ids
-    answer = Answer(prompt.ids, _chooser(options, generator), ends, options.max_length)
+    answer = Answer(prompt.ids, chooser, ends, options.max_length)
+    row = AnswerRow(answer, len(prompt) - 1, lambda ids: prompt.position_ids, prompt.mask)
     written: list[int] = []
-    for token in write_answer(DecodingBatch(prompt.model), answer, lambda ids: prompt.position_ids, prompt.mask):
-        if token in ends:
-            return [Continuation(tuple(written), None, "stop")]
-        written.append(token)
-        if answer.finished or should_stop():
-            return [Continuation(tuple(written), None, "length" if answer.finished else "cancelled")]
-        yield tuple(written)
-    raise AssertionError("an answer ends with its last token")
+    try:
+        while True:
+            (token,) = yield from row.next_tokens()
+            if token in ends:
+                return [Continuation(tuple(written), None, "stop")]
+            written.append(token)
+            if answer.finished or should_stop():
+                return [Continuation(tuple(written), None, "length" if answer.finished else "cancelled")]
+            yield tuple(written)
+    finally:
+        row.leave()
 
 
-def _chooser(options: FillOptions, generator: torch.Generator | None) -> Chooser:
+def published_chooser(options: FillOptions, generator: torch.Generator | None) -> Chooser:
+    """Return the chooser of GLM-130B's BaseStrategy."""
     filter_scores = None
     if not is_greedy(options.temperature):
         filter_scores = SATSamplingProcessor(options.temperature, options.top_k, options.top_p)
@@ -195,7 +204,7 @@ def _search(
     options: FillOptions,
     generator: torch.Generator | None,
     should_stop: Callable[[], bool],
-) -> AnswerStream:
+) -> AnswerWriter:
     search = BeamSearch(
         prompt.ids[0].tolist(),
         options.num_beams,
@@ -206,19 +215,17 @@ def _search(
         deterministic=options.deterministic,
         generator=generator,
     )
-    for reason in beam_steps(prompt, search, options.max_length, should_stop):
-        if not (search.is_done or reason):
-            yield _answer_ids(search.beams()[0], len(prompt))
+    reason = yield from write_beams(prompt, search, options.max_length, should_stop)
     return [
         Continuation(_answer_ids(beam, len(prompt)), beam.score, "stop" if beam.ended else reason or "length")
         for beam in search.beams()
     ]
 
 
-def beam_steps(
+def write_beams(
     prompt: BlankPrompt, search: BeamSearch, longest: int, should_stop: Callable[[], bool] = lambda: False
-) -> Iterator[Literal["length", "cancelled"] | None]:
-    """Run the model for a beam search until it is done; yield after each step why it is interrupted, None if it is not.
+) -> Writer[tuple[int, ...], Literal["length", "cancelled"] | None]:
+    """Run a beam search until it is done; yield the best answer's ids after each step, and return why it was cut.
 
     Args:
         prompt: the prompt that every beam starts with.
@@ -226,21 +233,21 @@ def beam_steps(
         longest: largest number of tokens of prompt and answer.
         should_stop: called after every step; True interrupts the search.
     """
-    batch = DecodingBatch(prompt.model)
-    rows, logits = batch.insert(prompt.ids, prompt.position_ids, prompt.mask)
+    insert = Insert(*(prompt.ids, len(prompt) - 1, prompt.position_ids), attention_mask=prompt.mask, may_take_back=True)
     try:
-        parents, tokens = search.advance(_require_finite(logits))
+        parents, tokens = search.advance(_require_finite((yield insert)[:, -1]))
+        rows = insert.rows
         while True:
             reason = _interruption(search.length, longest, should_stop)
-            yield reason
             if search.is_done or reason:
-                return
+                return reason
+            yield _answer_ids(search.beams()[0], len(prompt))
             if parents != list(range(len(rows))):
                 rows.select(parents)
-            inputs = torch.tensor(tokens, device=prompt.ids.device)[:, None]
-            parents, tokens = search.advance(_require_finite(batch.step({rows: inputs})[rows][:, -1]))
+            logits = yield Step(rows, [[token] for token in tokens])
+            parents, tokens = search.advance(_require_finite(logits[:, -1]))
     finally:
-        batch.remove(rows)
+        insert.leave()
 
 
 def _answer_ids(beam: Beam, prompt_length: int) -> tuple[int, ...]:

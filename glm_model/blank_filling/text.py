@@ -10,7 +10,7 @@ The published code of ChatGLM-6B has no such function. For it and the demo model
 """
 
 import re
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -19,11 +19,13 @@ from unicodedata import category, east_asian_width
 import torch
 
 from ..errors import FillError, UnsupportedError
+from ..generation.alone import run
+from ..generation.requests import Writer, changed
+from ..generation.sampling import Chooser
 from ..model.configuration import GLMConfig
 from ..model.decoder import GLMForCausalLM
-from ..model.every_rank import on_every_rank
 from ..options import FillOptions
-from .answers import AnswerStream, Continuation, stream_answer
+from .answers import Continuation, write_blank
 from .results import Answer, Blank, FilledText, FillResult, FillStep, Segment
 
 # Each blank costs a pass over the whole text. The limit also ends a text whose answers add mask tokens without end.
@@ -87,7 +89,6 @@ def fill_blanks(
     return result
 
 
-@on_every_rank
 def stream_blanks(
     model: GLMForCausalLM,
     tokenizer: BlankTokenizer,
@@ -100,7 +101,23 @@ def stream_blanks(
 
     Arguments and errors are those of :func:`fill_blanks`; errors are raised at the first step.
     """
-    options = options or FillOptions()
+    return run(model, write_blanks(model, tokenizer, text, options or FillOptions(), should_stop=should_stop))
+
+
+def write_blanks(
+    model: GLMForCausalLM,
+    tokenizer: BlankTokenizer,
+    text: str,
+    options: FillOptions,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+    chooser: Chooser | None = None,
+) -> Writer[FillStep, None]:
+    """Return the writer of :func:`stream_blanks`, with the same arguments.
+
+    Args:
+        chooser: chooses the tokens of sampling; None is the one of the original, with the seed of the options.
+    """
     config = model.config
     pieces, kinds = _read(text, tokenizer, config, options.every_kind)
     _require_fitting(pieces, kinds, config, options)
@@ -111,9 +128,9 @@ def stream_blanks(
     while (place := _next_blank(_ids(filled[0]), kinds)) is not None and len(blanks) < MAX_BLANKS:
         prompt = [*_ids(filled[0]), config.bos_token_id]
         fill = partial(_fill, filled[0], place, filled_by=len(blanks))
-        answers = stream_answer(model, prompt, place, options, generator, should_stop)
-        count = len(blanks) + _count(filled[0], kinds)
-        continuations = yield from _steps(answers, fill, show, len(blanks), count)
+        answers = write_blank(model, prompt, place, options, generator, should_stop, chooser)
+        step = partial(_step, fill, show, len(blanks), len(blanks) + _count(filled[0], kinds))
+        continuations = yield from changed(answers, step)
         filled = [fill(continuation.token_ids) for continuation in continuations]
         blanks.append(Blank(tuple(prompt), tuple(_answer(continuation, tokenizer) for continuation in continuations)))
         if any(continuation.finish_reason == "cancelled" for continuation in continuations):
@@ -211,24 +228,15 @@ def _count(pieces: Sequence[_Piece], kinds: Sequence[int]) -> int:
     return sum(id_ in kinds for id_ in _ids(pieces))
 
 
-def _steps(
-    answers: AnswerStream,
+def _step(
     fill: Callable[[tuple[int, ...]], list[_Piece]],
     show: Callable[[list[_Piece], float | None], FilledText],
     blank: int,
     count: int,
-) -> Generator[FillStep, None, list[Continuation]]:
-    """Yield a step for each state of an answer; return the return value of ``answers``."""
-
-    def filled_with(answer: tuple[int, ...]) -> FilledText:
-        return show(fill(answer), None)
-
-    while True:
-        try:
-            answer = next(answers)
-        except StopIteration as end:
-            return end.value
-        yield FillStep(blank, count, partial(filled_with, answer))
+    answer: tuple[int, ...],
+) -> FillStep:
+    """Return the step with this state of an answer."""
+    return FillStep(blank, count, lambda: show(fill(answer), None))
 
 
 def _fill(pieces: Sequence[_Piece], place: int, answer: tuple[int, ...], filled_by: int) -> list[_Piece]:

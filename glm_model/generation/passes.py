@@ -1,7 +1,6 @@
-"""Run the forward passes of decoding: rows are inserted with their prompts, grow step by step, and are removed.
+"""Run forward passes of whole prompts and their steps: rows are inserted, grow step by step, and are removed.
 
-This module handles ids, caches and positions; it neither chooses tokens nor decodes text. ``Answer`` in ``answer``
-chooses the tokens of one row; blank filling's beam search chooses those of several.
+The rows of a group have one length and share a cache. :mod:`.row_passes` handles rows of different lengths.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,8 +14,8 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ..model.configuration import GLMConfig
 from ..model.kv_cache import new_cache
-from ..model.row_cache import RowCache, RowCaches
 from ..model.runtime import Runtime
+from .requests import Insert, Request
 
 
 class CausalModel(Protocol):
@@ -63,12 +62,14 @@ class Rows:
     They share a cache and get the same number of tokens in each step.
 
     Attributes:
-        position_ids: positions of prompt and answer, [rows, 2, longest] or (GLM-130B) [rows, longest]. The caller
-            replaces them when a generated mask token moves the blank.
+        position_ids: see :class:`.requests.Rows`.
         length: number of tokens in the cache, padding included.
     """
 
-    def __init__(self, count: int, position_ids: Tensor, padding: Tensor | None) -> None:
+    has_company = False
+
+    def __init__(self, batch: "DecodingBatch", count: int, position_ids: Tensor, padding: Tensor | None = None) -> None:
+        self._batch = batch
         self._count = count
         self.position_ids = position_ids
         self.length = 0
@@ -79,11 +80,6 @@ class Rows:
 
     def __len__(self) -> int:
         return self._count
-
-    @property
-    def joins_others(self) -> bool:
-        """Whether this is one row that takes steps together with others."""
-        return isinstance(self._cache, RowCache) and not self._is_shared
 
     def select(self, rows: list[int]) -> None:
         """Keep these rows in this order; beam search may list a row several times or leave it out."""
@@ -103,6 +99,10 @@ class Rows:
             self._cache.crop(-count)
             self.length -= count
 
+    def leave(self) -> None:
+        """Remove the rows from their batch."""
+        self._batch.remove(self)
+
     def mask(self, new: int) -> Tensor | None:
         """Return the 0/1 mask [rows, length + new], or None if no row is padded."""
         if self._padding is None:
@@ -111,7 +111,7 @@ class Rows:
 
 
 class DecodingBatch:
-    """All rows that one model decodes. Rows join by ``insert``, grow by ``step`` and leave by ``remove``."""
+    """Groups of rows that one model decodes. They join by ``insert``, grow by ``step`` and leave by ``remove``."""
 
     def __init__(self, model: CausalModel) -> None:
         self._model = model
@@ -126,7 +126,6 @@ class DecodingBatch:
         *,
         cache: Cache | None = None,
         quick_steps: bool = False,
-        joins_others: bool = False,
     ) -> tuple[Rows, Tensor]:
         """Add rows: run the forward pass of their prompts.
 
@@ -139,19 +138,14 @@ class DecodingBatch:
                 afterwards; None makes a new one.
             quick_steps: whether a single row may use a registered :data:`StepMaker`. Its steps support neither
                 ``Rows.forget`` nor ``Rows.select``.
-            joins_others: whether a single row takes steps together with other rows that do, of whatever lengths. It
-                supports no ``Rows.select``.
 
         Returns:
             The new rows, and the logits [rows, vocab] of their first tokens.
         """
         is_padded = attention_mask is not None and attention_mask.ndim == 2 and not bool(attention_mask.all())
-        rows = Rows(len(input_ids), position_ids, attention_mask if is_padded else None)
+        rows = Rows(self, len(input_ids), position_ids, attention_mask if is_padded else None)
         if cache is None:
-            if joins_others and len(input_ids) == 1 and not is_padded:
-                rows._cache = RowCache(position_ids.shape[-1], self._model.runtime.cache_dtype)
-            else:
-                rows._cache = new_cache(self._model.device, self._model.runtime.cache_dtype)
+            rows._cache = new_cache(self._model.device, self._model.runtime.cache_dtype)
         else:
             rows._cache, rows._is_shared, rows.length = cache, True, int(cache.get_seq_length())
         logits = self._forward(rows, input_ids[:, rows.length :], attention_mask, 1)
@@ -163,7 +157,7 @@ class DecodingBatch:
         return rows, logits[:, -1]
 
     def step(self, inputs: Mapping[Rows, Tensor]) -> dict[Rows, Tensor]:
-        """Add tokens to rows. All rows that join others share a forward pass; each other group has its own.
+        """Add tokens to groups of rows, each in a forward pass of its own.
 
         Args:
             inputs: the ids to add, LongTensor [rows, n], for each group of rows.
@@ -171,10 +165,21 @@ class DecodingBatch:
         Returns:
             The logits [rows, n, vocab] for each group of rows.
         """
-        together = [rows for rows, input_ids in inputs.items() if rows.joins_others and input_ids.shape[1] == 1]
-        logits = self._grow_together({rows: inputs[rows] for rows in together}) if len(together) > 1 else {}
-        apart = {rows: self._grow(rows, input_ids) for rows, input_ids in inputs.items() if rows not in logits}
-        return logits | apart
+        return {rows: self._grow(rows, input_ids) for rows, input_ids in inputs.items()}
+
+    def execute(self, request: Request) -> Tensor:
+        """Run what a writer asks for, and return the logits [rows, n, vocab]."""
+        if isinstance(request, Insert):
+            request.rows, logits = self.insert(
+                request.ids,
+                request.position_ids,
+                request.attention_mask,
+                cache=request.cache,
+                quick_steps=not request.may_take_back,
+            )
+            return logits[:, None]
+        assert isinstance(request.rows, Rows)
+        return self._grow(request.rows, torch.tensor(request.tokens, device=self._model.device))
 
     def remove(self, rows: Rows) -> None:
         """Remove rows and free their cache."""
@@ -183,22 +188,6 @@ class DecodingBatch:
 
     def __len__(self) -> int:
         return len(self._rows)
-
-    def _grow_together(self, inputs: Mapping[Rows, Tensor]) -> dict[Rows, Tensor]:
-        caches = [rows._cache for rows in inputs if isinstance(rows._cache, RowCache)]
-        positions = [rows.position_ids[..., rows.length : rows.length + 1] for rows in inputs]
-        with torch.inference_mode():
-            output = self._model(
-                torch.cat(list(inputs.values())),
-                attention_mask=None,
-                position_ids=torch.cat(positions),
-                cache=RowCaches(caches),
-                use_cache=True,
-                logits_to_keep=0,
-            )
-        for rows in inputs:
-            rows.length += 1
-        return dict(zip(inputs, output.logits.split(1), strict=True))
 
     def _grow(self, rows: Rows, input_ids: Tensor) -> Tensor:
         new = input_ids.shape[1]

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 import torch
 
 from ..model.decoder import GLMForCausalLM
-from ..model.every_rank import on_every_rank
 from ..model.positions import derive_position_ids
 from ..options import FinishReason, SamplingOptions
 from ..text.chat_format import ResponseStream
 from ..text.incremental_decoder import IncrementalDecoder, TokenSurfaces
-from .answer import Answer, make_guesser, write_answer
-from .passes import DecodingBatch
-from .sampling import chat_sampler
+from .alone import run
+from .answer import Answer, AnswerRow, make_guesser
+from .requests import Writer
+from .row_sampling import RowSampler
+from .sampling import Chooser, chat_sampler
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,6 @@ class TextChunk:
     finish_reason: FinishReason | None = None
 
 
-@on_every_rank
 def stream_text(
     model: GLMForCausalLM,
     tokenizer: TokenSurfaces,
@@ -54,6 +54,23 @@ def stream_text(
         ValueError: the prompt leaves no room for an answer within ``options.max_length``.
         GLMError: the model's scores are NaN or infinite, as those of a model that overflows in float16.
     """
+    chooser = chat_sampler(options, model.device)
+    return run(model, write_text(model, tokenizer, prompt_ids, options, should_stop, chooser))
+
+
+def write_text(
+    model: GLMForCausalLM,
+    tokenizer: TokenSurfaces,
+    prompt_ids: list[int],
+    options: SamplingOptions,
+    should_stop: Callable[[], bool] = lambda: False,
+    chooser: Chooser | None = None,
+) -> Writer[TextChunk, None]:
+    """Return the writer of :func:`stream_text`, with the same arguments.
+
+    Args:
+        chooser: chooses the tokens; None chooses by ``options``, together with other rows.
+    """
     if len(prompt_ids) >= options.max_length:
         raise ValueError(
             f"the prompt has {len(prompt_ids)} tokens and max_length is {options.max_length}: no room for an answer. "
@@ -63,24 +80,32 @@ def stream_text(
     ends = end_token_ids(model)
     prompt = torch.tensor([prompt_ids], device=model.device)
     guess = make_guesser(options.prompt_lookup, options.max_length, ends)
-    answer = Answer(prompt, chat_sampler(options, model.device), ends, options.max_length, guess=guess)
-    tokens = write_answer(
-        DecodingBatch(model),
+    chooser = chooser or RowSampler.from_options(options)
+    answer = Answer(prompt, chooser, ends, options.max_length, guess=guess)
+    row = AnswerRow(
         answer,
+        prompt_ids.index(model.config.bos_token_id),
         lambda ids: derive_position_ids(model.config, ids, torch.ones_like(ids), options.max_length),
         torch.ones_like(prompt),
         moving_tokens=model.config.mask_token_priority,
     )
-    for count, token in enumerate(tokens, start=1):
-        if token in ends:
-            yield TextChunk(response.push(decoder.finish()) + response.finish(), count - 1, "stop")
-            return
-        text = response.push(decoder.push([token]))
-        if answer.finished or should_stop():
-            rest = response.push(decoder.finish()) + response.finish()
-            yield TextChunk(text + rest, count, "length" if answer.finished else "cancelled")
-            return
-        yield TextChunk(text, count)
+    count = 0
+    try:
+        while True:
+            for token in (yield from row.next_tokens()):
+                if token in ends:
+                    yield TextChunk(response.push(decoder.finish()) + response.finish(), count, "stop")
+                    return
+                count += 1
+                text = response.push(decoder.push([token]))
+                is_last = answer.finished and count == answer.length
+                if is_last or should_stop():
+                    rest = response.push(decoder.finish()) + response.finish()
+                    yield TextChunk(text + rest, count, "length" if is_last else "cancelled")
+                    return
+                yield TextChunk(text, count)
+    finally:
+        row.leave()
 
 
 def end_token_ids(model: GLMForCausalLM) -> list[int]:

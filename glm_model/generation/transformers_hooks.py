@@ -30,8 +30,9 @@ from ..model import masking
 from ..model.kv_cache import new_cache
 from ..model.positions import count_padding, derive_position_ids, extend_position_ids
 from ..model.transformers_names import CACHE, OLD_CACHE, one_cache
-from .answer import Answer, make_guesser, write_answer
-from .passes import CausalModel, DecodingBatch
+from .alone import run
+from .answer import Answer, AnswerRow, make_guesser
+from .requests import Writer
 from .sampling import Sampler
 
 
@@ -290,7 +291,8 @@ def _decoding_loop(
         ends, longest, others = _limits(stopping_criteria)
         guess = make_guesser(lookup_tokens, generation_config.max_length, ends)
         answer = Answer(input_ids, sampler, ends, longest, also_stops=others, guess=guess)
-        return _one_row_steps(model, answer, generation_config.max_length, is_told, None if owns_cache else cache)
+        given_cache = None if owns_cache else cache
+        return run(model, _write_one_row(model, answer, generation_config.max_length, is_told, given_cache))
     if lookup_tokens:
         raise UnsupportedError(
             "prompt lookup tries several tokens of one prompt in a growing cache: leave out prompt_lookup_num_tokens "
@@ -316,17 +318,26 @@ def _limits(criteria: StoppingCriteriaList) -> tuple[set[int], int | float, Call
     return ends, longest, (lambda ids, scores: bool(others(ids, scores).all())) if others else None
 
 
-def _one_row_steps(
-    model: CausalModel, answer: Answer, length: int, is_told_of_padding: bool, cache: Cache | None
-) -> Iterator[Step]:
+def _write_one_row(
+    model: Any, answer: Answer, length: int, is_told_of_padding: bool, cache: Cache | None
+) -> Writer[Step, None]:
     def positions(input_ids: Tensor) -> Tensor:
         all_text = torch.ones_like(input_ids) if is_told_of_padding else None
         return derive_position_ids(model.config, input_ids, all_text, length)
 
     mask = torch.ones_like(answer.ids) if is_told_of_padding else None
+    context = int(masking.context_length(answer.ids, model.config.bos_token_id))
     moving = model.config.mask_token_priority
-    for _ in write_answer(DecodingBatch(model), answer, positions, mask, moving_tokens=moving, cache=cache):
-        yield answer.ids, answer.finished
+    row = AnswerRow(answer, context, positions, mask, moving_tokens=moving, cache=cache)
+    try:
+        while not answer.finished:
+            before = answer.ids
+            tokens = yield from row.next_tokens()
+            for count in range(1, len(tokens) + 1):
+                ids = torch.cat([before, before.new_tensor([tokens[:count]])], dim=-1)
+                yield ids, answer.finished and count == len(tokens)
+    finally:
+        row.leave()
 
 
 @torch.no_grad()

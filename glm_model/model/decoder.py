@@ -9,7 +9,7 @@ from ``masking`` and ``positions``. Loading, generation, quantization and parall
 expect of a model besides its forward pass, are added in ``glm_model.modeling_glm``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -36,7 +36,7 @@ from .norm import GLMLayerNorm
 from .positions import derive_position_ids, prompt_position_ids, require_position_per_token
 from .prefix import PrefixEncoder
 from .rotary import GLMRotaryEmbedding
-from .row_cache import RowCache
+from .row_cache import RowCache, RowCaches
 from .runtime import Runtime
 from .transformers_names import (
     CACHE,
@@ -199,6 +199,34 @@ class GLMModel(GLMPreTrainedModel):
         """Return the mask that the layers take; see :func:`.attention_mask.attention_mask_of_pass`."""
         return attention_mask_of_pass(self.config, input_ids, inputs_embeds, attention_mask, cache, is_prompt)
 
+    def context_layers(self, input_ids: Tensor, position_ids: Tensor, cache: RowCache) -> Iterator[None]:
+        """Write the keys and values of a context into an empty cache, layer by layer; yield after each layer.
+
+        The tokens see each other in both directions. ``<sop>``, which a context must not see, is not among them.
+        Between two layers other passes can run, so that a long context does not hold them up.
+
+        Args:
+            input_ids: the context, LongTensor [1, length].
+            position_ids: its positions, [1, 2, length] or (GLM-130B) [1, length].
+            cache: the cache of the row.
+        """
+        hidden_states = self.embed_tokens(input_ids)
+        position_embeddings = self.rotary_emb(position_ids, hidden_states.dtype)
+        layers = [layer for layer in self.layers if isinstance(layer, GLMDecoderLayer)]
+        cache.expect(len(layers))
+        if self.prefix is not None:
+            prefix = self.prefix(hidden_states.dtype, 1)
+            for layer in layers:
+                own = 2 * layer.self_attn.layer_idx
+                cache.update(prefix[own], prefix[own + 1], layer.self_attn.cache_idx)
+        for layer in layers:
+            with attention_kernels(hidden_states):
+                hidden_states = layer(
+                    hidden_states, position_embeddings=position_embeddings, attention_mask=None, cache=cache
+                )
+            yield
+        self.norm(hidden_states)  # which sends them on, if this is a stage of a pipeline
+
     def _run_layers(
         self,
         hidden_states: Tensor,
@@ -209,7 +237,8 @@ class GLMModel(GLMPreTrainedModel):
     ) -> Tensor:
         """Return the output of the last layer, [batch, length, hidden], for embeddings of the same shape."""
         prefix = None
-        if (encoder := self.prefix) is not None:
+        # The caches of single rows hold the prefix.
+        if (encoder := self.prefix) is not None and not isinstance(cache, RowCache | RowCaches):
             prefix = encoder(hidden_states.dtype, len(hidden_states))
             if isinstance(mask, Tensor):
                 mask = F.pad(mask, (prefix.shape[-2], 0), value=mask.dtype == torch.bool)

@@ -13,6 +13,8 @@ class RowCache(Cache):
     The memory of a CPU's tensor is taken from the system when it is written to, so a short row of a large capacity
     needs no more than a short row. Nothing is copied as the row grows, nor when other rows join or leave.
 
+    The trained prefix of a P-Tuning model is stored in front of the tokens, and counts as some of them.
+
     Args:
         capacity: the most tokens of the row.
         dtype: the dtype to store keys and values in; None is that of the first ones. They are returned in the dtype of
@@ -50,6 +52,16 @@ class RowCache(Cache):
             return key_states, value_states
         keys, values = stored.to(key_states.dtype)[:, None]
         return keys, values
+
+    def copy(self, length: int, capacity: int) -> "RowCache":
+        """Return a cache of at most ``capacity`` tokens with a copy of the first ``length`` ones."""
+        copied = RowCache(capacity, self._dtype)
+        if self.states is not None:
+            layers, pair, heads, _, width = self.states.shape
+            copied.states = self.states.new_empty(layers, pair, heads, capacity, width)
+            copied.states[:, :, :, :length] = self.states[:, :, :, :length]
+            copied._lengths = [length] * layers
+        return copied
 
     def extend(self) -> None:
         """Count one more token in every layer, which the caller writes into ``states``."""

@@ -3,7 +3,6 @@
 It is never saved.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,12 +24,16 @@ class World(Protocol):
     def device(self) -> torch.device:
         """The device of this process's part of the model."""
 
+    @property
+    def has_stages(self) -> bool:
+        """Whether a process holds some of the layers only."""
+
 
 class Leader(Protocol):
     """Rank 0 of several, which makes the other ranks run the same calls."""
 
-    def stream(self, name: str, arguments: dict[str, Any]) -> Iterator[object]:
-        """Run the function of this name on all ranks, and yield what it yields on this one."""
+    def call(self, own: object, name: str, arguments: tuple[Any, ...]) -> Any:
+        """Call a method on all ranks, here that of ``own``, and return its result on this one."""
 
 
 @dataclass(eq=False)

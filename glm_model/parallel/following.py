@@ -1,44 +1,37 @@
-"""Make the other ranks repeat every call of rank 0, which serves the user.
+"""Make the other ranks repeat the forward passes of rank 0, which serves the users.
 
-All ranks compute the same scores and sample with the same seed, so all choose the same tokens. Only rank 0 decides
-whether to stop; it sends its decision to the others after every token.
+Rank 0 alone chooses tokens and decides who joins, who leaves and who has to stop. The others are sent the ids and
+positions of every pass.
 """
 
 import atexit
 import logging
-import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
-import torch
 from torch import distributed as dist
 
-from ..model.every_rank import FUNCTIONS
 from .watch import Watch, end_job
 from .world import World
 
 logger = logging.getLogger(__name__)
 
 
-def lead_or_follow(model: Any, tokenizer: Any) -> bool:
+def lead_or_follow(model: Any, passes: object) -> bool:
     """Return True at once on the rank that serves the user; on the others follow it, and return False when it ends.
 
-    For a model that is whole on one rank the result is True.
-
     Args:
-        model, tokenizer: the model and the tokenizer that :func:`glm_model.loading.load` returned.
+        model: a model that several ranks hold together.
+        passes: the object of this rank whose methods rank 0 calls; see :class:`_Leader`.
     """
-    world: World | None = model.runtime.world
-    if world is None:
-        return True
+    world: World = model.runtime.world
     watch = Watch()
     if world.rank == 0:
         model.runtime.leader = _Leader(world)
         atexit.register(_dismiss, world, watch)
         return True
     try:
-        _follow(world, model, tokenizer)
+        _follow(world, passes)
     except Exception as error:
         logger.exception("rank %d cannot go on", world.rank)
         end_job(error)
@@ -48,49 +41,38 @@ def lead_or_follow(model: Any, tokenizer: Any) -> bool:
 
 
 class _Leader:
-    """The leading role of rank 0: it sends its calls to the other ranks, one call at a time."""
+    """The leading role of rank 0: it sends its calls to the other ranks."""
 
     def __init__(self, world: World) -> None:
-        self.world = world
+        self._world = world
 
-    def stream(self, name: str, arguments: dict[str, Any]) -> Iterator[object]:
-        """Run the function of this name on all ranks, and yield what it yields on this one.
+    def call(self, own: object, name: str, arguments: tuple[Any, ...]) -> Any:
+        """Call a method on all ranks, and return its result on this one.
+
+        An error leaves the ranks at different points, where they would wait for each other forever, so it ends the job.
 
         Args:
-            name: the name of the function in :data:`glm_model.model.every_rank.FUNCTIONS`.
-            arguments: its arguments by name; all except the model, the tokenizer and ``should_stop`` are sent.
+            own: the object of this rank; the others have one like it.
+            name: the method.
+            arguments: its arguments, which are sent.
         """
-        should_stop = arguments.pop("should_stop", lambda: False)
-        own = {"model": arguments.pop("model"), "tokenizer": arguments.pop("tokenizer")}
-        seed, reader_left = secrets.randbits(63), False
-        stops = lambda: _agree(self.world, reader_left or should_stop())  # noqa: E731
-        with _together():
-            dist.broadcast_object_list([(name, seed, arguments)], src=0, group=self.world.control)
-            torch.manual_seed(seed)
-            steps = FUNCTIONS[name](**own, **arguments, should_stop=stops)
-            try:
-                for step in steps:  # noqa: UP028 - `yield from` would close them when the reader leaves
-                    yield step
-            finally:
-                reader_left = True
-                for _ in steps:  # the other ranks run until the next decision says stop
-                    pass
+        try:
+            dist.broadcast_object_list([(name, arguments)], src=0, group=self._world.control)
+            return getattr(own, name)(*arguments)
+        except BaseException as error:
+            logger.exception("rank 0 cannot go on")
+            end_job(error)
 
 
-def _follow(world: World, model: Any, tokenizer: Any) -> None:
+def _follow(world: World, passes: object) -> None:
     """Run the calls of rank 0 until it ends."""
     while True:
         request: list[Any] = [None]
         dist.broadcast_object_list(request, src=0, group=world.control)
         if request[0] is None:
             return
-        name, seed, arguments = request[0]
-        torch.manual_seed(seed)
-        try:
-            for _ in FUNCTIONS[name](model, tokenizer, **arguments, should_stop=lambda: _agree(world, False)):
-                pass
-        except ValueError as error:
-            logger.debug("rank 0 refuses this: %s", error)
+        name, arguments = request[0]
+        getattr(passes, name)(*arguments)
 
 
 def _dismiss(world: World, watch: Watch) -> None:
@@ -99,26 +81,3 @@ def _dismiss(world: World, watch: Watch) -> None:
     with suppress(RuntimeError):  # a rank that has died cannot receive it
         dist.broadcast_object_list([None], src=0, group=world.control)
     world.leave()
-
-
-@contextmanager
-def _together() -> Iterator[None]:
-    """Let errors of bad input pass, and end the job at any other error inside the context.
-
-    All ranks refuse bad input at the same point. Any other error leaves them at different points, where they would wait
-    for each other forever.
-    """
-    try:
-        yield
-    except (ValueError, GeneratorExit):
-        raise
-    except BaseException as error:
-        logger.exception("rank 0 cannot go on")
-        end_job(error)
-
-
-def _agree(world: World, stops: bool) -> bool:
-    """Return whether rank 0 wants to stop; ``stops`` counts only on rank 0."""
-    flag = torch.tensor([stops])
-    dist.broadcast(flag, src=0, group=world.control)
-    return bool(flag)

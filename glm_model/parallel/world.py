@@ -43,6 +43,10 @@ class World:
     def size(self) -> int:
         return dist.get_world_size()
 
+    @property
+    def has_stages(self) -> bool:
+        return self.pipeline.size() > 1
+
     def leave(self) -> None:
         """Destroy the groups and wait for their threads; they cannot be used afterwards.
 

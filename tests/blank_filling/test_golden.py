@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from glm_model.blank_filling import FillOptions, FillResult, fill_blanks
-from glm_model.blank_filling.answers import BlankPrompt, answer_blank, beam_steps, blank_position_ids, prompt_mask
+from glm_model.blank_filling.answers import BlankPrompt, answer_blank, blank_position_ids, prompt_mask, write_beams
 from glm_model.blank_filling.beam_search import BeamSearch
+from glm_model.generation.alone import run
 from glm_model.model import masking
 from tests.blank_filling.toy import ENDS, EOS, GMASK, LIMIT, MASK, SMASK, SOP, IntegerTokenizer, golden_model
 from tests.golden.data import GLM130B, GOLDEN, expected
@@ -84,7 +85,8 @@ def test_beams(stem: str, dtype: torch.dtype, case: str, name: str) -> None:
 def test_beams_without_the_ended(stem: str, dtype: torch.dtype, case: str) -> None:
     prompt, blank = case_prompt(case)
     search = BeamSearch(prompt, 3, ENDS)
-    for _ in beam_steps(BlankPrompt(golden_model(dtype), prompt, blank, LIMIT), search, LIMIT):
+    model = golden_model(dtype)
+    for _ in run(model, write_beams(BlankPrompt(model, prompt, blank, LIMIT), search, LIMIT)):
         pass
     wanted = published(stem)[f"{case}.beam3_noconsider"]["beams"]
     assert [beam.token_ids for beam in search.beams(consider_end=False)] == wanted

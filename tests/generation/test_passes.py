@@ -9,7 +9,6 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from glm_model.generation.passes import DecodingBatch, Rows
-from glm_model.kernels import native
 from glm_model.model.positions import derive_position_ids
 from tests.golden import test_glm130b
 from tests.golden.data import FP32, PACKED, TUNED, assert_close
@@ -41,13 +40,6 @@ def insert(batch: DecodingBatch, model: Any, prompts: Sequence[Sequence[int]]) -
     ids = torch.tensor([[*pads, *ids] for pads, ids in zip(padding, prompts, strict=True)])
     mask = torch.tensor([[0] * len(pads) + [1] * (length - len(pads)) for pads in padding])
     return batch.insert(ids, derive_position_ids(model.config, ids, mask, LONGEST), mask)
-
-
-def insert_alone(batch: DecodingBatch, model: Any, ids: Sequence[int]) -> tuple[Rows, Tensor]:
-    """Let a prompt join by itself, to take steps together with others."""
-    prompt = torch.tensor([ids])
-    positions = derive_position_ids(model.config, prompt, torch.ones_like(prompt), LONGEST)
-    return batch.insert(prompt, positions, torch.ones_like(prompt), joins_others=True)
 
 
 def alone(model: Any, ids: Sequence[int], tokens: Sequence[int]) -> list[Tensor]:
@@ -121,47 +113,3 @@ def test_the_dtype_of_the_cache_is_that_of_the_runtime(monkeypatch: pytest.Monke
     rows, _ = insert(DecodingBatch(model), model, [prompt(model, 10)])
     assert rows._cache is not None
     assert {layer.keys.dtype for layer in rows._cache.layers} == {torch.bfloat16}
-
-
-@pytest.mark.parametrize("library", [True, False], ids=["native", "torch"])
-def test_rows_of_any_lengths_share_a_pass(model: Any, library: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They join and leave between steps, and each gets what it would get alone."""
-    monkeypatch.setattr(native, "is_loaded", lambda: library and native.is_usable())
-    passes: list[int] = []
-    monkeypatch.setattr(model, "forward", counted(model.forward, passes))
-    prompts, tokens = [prompt(model, length, length) for length in (12, 7, 9)], [11, 12, 13, 14]
-    wanted = [alone(model, ids, tokens) for ids in prompts]
-    batch, taken = DecodingBatch(model), [0, 0, 0]
-    rows = [insert_alone(batch, model, ids) for ids in prompts]
-    for row, (_, logits) in enumerate(rows):
-        assert_close(logits[0], wanted[row][0])
-    passes.clear()
-    for together in ((0, 1), (0, 1, 2), (2, 0), (1, 2), (2,)):
-        found = batch.step({rows[row][0]: torch.tensor([[tokens[taken[row]]]]) for row in together})
-        for row in together:
-            taken[row] += 1
-            assert_close(found[rows[row][0]][0, 0], wanted[row][taken[row]])
-            assert rows[row][0].length == len(prompts[row]) + taken[row]
-    assert passes == [2, 3, 2, 2, 1]
-
-
-def test_a_row_of_its_own_length_takes_tokens_back() -> None:
-    """As it must for guesses, also after a step with others."""
-    model = load(FP32)
-    batch, ids = DecodingBatch(model), prompt(model, 10)
-    first, other = (insert_alone(batch, model, prompt(model, length))[0] for length in (10, 14))
-    wanted = alone(model, ids, [11, 12, 13])
-    batch.step({first: torch.tensor([[11]]), other: torch.tensor([[11]])})
-    batch.step({first: torch.tensor([[50, 51]])})
-    first.forget(2)
-    assert_close(batch.step({first: torch.tensor([[12, 13]])})[first][0], torch.stack(wanted[2:]))
-
-
-def counted(forward: Callable[..., Any], passes: list[int]) -> Callable[..., Any]:
-    """Write down the number of rows of each pass."""
-
-    def counting(input_ids: Tensor, **arguments: Any) -> Any:
-        passes.append(len(input_ids))
-        return forward(input_ids, **arguments)
-
-    return counting
