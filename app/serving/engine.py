@@ -1,65 +1,40 @@
-"""Run the model in one worker thread, which answers conversations and fills blanks, one request at a time.
+"""Run the model in one worker thread, which writes the answers of many users at once.
 
-Front-ends submit a conversation or a text with blanks and read the events of the reply (reply.py). Users share only
-the queue. The worker counts tokens and trims conversations by the same rules for every front-end:
-
-- The prompt and the answer together have at most `max_length` tokens, and never more than the model was trained for
-  (`ModelInfo.context_length`), since its output degrades beyond that.
-- The oldest rounds are dropped until `answer_room(max_length)` tokens are free for the answer.
-- If the last message alone does not fit then, it may use that room too, except for `LEAST_ANSWER` tokens. A still
-  longer message is refused, with its length, the limit and the remedy.
+Front-ends submit a conversation or a text with blanks and read the events of the reply (reply.py). Users share the
+queue, the rows of the model's steps and the memory of its cache. Requests are admitted in the order in which they have
+come, as soon as a row and memory for their greatest length are free. While others wait, nobody gets more than half of
+the rows. An error ends the answers that it concerns, and the worker goes on.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from glm_model.errors import GLMError, UnsupportedError
+from glm_model.errors import GLMError
+from glm_model.generation.batch import Batch, Ended, Member
 
-from .conversation import ConversationError, Message, check_messages, trim
-from .reply import Event, Failed, Filled, Filling, Finished, FinishReason, Queued, Reply, Text, Trimmed
+from .conversation import ConversationError, Message, check_messages
+from .jobs import ChatJob, FillJob, FillWriter, Job, TextWriter, failure
+from .memory import free_bytes, tokens_in
+from .model_info import describe
+from .reply import Failed, Finished, FinishReason, Queued, Reply
 
 if TYPE_CHECKING:
-    from glm_model.blank_filling import FillOptions, FillResult, FillStep
-    from glm_model.generation.stream import TextChunk
+    from glm_model.blank_filling import FillOptions
     from glm_model.options import SamplingOptions
 
     from ..options import Options
 
-__all__ = [
-    "Engine",
-    "Event",
-    "Failed",
-    "Filled",
-    "Filling",
-    "Finished",
-    "ModelInfo",
-    "QueueFull",
-    "Queued",
-    "Reply",
-    "Text",
-    "Trimmed",
-    "answer_room",
-]
-
 logger = logging.getLogger(__name__)
 
-LEAST_ANSWER = 16  # tokens that must remain for the answer even after the longest message
-
-Stream = Callable[..., "Iterator[TextChunk]"]
-"""Takes (model, tokenizer, prompt_ids, options, should_stop); see glm_model.generation.stream.stream_text."""
-
-FillStream = Callable[..., "Iterator[FillStep]"]
-"""Takes (model, tokenizer, text, options, should_stop=...); see glm_model.blank_filling.stream_blanks."""
+MOST_ROWS = 32
+"""The most rows of a step by default. More make a step of packed weights hardly cheaper for each of them."""
 
 
 class QueueFull(GLMError):  # noqa: N818 - named like queue.Full
@@ -67,72 +42,54 @@ class QueueFull(GLMError):  # noqa: N818 - named like queue.Full
 
 
 class EngineClosed(GLMError):  # noqa: N818
-    """The error of `submit` and `fill` after the engine has been closed."""
-
-
-class _Refused(Exception):  # noqa: N818
-    """The internal signal that a request is refused; it carries the `Failed` event with the reason."""
-
-    def __init__(self, failed: Failed) -> None:
-        super().__init__(failed.message)
-        self.failed = failed
+    """The error of `submit` and `fill` after the engine has been closed, or its worker has died."""
 
 
 @dataclass(frozen=True)
-class ModelInfo:
-    """The properties of the model that a front-end shows.
+class EngineState:
+    """What an engine is doing, and what it has done since its start.
 
     Attributes:
-        name: the name of the model's folder.
-        is_demo: the model is the demo model of this project.
-        device: the device of its weights, such as "cpu" or "cuda:0".
-        parameters: the number of parameters.
-        quantization: "int4" or "int8", None if the weights are not quantized.
-        context_length: the number of tokens that the model was trained for.
-        kernel: one line on the kernel that multiplies with packed weights, None if the weights are not quantized.
+        rows: the number of rows that are decoded or whose prompts are computed.
+        most_rows: the largest such number.
+        waiting: the number of requests in the queue.
+        reserved_tokens: tokens for which the admitted requests may need memory.
+        cache_tokens: the largest such number.
+        answered: the number of answers that were finished or cancelled.
+        failed: the number of answers that failed.
+        prompt_tokens, answer_tokens: of all answers that have ended.
     """
 
-    name: str
-    is_demo: bool
-    device: str
-    parameters: int
-    quantization: str | None
-    context_length: int
-    kernel: str | None = None
+    rows: int
+    most_rows: int
+    waiting: int
+    reserved_tokens: int
+    cache_tokens: int
+    answered: int
+    failed: int
+    prompt_tokens: int
+    answer_tokens: int
 
 
 _LimitedOptions = TypeVar("_LimitedOptions", "SamplingOptions", "FillOptions")
 
 
-@dataclass(eq=False)
-class _Job:
-    """A request in the queue or in the worker."""
-
-    reply: Reply
-    run: Callable[[_Job], Finished]  # on the worker
-    cancelled: bool = field(default=False)
-
-    def is_cancelled(self) -> bool:
-        return self.cancelled
-
-
-def answer_room(max_length: int) -> int:
-    """Return the number of tokens that trimming keeps free for the answer: a quarter of the length, at most 512."""
-    return min(512, max_length // 4)
-
-
 class Engine:
-    """The owner of one model, which answers any number of users one after the other.
+    """The owner of one model, which answers any number of users at the same time.
 
     Args:
         model, tokenizer: as returned by `glm_model.loading.load`. From now on only the worker thread uses them, except
             that consumers of `Filling` events decode with the tokenizer.
-        queue_size: the number of requests that may wait behind the running one.
-        stream: generates text; by default `glm_model.generation.stream.stream_text`.
-        fill_stream: fills blanks; by default `glm_model.blank_filling.stream_blanks`.
+        queue_size: the number of requests that may wait.
+        most_rows: the number of rows that are decoded at the same time. A model whose rows cannot share a pass, because
+            it is not on the CPU alone, decodes one.
+        cache_tokens: the number of tokens whose keys and values may be in memory; a request alone may have more. None
+            takes what half of the free memory holds.
+        write_text: makes the writers of chats; by default `glm_model.generation.stream.write_text`.
+        write_fill: makes the writers of filled texts; by default `glm_model.blank_filling.write_blanks`.
 
     Raises:
-        ValueError: `queue_size` is less than 1.
+        ValueError: `queue_size` or `most_rows` is less than 1.
     """
 
     def __init__(
@@ -141,19 +98,30 @@ class Engine:
         tokenizer: Any,
         *,
         queue_size: int = 32,
-        stream: Stream | None = None,
-        fill_stream: FillStream | None = None,
+        most_rows: int = MOST_ROWS,
+        cache_tokens: int | None = None,
+        write_text: TextWriter | None = None,
+        write_fill: FillWriter | None = None,
     ) -> None:
-        if queue_size < 1:
-            raise ValueError(f"queue_size must be at least 1, not {queue_size}")
+        for name, value in (("queue_size", queue_size), ("most_rows", most_rows)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
         self.model_info = describe(model)
         self._model, self._tokenizer = model, tokenizer
-        self._stream = stream or _default_stream()
-        self._fill_stream = fill_stream or _default_fill_stream()
+        self._write_text = write_text or _default_text_writer()
+        self._write_fill = write_fill or _default_fill_writer()
+        self._batch = Batch(model)
         self._queue_size = queue_size
-        self._jobs: dict[Reply, _Job] = {}
-        self._waiting: deque[_Job] = deque()
-        self._running: _Job | None = None
+        self._most_rows = most_rows if self._batch.joins else 1
+        if cache_tokens is None:
+            joins, one_row = self._batch.joins, self.model_info.context_length
+            cache_tokens = tokens_in(free_bytes() // 2, model) if joins else one_row
+        self._cache_tokens = cache_tokens
+        self._waiting: list[Job] = []
+        self._running: list[Job] = []
+        self._members: dict[Job, Member] = {}
+        self._jobs: dict[Member, Job] = {}
+        self._totals = {"answered": 0, "failed": 0, "prompt_tokens": 0, "answer_tokens": 0}
         self._closed = False
         self._changed = threading.Condition()
         self._worker = threading.Thread(target=self._work, name="glm-engine", daemon=True)
@@ -181,50 +149,63 @@ class Engine:
 
     # Methods for any thread.
 
-    def submit(self, messages: Sequence[Message], sampling: SamplingOptions) -> Reply:
+    def submit(self, messages: Sequence[Message], sampling: SamplingOptions, *, owner: Hashable | None = None) -> Reply:
         """Queue a conversation whose last message is the user's, and return the reply.
+
+        Args:
+            messages: the conversation.
+            sampling: how the answer is chosen.
+            owner: who asks; a session or a key. While others wait, an owner gets no more than half of the rows.
 
         Raises:
             QueueFull: `queue_size` requests are waiting already.
-            EngineClosed: the engine has been closed.
+            EngineClosed: the engine has been closed, or its worker has died.
             ConversationError: there is no message, the last one is not the user's, or one is malformed.
         """
-        run = partial(self._generate, messages=_check_prompt(messages), sampling=self._within_context(sampling))
-        return self._enqueue(run)
+        return self._enqueue(
+            ChatJob(
+                self._write_text,
+                self._model,
+                self._tokenizer,
+                _check_prompt(messages),
+                self._within_context(sampling),
+                self.model_info.context_length,
+                Reply(self._cancel),
+                owner,
+            )
+        )
 
-    def fill(self, text: str, options: FillOptions) -> Reply:
+    def fill(self, text: str, options: FillOptions, *, owner: Hashable | None = None) -> Reply:
         """Queue a text with blanks to fill, and return the reply: `Filling` events, then `Filled` and `Finished`.
 
         Raises:
             QueueFull, EngineClosed: as for `submit`.
         """
-        return self._enqueue(partial(self._fill, text=text, options=self._within_context(options)))
+        options = self._within_context(options)
+        reply = Reply(self._cancel)
+        return self._enqueue(FillJob(self._write_fill, self._model, self._tokenizer, text, options, reply, owner))
 
-    def _enqueue(self, run: Callable[[_Job], Finished]) -> Reply:
-        job = _Job(Reply(self._cancel), run)
+    @property
+    def is_alive(self) -> bool:
+        """Whether the engine answers requests."""
+        return not self._closed and self._worker.is_alive()
+
+    @property
+    def state(self) -> EngineState:
+        """What the engine is doing."""
         with self._changed:
-            if self._closed:
-                raise EngineClosed("the model has been shut down; start the program again")
-            if len(self._waiting) >= self._queue_size:
-                raise QueueFull(f"{self._queue_size} answers are waiting already; please try again in a moment")
-            self._jobs[job.reply] = job
-            self._waiting.append(job)
-            self._announce(start=len(self._waiting) - 1)
-            self._changed.notify()
-        return job.reply
-
-    def _within_context(self, options: _LimitedOptions) -> _LimitedOptions:
-        most = self.model_info.context_length
-        return options if options.max_length <= most else replace(options, max_length=most)
+            reserved = sum(job.tokens for job in self._running)
+            return EngineState(
+                *(self._rows, self._most_rows, len(self._waiting), reserved, self._cache_tokens), **self._totals
+            )
 
     def close(self) -> None:
-        """Stop the running answer within one token, end the waiting requests, and wait until the worker has ended."""
+        """Stop the running answers within one token, end the waiting requests, and wait until the worker has ended."""
         with self._changed:
             self._closed = True
-            if self._running is not None:
-                self._running.cancelled = True
-            while self._waiting:
-                self._end(self._waiting.popleft(), Failed("The program is shutting down.", "closed"))
+            for job in self._running:
+                job.is_cancelled = True
+            self._end_waiting()
             self._changed.notify()
         if threading.current_thread() is not self._worker:
             self._worker.join()
@@ -237,145 +218,158 @@ class Engine:
     ) -> None:
         self.close()
 
+    def _enqueue(self, job: Job) -> Reply:
+        with self._changed:
+            if self._closed:
+                raise EngineClosed("the model has been shut down; start the program again")
+            if len(self._waiting) >= self._queue_size:
+                raise QueueFull(f"{self._queue_size} answers are waiting already; please try again in a moment")
+            self._waiting.append(job)
+            self._announce(self._most_rows - self._rows)
+            self._changed.notify()
+        return job.reply
+
+    def _within_context(self, options: _LimitedOptions) -> _LimitedOptions:
+        most = self.model_info.context_length
+        return options if options.max_length <= most else replace(options, max_length=most)
+
     def _cancel(self, reply: Reply) -> None:
         with self._changed:
-            job = self._jobs.get(reply)
-            if job is None:
-                return
-            job.cancelled = True
-            if job in self._waiting:
-                self._waiting.remove(job)
-                self._end(job, Finished("cancelled", 0, 0))
-                self._announce()
+            for job in self._running:
+                if job.reply is reply:
+                    job.is_cancelled = True
+            for job in self._waiting:
+                if job.reply is reply:
+                    self._waiting.remove(job)
+                    job.reply.send(job.finished("cancelled"))
+                    self._announce(self._most_rows - self._rows)
+                    return
 
-    def _announce(self, start: int = 0) -> None:
-        """Send its position to each waiting request from index `start` on. The caller holds the lock."""
-        ahead = 0 if self._running is None else 1
-        for index in range(start, len(self._waiting)):
-            if index + ahead > 0:
-                self._waiting[index].reply.send(Queued(index + ahead))
+    # Methods that need the lock.
 
-    def _end(self, job: _Job, event: Finished | Failed) -> None:
-        self._jobs.pop(job.reply, None)
-        job.reply.send(event)
+    @property
+    def _rows(self) -> int:
+        return sum(job.rows for job in self._running)
+
+    def _announce(self, free_rows: int) -> None:
+        """Tell each waiting request its position, if it has changed. The first ``free_rows`` begin at once."""
+        for position, job in enumerate(self._waiting, start=1 - max(0, free_rows)):
+            if position > 0 and position != job.position:
+                job.position = position
+                job.reply.send(Queued(position))
+
+    def _next_job(self) -> Job | None:
+        """Return the waiting request that is to begin now, None if there is none."""
+        for job in self._waiting:
+            if self._running and not self._has_room_for(job):
+                return None  # nobody overtakes one who waits for room
+            if not self._holds_enough(job):
+                return job
+        return None
+
+    def _has_room_for(self, job: Job) -> bool:
+        tokens = sum(running.tokens for running in self._running) + job.tokens
+        return self._rows + job.rows <= self._most_rows and tokens <= self._cache_tokens
+
+    def _holds_enough(self, job: Job) -> bool:
+        """Return whether the owner of a waiting request holds half of the rows, and others wait."""
+        if job.owner is None or all(other.owner == job.owner for other in self._waiting):
+            return False
+        held = sum(running.rows for running in self._running if running.owner == job.owner)
+        return held > 0 and 2 * (held + job.rows) > self._most_rows
+
+    def _end_waiting(self) -> None:
+        for job in self._waiting:
+            job.reply.send(Failed("The program is shutting down.", "closed"))
+        self._waiting.clear()
 
     # Methods of the worker thread.
 
     def _work(self) -> None:
-        while (job := self._next()) is not None:
-            event = self._answer(job)
+        try:
+            while self._admit():
+                for member, item in self._batch.turn():
+                    self._deliver(self._jobs[member], item)
+                self._remove_cancelled()
+        except BaseException:  # the error of an answer does not come here, so that the engine itself is broken
+            logger.exception("the engine has died")
+        finally:
+            self._die()
+
+    def _admit(self) -> bool:
+        """Begin the requests that there is room for; wait if there is nothing to do. Return False to end the worker."""
+        while True:
             with self._changed:
-                self._running = None
-                self._end(job, event)
+                self._changed.wait_for(lambda: self._closed or self._waiting or self._running)
+                job = None if self._closed else self._next_job()
+                if job is None:
+                    self._announce(0)
+                    return bool(self._running)
+                self._waiting.remove(job)
+                self._running.append(job)
+                self._keep_contexts()
+            self._begin(job)
 
-    def _next(self) -> _Job | None:
-        """Wait for the next job and return it, None if the engine is closed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._waiting)
-            if self._closed:
-                return None
-            self._running = self._waiting.popleft()
-            self._announce()
-            return self._running
-
-    def _answer(self, job: _Job) -> Finished | Failed:
-        """Run a job and return its last event. Every exception becomes a `Failed` event, so that the worker goes on."""
+    def _begin(self, job: Job) -> None:
         try:
-            return job.run(job)
-        except _Refused as error:
-            return error.failed
-        except GLMError as error:
-            logger.warning("an answer was refused: %s", error)
-            return Failed(str(error))
+            member = self._batch.insert(job.begin())
         except Exception as error:
-            logger.exception("the model failed while answering")
-            return _failure(error)
+            self._end(job, failure(error))
+        else:
+            self._members[job], self._jobs[member] = member, job
 
-    def _generate(self, job: _Job, messages: list[Message], sampling: SamplingOptions) -> Finished:
-        job.reply.send(Text(""))
-        prompt = self._prompt(job, messages, sampling.max_length)
-        answer_tokens = 0
-        chunks = self._stream(self._model, self._tokenizer, prompt, sampling, job.is_cancelled)
-        with contextlib.closing(chunks):  # type: ignore[type-var]
-            for chunk in chunks:
-                answer_tokens = chunk.token_count
-                if chunk.text:
-                    job.reply.send(Text(chunk.text))
-                if chunk.finish_reason is not None:
-                    return Finished(chunk.finish_reason, len(prompt), answer_tokens)
-                if job.cancelled:
-                    break
-        return Finished("cancelled" if job.cancelled else "stop", len(prompt), answer_tokens)
+    def _deliver(self, job: Job, item: object) -> None:
+        last: Finished | Failed | None
+        if isinstance(item, Ended):
+            reason: FinishReason = "cancelled" if job.is_cancelled else "stop"
+            last = job.finished(reason) if item.error is None else failure(item.error)
+        else:
+            try:
+                last = job.deliver(item)
+            except Exception as error:
+                last = failure(error)
+        if last is not None:
+            self._end(job, last)
 
-    def _fill(self, job: _Job, text: str, options: FillOptions) -> Finished:
-        from glm_model.blank_filling import FillError
+    def _remove_cancelled(self) -> None:
+        """End the cancelled requests whose prompt is still being computed; the writer of any other one ends itself."""
+        with self._changed:
+            cancelled = [job for job in self._running if job.is_cancelled and not job.has_begun_to_answer]
+        for job in cancelled:
+            if self._members[job].is_waiting_for_prompt:
+                self._end(job, job.finished("cancelled"))
 
-        job.reply.send(Text(""))
-        try:
-            result = self._filled(job, text, options)
-        except FillError as error:
-            raise _Refused(Failed(str(error), error.kind, error.count, error.limit)) from error
-        except UnsupportedError as error:
-            raise _Refused(Failed(str(error), "unknown_mask")) from error
-        job.reply.send(Filled(result))
-        return _finished(result)
+    def _end(self, job: Job, event: Finished | Failed) -> None:
+        member = self._members.pop(job, None)
+        if member is not None:
+            del self._jobs[member]
+            self._batch.remove(member)
+        with self._changed:
+            self._running.remove(job)
+            self._count(event)
+            self._keep_contexts()
+            job.reply.send(event)
 
-    def _filled(self, job: _Job, text: str, options: FillOptions) -> FillResult:
-        for step in self._fill_stream(self._model, self._tokenizer, text, options, should_stop=job.is_cancelled):
-            if step.result is not None:
-                return step.result
-            job.reply.send(Filling(step))
-        raise AssertionError("the last step has the result")
+    def _count(self, event: Finished | Failed) -> None:
+        if isinstance(event, Failed):
+            self._totals["failed"] += 1
+        else:
+            self._totals["answered"] += 1
+            self._totals["prompt_tokens"] += event.prompt_tokens
+            self._totals["answer_tokens"] += event.answer_tokens
 
-    def _prompt(self, job: _Job, messages: list[Message], max_length: int) -> list[int]:
-        """Return the ids of the conversation, trimmed by the rules above, and send `Trimmed` if rounds were dropped."""
-        encoded: dict[int, list[int]] = {}  # by number of messages; one of the counted texts is usually the prompt
+    def _keep_contexts(self) -> None:
+        """Limit the contexts that are kept for a retry to memory that nobody needs."""
+        free = self._cache_tokens - sum(job.tokens for job in self._running)
+        self._batch.keep_at_most(max(0, min(free, self._cache_tokens // 4)))
 
-        def count_tokens(messages: list[Message]) -> int:
-            encoded[len(messages)] = self._encode(messages)
-            return len(encoded[len(messages)])
-
-        kept, dropped = trim(messages, count_tokens, max_length - answer_room(max_length))
-        prompt = encoded.get(len(kept)) or self._encode(kept)
-        limit = max_length - min(LEAST_ANSWER, answer_room(max_length))
-        if len(prompt) > limit:
-            may_grow = max_length < self.model_info.context_length
-            raise _Refused(_too_long(len(prompt), limit, may_grow))
-        if dropped:
-            job.reply.send(Trimmed(dropped))
-        return prompt
-
-    def _encode(self, messages: list[Message]) -> list[int]:
-        return list(
-            self._tokenizer.apply_chat_template(messages, tokenize=True, add_generation_prompt=True, return_dict=False)
-        )
-
-
-def _default_stream() -> Stream:
-    from glm_model.generation.stream import stream_text
-
-    return stream_text
-
-
-def _default_fill_stream() -> FillStream:
-    from glm_model.blank_filling import stream_blanks
-
-    return stream_blanks
-
-
-def _too_long(tokens: int, limit: int, may_grow: bool) -> Failed:
-    remedy = f"Shorten it{' or raise the maximum length' if may_grow else ''}."
-    message = f"This message is too long: {tokens} tokens, where at most {limit} fit. {remedy}"
-    return Failed(message, "too_long", tokens, limit)
-
-
-def _finished(result: FillResult) -> Finished:
-    """Return the last event of a filled text: cancelled or cut if one of its blanks was."""
-    best = [blank.answers[0] for blank in result.blanks]
-    was_stopped = any(answer.finish_reason == "cancelled" for answer in result.blanks[-1].answers)
-    was_cut = any(answer.finish_reason == "length" for answer in best)
-    reason: FinishReason = "cancelled" if was_stopped else "length" if was_cut else "stop"
-    return Finished(reason, len(result.blanks[0].prompt_ids), sum(len(answer.token_ids) for answer in best))
+    def _die(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._end_waiting()
+            for job in self._running:
+                job.reply.send(Failed("The model has stopped working; start the program again.", "closed"))
+            self._running.clear()
 
 
 def _check_prompt(messages: Sequence[Message]) -> list[Message]:
@@ -385,44 +379,13 @@ def _check_prompt(messages: Sequence[Message]) -> list[Message]:
     return checked
 
 
-def _failure(error: Exception) -> Failed:
-    """Return the event for an unexpected exception. Its text may contain paths, so only the log has it."""
-    if _is_out_of_memory(error):
-        return Failed(
-            "The machine ran out of memory for this answer. Start a new conversation, shorten the message "
-            "or lower the maximum length.",
-            "memory",
-        )
-    return Failed(f"The model failed while answering ({type(error).__name__}). The log says more.")
+def _default_text_writer() -> TextWriter:
+    from glm_model.generation.stream import write_text
+
+    return write_text
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    # torch raises OutOfMemoryError for accelerators and a bare RuntimeError from its CPU allocator.
-    text = str(error)
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in text
-        or "not enough memory" in text
-    )
+def _default_fill_writer() -> FillWriter:
+    from glm_model.blank_filling import write_blanks
 
-
-def describe(model: Any) -> ModelInfo:
-    """Return the properties of a loaded model, from its configuration and parameters."""
-    config = model.config
-    bits = getattr(config, "quantization_bit", 0)
-    return ModelInfo(
-        name=Path(getattr(config, "name_or_path", "") or type(model).__name__).resolve().name,
-        is_demo=bool(getattr(config, "is_demo", False)),
-        device=str(model.device),
-        parameters=model.num_parameters(),
-        quantization=f"int{bits}" if bits else None,
-        context_length=int(getattr(config, "max_sequence_length", 2048)),
-        kernel=_kernel(model) if bits else None,
-    )
-
-
-def _kernel(model: Any) -> str | None:
-    from glm_model.loading import kernel_in_use
-
-    return kernel_in_use(model)
+    return write_blanks

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
@@ -63,12 +63,35 @@ class Filled:
 
 
 @dataclass(frozen=True)
+class Timing:
+    """The times of an answer, in seconds.
+
+    Attributes:
+        waited: from the request until the model began with it.
+        first_token: from the request until the first token of the answer.
+        writing: from the first token to the end.
+    """
+
+    waited: float
+    first_token: float
+    writing: float
+
+    def tokens_per_second(self, answer_tokens: int) -> float | None:
+        """Return the rate at which tokens followed the first one; None for an answer without a second one."""
+        return (answer_tokens - 1) / self.writing if answer_tokens > 1 and self.writing > 0 else None
+
+
+@dataclass(frozen=True)
 class Finished:
-    """The last event. Reason `length`: the maximum length cut the answer; `cancelled`: a user stopped it."""
+    """The last event. Reason `length`: the maximum length cut the answer; `cancelled`: a user stopped it.
+
+    Two such events are equal whatever their times are.
+    """
 
     reason: FinishReason
     prompt_tokens: int
     answer_tokens: int
+    timing: Timing = field(default=Timing(0.0, 0.0, 0.0), compare=False)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from glm_model.options import SamplingOptions
 
 from ..options import MOST_SEED, Options, read_value
 from ..serving.conversation import ConversationError, Message, from_file, from_json, to_json, to_markdown
-from ..serving.engine import Engine, Event, Failed, Finished, Queued, QueueFull, Reply, Text, Trimmed
+from ..serving.engine import Engine, QueueFull
+from ..serving.reply import Event, Failed, Finished, Queued, Reply, Text, Trimmed
 from . import wording
 from .security import inert, plain
 from .wording import Words

@@ -15,7 +15,8 @@ import gradio as gr
 from glm_model.blank_filling import FilledText, FillOptions, FillResult
 
 from ..options import MOST_SEED, Options
-from ..serving.engine import Engine, Event, Failed, Filled, Filling, Finished, Queued, QueueFull, Text
+from ..serving.engine import Engine, QueueFull
+from ..serving.reply import Event, Failed, Filled, Filling, Finished, Queued, Text
 from . import wording
 from .chat import LONGEST_QUESTION, PAUSE, SeedError, Visitors, events_until, line, read_number, read_seed
 from .wording import Words

@@ -15,7 +15,8 @@ from ..names import WEB_COMMAND
 
 if TYPE_CHECKING:
     from ..serving.conversation import ConversationError
-    from ..serving.engine import Failed, ModelInfo
+    from ..serving.model_info import ModelInfo
+    from ..serving.reply import Failed
 
 Language = Literal["en", "zh"]
 

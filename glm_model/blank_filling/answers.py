@@ -15,6 +15,7 @@ from ..errors import GLMError
 from ..generation.alone import run
 from ..generation.answer import Answer, AnswerRow
 from ..generation.requests import Insert, Step, Writer
+from ..generation.row_sampling import RowSampler
 from ..generation.sampling import Chooser
 from ..model import positions
 from ..model.configuration import GLMConfig
@@ -66,7 +67,8 @@ def answer_blank(
         GLMError: the model's scores are not finite.
         ValueError: beam search needs more candidates than the vocabulary has tokens.
     """
-    return result_of(run(model, write_blank(model, prompt, blank, options, generator, should_stop)))
+    chooser = published_chooser(options, generator)
+    return result_of(run(model, write_blank(model, prompt, blank, options, chooser, generator, should_stop)))
 
 
 def write_blank(
@@ -74,20 +76,26 @@ def write_blank(
     prompt: list[int],
     blank: int,
     options: FillOptions,
+    chooser: Chooser,
     generator: torch.Generator | None = None,
     should_stop: Callable[[], bool] = lambda: False,
-    chooser: Chooser | None = None,
 ) -> AnswerWriter:
     """Write the ids of the best answer so far after each token; return what :func:`answer_blank` returns.
 
     Args:
-        chooser: chooses the tokens of sampling; None is the one of the original.
+        chooser: chooses the tokens of sampling.
+        generator: draws the beams of a search; None is torch's own.
     """
     assert len(prompt) < options.max_length
     read = BlankPrompt(model, prompt, blank, options.max_length)
     if options.strategy == "beam_search":
         return (yield from _search(read, options, generator, should_stop))
-    return (yield from _sample(read, options, chooser or published_chooser(options, generator), should_stop))
+    return (yield from _sample(read, options, chooser, should_stop))
+
+
+def seeded(options: FillOptions, device: torch.device) -> torch.Generator | None:
+    """Return a source of randomness with the seed of options; None, which is torch's own, without a seed."""
+    return None if options.seed is None else torch.Generator(device).manual_seed(options.seed)
 
 
 def result_of(steps: Generator[object, None, T]) -> T:
@@ -197,6 +205,11 @@ def published_chooser(options: FillOptions, generator: torch.Generator | None) -
         return draw(scores, 1, generator).squeeze(-1), scores
 
     return choose
+
+
+def fill_sampler(options: FillOptions) -> RowSampler:
+    """Return a chooser by the same rules that chooses together with other rows."""
+    return RowSampler(options.temperature, options.top_k, options.top_p or 1.0, options.seed)
 
 
 def _search(

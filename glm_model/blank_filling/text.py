@@ -16,8 +16,6 @@ from functools import partial
 from typing import Protocol
 from unicodedata import category, east_asian_width
 
-import torch
-
 from ..errors import FillError, UnsupportedError
 from ..generation.alone import run
 from ..generation.requests import Writer, changed
@@ -25,7 +23,7 @@ from ..generation.sampling import Chooser
 from ..model.configuration import GLMConfig
 from ..model.decoder import GLMForCausalLM
 from ..options import FillOptions
-from .answers import Continuation, write_blank
+from .answers import Continuation, fill_sampler, published_chooser, seeded, write_blank
 from .results import Answer, Blank, FilledText, FillResult, FillStep, Segment
 
 # Each blank costs a pass over the whole text. The limit also ends a text whose answers add mask tokens without end.
@@ -101,7 +99,9 @@ def stream_blanks(
 
     Arguments and errors are those of :func:`fill_blanks`; errors are raised at the first step.
     """
-    return run(model, write_blanks(model, tokenizer, text, options or FillOptions(), should_stop=should_stop))
+    options = options or FillOptions()
+    chooser = published_chooser(options, seeded(options, model.device))
+    return run(model, write_blanks(model, tokenizer, text, options, should_stop=should_stop, chooser=chooser))
 
 
 def write_blanks(
@@ -116,19 +116,19 @@ def write_blanks(
     """Return the writer of :func:`stream_blanks`, with the same arguments.
 
     Args:
-        chooser: chooses the tokens of sampling; None is the one of the original, with the seed of the options.
+        chooser: chooses the tokens of sampling; None chooses by ``options``, together with other rows.
     """
     config = model.config
     pieces, kinds = _read(text, tokenizer, config, options.every_kind)
     _require_fitting(pieces, kinds, config, options)
-    generator = None if options.seed is None else torch.Generator(model.device).manual_seed(options.seed)
+    chooser, generator = chooser or fill_sampler(options), seeded(options, model.device)
     show = partial(_filled_text, tokenizer=tokenizer, config=config)
     blanks: list[Blank] = []
     filled = [pieces]
     while (place := _next_blank(_ids(filled[0]), kinds)) is not None and len(blanks) < MAX_BLANKS:
         prompt = [*_ids(filled[0]), config.bos_token_id]
         fill = partial(_fill, filled[0], place, filled_by=len(blanks))
-        answers = write_blank(model, prompt, place, options, generator, should_stop, chooser)
+        answers = write_blank(model, prompt, place, options, chooser, generator, should_stop)
         step = partial(_step, fill, show, len(blanks), len(blanks) + _count(filled[0], kinds))
         continuations = yield from changed(answers, step)
         filled = [fill(continuation.token_ids) for continuation in continuations]

@@ -46,6 +46,11 @@ class Member:
         self.writer = writer
         self.request: Request | None = None
 
+    @property
+    def is_waiting_for_prompt(self) -> bool:
+        """Whether its prompt has not been computed yet."""
+        return isinstance(self.request, Insert)
+
 
 class Batch:
     """The writers that one model works for.

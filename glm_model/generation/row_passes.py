@@ -26,6 +26,12 @@ def rows_can_join(model: GLMForCausalLM) -> bool:
     return {parameter.device.type for parameter in model.parameters()} == {"cpu"}
 
 
+def token_bytes(model: GLMForCausalLM) -> int:
+    """Return the bytes that the keys and values of one token take in all layers; on several ranks, of all of them."""
+    config, dtype = model.config, model.runtime.cache_dtype or model.dtype
+    return 2 * int(config.num_layers) * int(config.hidden_size) * dtype.itemsize
+
+
 class CachedRows:
     """The caches of rows by number, and the passes of the model that use them.
 

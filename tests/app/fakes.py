@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -28,9 +28,13 @@ class FakeModel:
     def __init__(self, *, is_demo: bool = True, name: str = "fake-glm", context_length: int = 2048) -> None:
         self.config = SimpleNamespace(name_or_path=name, is_demo=is_demo, max_sequence_length=context_length)
         self.device = "cpu"
+        self.runtime = SimpleNamespace(leader=None)
 
     def num_parameters(self) -> int:
         return 1234
+
+    def parameters(self) -> list[Any]:
+        return []
 
 
 @dataclass
@@ -71,7 +75,7 @@ class FakeStream:
 
     def __call__(
         self, model: Any, tokenizer: Any, prompt: list[int], options: Any, should_stop: Callable[[], bool]
-    ) -> Iterator[TextChunk]:
+    ) -> Generator[TextChunk, Any, None]:
         text = "".join(map(chr, prompt))
         self.prompts.append(text)
         self.seen_options.append(options)
@@ -119,7 +123,7 @@ class FakeFill:
 
     def __call__(
         self, model: Any, tokenizer: Any, text: str, options: Any, *, should_stop: Callable[[], bool]
-    ) -> Iterator[FillStep]:
+    ) -> Generator[FillStep, Any, None]:
         self.texts.append(text)
         self.seen_options.append(options)
         parts = self._parts(text)
@@ -187,4 +191,4 @@ def fake_engine(
 ) -> Engine:
     """An engine that answers by `answer`, `delay` seconds per character."""
     stream = FakeStream(answer, delay)
-    return Engine(FakeModel(is_demo=is_demo), FakeTokenizer(), queue_size=queue_size, stream=stream)
+    return Engine(FakeModel(is_demo=is_demo), FakeTokenizer(), queue_size=queue_size, write_text=stream)

@@ -42,7 +42,7 @@ def open_site(options: Options | None = None, *, is_demo: bool = True) -> Site:
     stream, fill = FakeStream(), FakeFill()
     options = options or Options()
     engine = Engine(
-        FakeModel(is_demo=is_demo), FakeTokenizer(), queue_size=options.queue_size, stream=stream, fill_stream=fill
+        FakeModel(is_demo=is_demo), FakeTokenizer(), queue_size=options.queue_size, write_text=stream, write_fill=fill
     )
     options = replace(options, host="127.0.0.1", port=free_port("127.0.0.1", 0))
     visitors = Visitors()

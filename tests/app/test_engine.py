@@ -6,13 +6,14 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import pytest
 
 from app.serving.conversation import ConversationError, Message
-from app.serving.engine import LEAST_ANSWER, Engine, EngineClosed, QueueFull, answer_room
+from app.serving.engine import Engine, EngineClosed, QueueFull
+from app.serving.jobs import LEAST_ANSWER, answer_room
 from app.serving.reply import SECONDS_BETWEEN_TEXTS, Event, Failed, Finished, Queued, Reply, Text, Trimmed
 from glm_model import SamplingOptions
 from glm_model.errors import GLMError
@@ -42,7 +43,7 @@ class Held:
     def __init__(self, **settings: Any) -> None:
         self.gate = threading.Semaphore(0)
         self.stream = FakeStream(gate=self.gate)
-        self.engine = Engine(FakeModel(), FakeTokenizer(), stream=self.stream, **settings)
+        self.engine = Engine(FakeModel(), FakeTokenizer(), write_text=self.stream, **settings)
 
     def allow(self, tokens: int = 10_000) -> None:
         self.gate.release(tokens)
@@ -147,7 +148,7 @@ def test_answers_come_in_order_and_stay_apart() -> None:
 def test_many_visitors_at_once_never_mix() -> None:
     """Each visitor's prompt holds that visitor's own messages and nothing else."""
     stream = FakeStream()
-    engine = Engine(FakeModel(), FakeTokenizer(), stream=stream)
+    engine = Engine(FakeModel(), FakeTokenizer(), write_text=stream)
     wrong: list[str] = []
 
     def visit(name: str) -> None:
@@ -217,14 +218,14 @@ def test_a_running_answer_stops_within_a_token(held: Held) -> None:
 def test_a_stream_that_never_looks_at_the_stop_is_stopped_too() -> None:
     closed = []
 
-    def deaf(*_: Any) -> Iterator[Any]:
+    def deaf(*_: Any) -> Generator[Any, Any, None]:
         try:
             for count in range(1, 1_000_000):
                 yield type("Chunk", (), {"text": "x", "token_count": count, "finish_reason": None})
         finally:
             closed.append(True)
 
-    with Engine(FakeModel(), FakeTokenizer(), stream=deaf) as engine:
+    with Engine(FakeModel(), FakeTokenizer(), write_text=deaf) as engine:
         reply = engine.submit(ask(), SamplingOptions())
         next(reply), next(reply)
         reply.cancel()
@@ -304,7 +305,7 @@ def test_the_room_for_the_answer(max_length: int, room: int) -> None:
 
 def test_old_rounds_go_with_a_notice() -> None:
     stream = FakeStream()
-    with Engine(FakeModel(), FakeTokenizer(), stream=stream) as engine:
+    with Engine(FakeModel(), FakeTokenizer(), write_text=stream) as engine:
         # A round costs 22 with its separators, the question 3: 75 - 3 = 72 leaves room for 3 rounds.
         events = list(engine.submit(rounds(10, 10), SamplingOptions(max_length=100)))
     assert [event for event in events if isinstance(event, Trimmed)] == [Trimmed(7)]
@@ -323,7 +324,7 @@ def test_a_long_message_may_use_the_room_kept_for_the_answer() -> None:
 
 def test_no_answer_goes_beyond_what_the_model_was_trained_for() -> None:
     stream = FakeStream(lambda _: "y" * 1000)
-    with Engine(FakeModel(context_length=64), FakeTokenizer(), stream=stream) as engine:
+    with Engine(FakeModel(context_length=64), FakeTokenizer(), write_text=stream) as engine:
         events = list(engine.submit(ask("x" * 40), SamplingOptions(max_length=2048, seed=5)))
         assert events[-1] == Finished("length", 40, 24)
         assert stream.seen_options[-1] == SamplingOptions(max_length=64, seed=5)
@@ -344,7 +345,7 @@ def test_a_message_too_long_even_alone_is_refused_with_counts_and_remedy(history
 
 def test_trimming_is_not_quadratic() -> None:
     tokenizer = FakeTokenizer()
-    with Engine(FakeModel(), tokenizer, stream=FakeStream()) as engine:
+    with Engine(FakeModel(), tokenizer, write_text=FakeStream()) as engine:
         talk = rounds(20_000, 10)
         list(engine.submit(talk, SamplingOptions(max_length=2048)))
         assert tokenizer.tokens_made < 3 * 22 * 20_000
@@ -389,7 +390,7 @@ def test_ended_replies_are_not_kept(engine: Engine) -> None:
 def test_a_slow_reader_gets_the_pieces_joined() -> None:
     with fake_engine(lambda _: "x" * 1000) as engine:
         reply = engine.submit(ask(), SamplingOptions())
-        wait_until(lambda: engine._running is None and not engine._waiting)
+        wait_until(lambda: not engine._running and not engine._waiting)
         events = list(reply)
     assert [type(event) for event in events] == [Text, Finished]
     assert text_of(events) == "x" * 1000

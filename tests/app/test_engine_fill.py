@@ -31,7 +31,7 @@ def make(fill: FakeFill) -> Iterator[Callable[..., Engine]]:
     engines: list[Engine] = []
 
     def make(**settings: Any) -> Engine:
-        engines.append(Engine(FakeModel(), FakeTokenizer(), stream=FakeStream(), fill_stream=fill, **settings))
+        engines.append(Engine(FakeModel(), FakeTokenizer(), write_text=FakeStream(), write_fill=fill, **settings))
         return engines[-1]
 
     yield make
@@ -158,4 +158,10 @@ def test_a_real_model_fills_as_fill_blanks_does(options: FillOptions) -> None:
         result = result_of(list(engine.fill(text, options)))
     model, tokenizer = load(TINY, device="cpu")
     limit = min(options.max_length, model.config.max_sequence_length)
-    assert result == fill_blanks(model, tokenizer, text, FillOptions(**{**vars(options), "max_length": limit}))
+    wanted = fill_blanks(model, tokenizer, text, FillOptions(**{**vars(options), "max_length": limit}))
+    assert [each.text for each in result.texts] == [each.text for each in wanted.texts]
+    assert [blank.prompt_ids for blank in result.blanks] == [blank.prompt_ids for blank in wanted.blanks]
+    for found, alone in zip(result.blanks, wanted.blanks, strict=True):
+        assert [answer.token_ids for answer in found.answers] == [answer.token_ids for answer in alone.answers]
+        # The engine computes <sop> apart from its context, which changes the last bits.
+        assert [answer.score for answer in found.answers] == pytest.approx([answer.score for answer in alone.answers])

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from app.options import Options, parse_terminal
 from app.serving.conversation import Message
 from app.serving.engine import Engine
+from app.serving.jobs import encode
 from app.serving.reply import Event, Failed, Finished, Text, Trimmed
 from glm_model.generation.stream import stream_text
 from glm_model.options import SamplingOptions
@@ -69,7 +70,7 @@ def test_trimming_counts_the_tokens_of_the_real_prompt(engine: Engine) -> None:
     assert 0 < trimmed[0] < 30
     assert end.prompt_tokens <= 128 - 32
     one_round_more = [*messages[2 * (trimmed[0] - 1) :], *GREETING]
-    assert len(engine._encode(one_round_more)) > 128 - 32
+    assert len(encode(engine._tokenizer, one_round_more)) > 128 - 32
 
 
 def test_a_long_message_is_refused_with_its_count(engine: Engine) -> None:

@@ -5,6 +5,7 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,7 +56,7 @@ class Session:
         self.screen.may_be_cleared = "clear" in "".join(map(str, lines))
         self.keyboard = Script(list(lines), yes)
         with fake_engine(answer, is_demo=is_demo) as engine:
-            self.stream = engine._stream
+            self.stream: Any = engine._write_text
             self.chat = Chat(
                 engine, sampling or SamplingOptions(), words, self.screen.console(), self.keyboard  # type: ignore[arg-type]
             )  # fmt: skip
@@ -67,7 +68,7 @@ class Session:
 
     @property
     def prompts(self) -> list[str]:
-        return [prompt.replace("\x1e", "|") for prompt in self.stream.prompts]  # type: ignore[attr-defined]
+        return [prompt.replace("\x1e", "|") for prompt in self.stream.prompts]
 
 
 @pytest.fixture(autouse=True)
@@ -237,7 +238,7 @@ def test_help_names_every_command(words: Words) -> None:
 
 def test_set_changes_the_next_answer() -> None:
     session = Session("/set temperature 0.5", "/set top-p=0.3", "/set seed 7", "one", "/set seed none", "two")
-    first, second = session.stream.seen_options  # type: ignore[attr-defined]
+    first, second = session.stream.seen_options
     assert (first.temperature, first.top_p, first.seed) == (0.5, 0.3, 7)
     assert second.seed is None
     assert "temperature is now 0.5." in session.seen

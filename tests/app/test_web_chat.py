@@ -34,7 +34,7 @@ def make(stream: FakeStream) -> Iterator[Callable[..., Chat]]:
 
     def make(**settings: Any) -> Chat:
         options = Options(**settings)
-        engines.append(Engine(FakeModel(), FakeTokenizer(), queue_size=options.queue_size, stream=stream))
+        engines.append(Engine(FakeModel(), FakeTokenizer(), queue_size=options.queue_size, write_text=stream))
         return Chat(engines[-1], options, Visitors())
 
     yield make

@@ -36,8 +36,8 @@ def make(model: FakeFill) -> Iterator[Callable[..., Fill]]:
     def make(*, is_demo: bool = True, visitors: Visitors | None = None, **settings: Any) -> Fill:
         options = Options(**settings)
         engine = Engine(
-            FakeModel(is_demo=is_demo), FakeTokenizer(), queue_size=options.queue_size, stream=FakeStream(),
-            fill_stream=model,
+            FakeModel(is_demo=is_demo), FakeTokenizer(), queue_size=options.queue_size, write_text=FakeStream(),
+            write_fill=model,
         )  # fmt: skip
         engines.append(engine)
         return Fill(engine, options, visitors or Visitors())

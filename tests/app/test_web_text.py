@@ -7,7 +7,8 @@ from dataclasses import fields
 
 import pytest
 
-from app.serving.engine import Failed, ModelInfo
+from app.serving.model_info import ModelInfo
+from app.serving.reply import Failed
 from app.web import wording
 from app.web.wording import BLANKS, DEMO_BLANKS, DEMO_EXAMPLES, EN, EXAMPLES, ZH, Words, pick_language
 

@@ -133,7 +133,7 @@ def left_alone(site: Site) -> bool:
     """Whether the running answer is cancelled soon, seen from the engine."""
     for _ in range(PATIENCE // 50):
         running = site.engine._running
-        if running is None or running.cancelled:
+        if all(job.is_cancelled for job in running):
             return True
         site.engine._worker.join(0.05)
     return False
