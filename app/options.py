@@ -125,6 +125,22 @@ class Options(package.LoadOptions, package.SamplingOptions):
         repeatable=True,
         is_secret=True,
     )
+    max_rows: int = package.setting(
+        32,
+        "answers that are written at the same time; others wait",
+        package.Whole(1, 1024),
+        group="server",
+        metavar="N",
+        used_by=["web"],
+    )
+    cache_gb: float | None = package.setting(
+        None,
+        "GB of memory for the keys and values of all answers; half of the free memory if not given",
+        package.Real(0, 100_000, open_below=True),
+        group="server",
+        metavar="X",
+        used_by=["web"],
+    )
     queue_size: int = package.setting(
         32,
         "answers that may wait for the model before visitors are asked to come back",

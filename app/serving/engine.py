@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from glm_model.errors import GLMError
 from glm_model.generation.batch import Batch, Ended, Member
+from glm_model.generation.row_passes import token_bytes
 
 from .conversation import ConversationError, Message, check_messages
 from .jobs import ChatJob, FillJob, FillWriter, Job, TextWriter, failure
-from .memory import free_bytes, tokens_in
+from .memory import free_bytes
 from .model_info import describe
 from .reply import Failed, Finished, FinishReason, Queued, Reply
 
@@ -55,6 +56,7 @@ class EngineState:
         waiting: the number of requests in the queue.
         reserved_tokens: tokens for which the admitted requests may need memory.
         cache_tokens: the largest such number.
+        token_bytes: the bytes that one of them takes; 0 if the engine does not count them.
         answered: the number of answers that were finished or cancelled.
         failed: the number of answers that failed.
         prompt_tokens, answer_tokens: of all answers that have ended.
@@ -65,6 +67,7 @@ class EngineState:
     waiting: int
     reserved_tokens: int
     cache_tokens: int
+    token_bytes: int
     answered: int
     failed: int
     prompt_tokens: int
@@ -113,9 +116,11 @@ class Engine:
         self._batch = Batch(model)
         self._queue_size = queue_size
         self._most_rows = most_rows if self._batch.joins else 1
+        # The only row of a model that decodes one at a time may have any length.
+        self._token_bytes = token_bytes(model) if self._batch.joins else 0
         if cache_tokens is None:
             joins, one_row = self._batch.joins, self.model_info.context_length
-            cache_tokens = tokens_in(free_bytes() // 2, model) if joins else one_row
+            cache_tokens = max(1, free_bytes() // 2 // self._token_bytes) if joins else one_row
         self._cache_tokens = cache_tokens
         self._waiting: list[Job] = []
         self._running: list[Job] = []
@@ -145,7 +150,8 @@ class Engine:
         model, tokenizer = load(folder, options=options.loading())
         if not lead_or_follow(model, tokenizer):
             raise SystemExit  # rank 0 has served its users
-        return cls(model, tokenizer, queue_size=options.queue_size)
+        tokens = None if options.cache_gb is None else max(1, int(options.cache_gb * 1e9) // token_bytes(model))
+        return cls(model, tokenizer, queue_size=options.queue_size, most_rows=options.max_rows, cache_tokens=tokens)
 
     # Methods for any thread.
 
@@ -196,7 +202,8 @@ class Engine:
         with self._changed:
             reserved = sum(job.tokens for job in self._running)
             return EngineState(
-                *(self._rows, self._most_rows, len(self._waiting), reserved, self._cache_tokens), **self._totals
+                *(self._rows, self._most_rows, len(self._waiting), reserved, self._cache_tokens, self._token_bytes),
+                **self._totals,
             )
 
     def close(self) -> None:

@@ -1,9 +1,8 @@
-"""Measure the memory that is free, and convert it to tokens of the cache."""
+"""Measure the memory that is free."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -22,10 +21,3 @@ def _read(path: Path) -> int | None:
         return int(path.read_text(encoding="ascii"))
     except (OSError, ValueError):  # no control group of version 2, or one without a limit, which reads "max"
         return None
-
-
-def tokens_in(count: int, model: Any) -> int:
-    """Return the number of tokens whose keys and values fit into ``count`` bytes, at least 1."""
-    from glm_model.generation.row_passes import token_bytes
-
-    return max(1, count // token_bytes(model))

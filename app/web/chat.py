@@ -217,7 +217,7 @@ class Chat:
             if len(asked.messages[-1]["content"]) > LONGEST_QUESTION:
                 yield give_up(asked, wording.too_long_line(words, length, model))
                 return
-            reply = self._engine.submit(asked.messages, sampling)
+            reply = self._engine.submit(asked.messages, sampling, owner=request.session_hash)
         except QueueFull:
             yield give_up(asked, words.queue_full.format(count=self._options.queue_size))
             return

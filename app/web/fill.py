@@ -46,7 +46,7 @@ class Fill:
             if len(text) > LONGEST_QUESTION:
                 yield refusal(words.fill_too_long)
                 return
-            reply = self._engine.fill(text, fill_options(*settings))
+            reply = self._engine.fill(text, fill_options(*settings), owner=request.session_hash)
         except QueueFull:
             yield refusal(words.queue_full.format(count=self._options.queue_size))
             return

@@ -69,6 +69,7 @@ def serve(engine: Engine, options: Options) -> int:
         return _fail(f"the page could not be started: {error}")
     if engine.model_info.kernel:
         print(f"INT4/INT8: {engine.model_info.kernel}")
+    print(_capacity(engine))
     print(_addresses(page, options), flush=True)
     try:
         signals.answer(sigint=signals.Answer.UNWIND, sigterm=signals.Answer.UNWIND)
@@ -92,6 +93,15 @@ def start(page: gr.Blocks, options: Options, visitors: Visitors) -> None:
         page.launch(**launch_arguments(options, visitors), prevent_thread_lock=True)
     # While this attribute is set, Gradio's page loads its scripts from Gradio's own host.
     page.share = False
+
+
+def _capacity(engine: Engine) -> str:
+    """Return the sentence on how many answers are written at the same time."""
+    state = engine.state
+    if state.most_rows == 1:
+        return "One answer is written at a time."
+    cache = f"{state.cache_tokens * state.token_bytes / 1e9:.1f} GB for the keys and values of {state.cache_tokens:,}"
+    return f"Up to {state.most_rows} answers are written at the same time (--max-rows); {cache} tokens (--cache-gb)."
 
 
 def _addresses(page: gr.Blocks, options: Options) -> str:
@@ -123,7 +133,8 @@ def launch_arguments(options: Options, visitors: Visitors) -> dict[str, Any]:
         "css_paths": ASSETS / "chat.css",
         "i18n": gr.I18n(**wording.interface(options.language)),
         "app_kwargs": {"middleware": [gate]},
-        "max_threads": options.queue_size + 40,  # Gradio's parallel jobs: the engine's whole queue and some more
+        # Gradio's parallel jobs: all answers that the engine writes, its whole queue, and some more.
+        "max_threads": options.max_rows + options.queue_size + 8,
         "state_session_capacity": 200,  # sessions whose last values Gradio keeps; the page needs none of them
         "footer_links": [],
         "run_history": False,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import GLMError
+from ..kernels.native import find_in_background
 from ..model.decoder import GLMForCausalLM
 from .passes import DecodingBatch
 from .requests import Insert, Request, Step, Writer
@@ -86,6 +87,8 @@ class Batch:
         """Let a writer join."""
         member = Member(writer)
         self._members[member] = None
+        if self.joins and len(self._members) > 1:
+            find_in_background()
         return member
 
     def remove(self, member: Member) -> None:

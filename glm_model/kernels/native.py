@@ -12,6 +12,7 @@ import functools
 import itertools
 import logging
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -196,6 +197,12 @@ def is_usable() -> bool:
 def is_loaded() -> bool:
     """Return whether the library has been found already and the user lets it run; nothing is built for the answer."""
     return find.cache_info().currsize > 0 and is_usable()
+
+
+@functools.cache
+def find_in_background() -> None:
+    """Begin to find the library, once in this process: the attention of many rows uses it as soon as it is there."""
+    threading.Thread(target=is_usable, name="glm-native", daemon=True).start()
 
 
 def fast_matmul(x: Tensor, weight: Tensor, scale: Tensor, bits: int, bias: Tensor | None = None) -> Tensor:

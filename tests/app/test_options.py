@@ -43,6 +43,8 @@ EXAMPLES: dict[str, tuple[str, Any, str, Any]] = {
     "inbrowser": ("yes", True, "0", False),
     "root_path": ("/glm/", "/glm", "/x/y", "/x/y"),
     "auth": ("a:b", (("a", "b"),), "c:d:e,f:g", (("c", "d:e"), ("f", "g"))),
+    "max_rows": ("1", 1, "8", 8),
+    "cache_gb": ("0.5", 0.5, "12", 12.0),
     "queue_size": ("1", 1, "99", 99),
     "message": ("你好", "你好", "-x", "-x"),
 }
@@ -68,6 +70,8 @@ WRONG = {
     "port": ["65536", "-1"],
     "root_path": ["glm"],
     "auth": ["alone", ":p", "u:", "a:b,"],
+    "max_rows": ["0", "1025"],
+    "cache_gb": ["0", "-1", "all"],
     "queue_size": ["0"],
     "message": [" "],
 }
