@@ -6,7 +6,6 @@ their own, and so does what reads the environment while libraries are imported (
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import gc
 import json
@@ -16,19 +15,21 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
+from fcntl import ioctl
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-OURS = ("glm_model", "app", "tests", "demo_recipe", "benchmarks", "__main__")
 PR_SET_CHILD_SUBREAPER = 36
 
 
 class Program(subprocess.Popen[str]):
     """A process that runs ``python ARGUMENT ...``, on Linux as a fork; otherwise what a ``Popen`` is.
 
-    Only the list of arguments, the streams, ``cwd`` and ``env`` are heard.
+    Only the list of arguments, the streams, ``cwd`` and ``env`` are heard. A terminal on standard input becomes the
+    process's own.
     """
 
     def _execute_child(self, *given: Any) -> None:
@@ -38,18 +39,24 @@ class Program(subprocess.Popen[str]):
             return
         command, cwd, env, pipes = given[0], given[5], given[6], given[10:16]
         streams = [number if pipe == -1 else pipe for number, pipe in enumerate((pipes[0], pipes[3], pipes[5]))]
-        environment = dict(os.environ if env is None else env)
-        request = {"arguments": [*map(str, command[1:])], "cwd": str(cwd or Path.cwd()), "env": environment}
+        request = {
+            "arguments": [*map(str, command[1:])],
+            "cwd": str(cwd or Path.cwd()),
+            "env": dict(os.environ if env is None else env),
+            "has_terminal": pipes[0] != -1 and os.isatty(pipes[0]),
+        }
         socket.send_fds(_server(), [json.dumps(request).encode()], streams)
         self.pid = int(_server().recv(64))
         self._child_created = True
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
 
 
-def run(command: list[Any], *, input: str = "", timeout: float = 120, **options: Any) -> subprocess.CompletedProcess[str]:
+def run(
+    command: list[Any], *, input: str = "", timeout: float = 120, **options: Any
+) -> subprocess.CompletedProcess[str]:
     """Run ``python ARGUMENT ...`` to its end, with its output and errors captured."""
-    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    with Program(command, text=True, **pipes, **options) as program:
+    pipe = subprocess.PIPE
+    with Program(command, text=True, stdin=pipe, stdout=pipe, stderr=pipe, **options) as program:
         try:
             output, errors = program.communicate(input, timeout)
         except BaseException:
@@ -61,7 +68,8 @@ def run(command: list[Any], *, input: str = "", timeout: float = 120, **options:
 @cache
 def _server() -> socket.socket:
     """Start the interpreter that forks. It ends when this process does."""
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)  # the forks' parent ends, and they become children of this process
+    # A fork's parent ends at once, and the fork becomes a child of this process, which can wait for it.
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with its:
         subprocess.Popen(
@@ -69,23 +77,6 @@ def _server() -> socket.socket:
             cwd=ROOT, pass_fds=[its.fileno()], stdin=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
     return ours
-
-
-def leave_libraries_to_the_system() -> None:
-    """Let this process and its forks end without clearing every module of the libraries imported so far.
-
-    Clearing them copies their pages, in each fork: it takes half a second. What is registered with atexit still runs.
-    """
-    ending = sys.stdlib_module_names.union(OURS)
-    kept = {name: module for name, module in sys.modules.items() if name.partition(".")[0] not in ending}
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))  # for good
-    gc.freeze()  # nor is there garbage to look for among them
-
-    def leave() -> None:
-        for name in kept:
-            sys.modules.pop(name, None)
-
-    atexit.register(leave)
 
 
 def _serve(connection: socket.socket) -> None:
@@ -113,12 +104,18 @@ def _serve(connection: socket.socket) -> None:
             os.close(descriptor)
 
 
-def _run(arguments: list[str], cwd: str, env: dict[str, str]) -> None:
+def _run(arguments: list[str], cwd: str, env: dict[str, str], has_terminal: bool) -> None:
     """Run a program as Python would run it from its command line."""
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # who started the tests may ignore it
+    if has_terminal:
+        os.setsid()
+        ioctl(0, termios.TIOCSCTTY, 0)
+    sys.stdin = sys.__stdin__ = os.fdopen(0, closefd=False)
+    sys.stdout = sys.__stdout__ = os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.__stderr__ = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     kind, *rest = arguments
     if kind in ("-m", "-c"):
         sys.path[0] = cwd
@@ -136,5 +133,5 @@ def _run(arguments: list[str], cwd: str, env: dict[str, str]) -> None:
 if __name__ == "__main__":
     import glm_model.loading  # noqa: F401 - slow
 
-    leave_libraries_to_the_system()
+    gc.freeze()  # otherwise each fork looks through all of it at its end
     _serve(socket.socket(fileno=int(sys.argv[1])))

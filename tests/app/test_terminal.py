@@ -18,6 +18,7 @@ import pytest
 
 from app.options import Options
 from app.terminal.session import INTERRUPTED, run
+from tests import forks
 from tests.app.fakes import echo, fake_engine
 
 pytestmark = pytest.mark.timeout(120)
@@ -175,13 +176,8 @@ def test_hostile_text_in_a_pipe_without_a_utf8_locale(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("folder", ["/no/such/folder", "empty"])
 def test_a_wrong_model_folder_is_a_sentence(folder: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    done = subprocess.run(
-        [sys.executable, "cli_demo.py", "--model", str(tmp_path / folder), "--message", "hi", "--language=en"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS_TO_START,
-    )
+    command = [sys.executable, "cli_demo.py", "--model", tmp_path / folder, "--message", "hi", "--language=en"]
+    done = forks.run(command, cwd=ROOT, timeout=SECONDS_TO_START)
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr.startswith("The model cannot be loaded: ")
