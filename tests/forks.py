@@ -19,13 +19,13 @@ import termios
 from fcntl import ioctl
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, AnyStr
 
 ROOT = Path(__file__).parents[1]
 PR_SET_CHILD_SUBREAPER = 36
 
 
-class Program(subprocess.Popen[str]):
+class Program(subprocess.Popen[AnyStr]):
     """A process that runs ``python ARGUMENT ...``, on Linux as a fork; otherwise what a ``Popen`` is.
 
     Only the list of arguments, the streams, ``cwd`` and ``env`` are heard. A terminal on standard input becomes the
@@ -56,7 +56,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run ``python ARGUMENT ...`` to its end, with its output and errors captured."""
     pipe = subprocess.PIPE
-    with Program(command, text=True, stdin=pipe, stdout=pipe, stderr=pipe, **options) as program:
+    with Program[str](command, text=True, stdin=pipe, stdout=pipe, stderr=pipe, **options) as program:
         try:
             output, errors = program.communicate(input, timeout)
         except BaseException:
@@ -113,9 +113,9 @@ def _run(arguments: list[str], cwd: str, env: dict[str, str], has_terminal: bool
     if has_terminal:
         os.setsid()
         ioctl(0, termios.TIOCSCTTY, 0)
-    sys.stdin = sys.__stdin__ = os.fdopen(0, closefd=False)
-    sys.stdout = sys.__stdout__ = os.fdopen(1, "w", closefd=False)
-    sys.stderr = sys.__stderr__ = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+    sys.stdin = os.fdopen(0, closefd=False)
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     kind, *rest = arguments
     if kind in ("-m", "-c"):
         sys.path[0] = cwd

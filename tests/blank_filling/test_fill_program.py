@@ -170,7 +170,7 @@ def test_a_reader_that_has_gone_is_no_word_worth(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "glm_model.fill", "--strategy=greedy", "--file", str(file)]
     reading, writing = os.pipe()
     os.close(reading)
-    with Program(command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True) as started:
+    with Program[str](command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True) as started:
         os.close(writing)
         _, errors = started.communicate(timeout=SECONDS_TO_START)
     assert (started.returncode, errors) == (1, "")
@@ -348,7 +348,7 @@ class Terminal:
 
     def __init__(self, *arguments: str) -> None:
         self._keyboard, slave = pty.openpty()
-        self.process = Program(
+        self.process = Program[bytes](
             [sys.executable, "-m", "glm_model.fill", *arguments],
             cwd=ROOT, env={**os.environ, "TERM": "xterm-256color"}, stdin=slave, stdout=slave, stderr=slave,
         )  # fmt: skip

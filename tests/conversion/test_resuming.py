@@ -81,7 +81,7 @@ class Worker:
 
     def __init__(self) -> None:
         command = [sys.executable, "-c", WORKER]
-        self.process = Program(command, cwd=ROOT, stdin=PIPE, stdout=PIPE, text=True, bufsize=1)
+        self.process = Program[str](command, cwd=ROOT, stdin=PIPE, stdout=PIPE, text=True, bufsize=1)
 
     def run(self, kind: str, source: Path, target: Path, operation: int = 0, seconds: float = 0) -> int:
         """Number of file operations, or minus the signal that it died of."""

@@ -15,7 +15,7 @@ def start(size: int, *arguments: object) -> list[subprocess.Popen[str]]:
     common = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     common |= {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "PYTHONPATH": str(ROOT)}
     return [
-        Program(
+        Program[str](
             [sys.executable, *map(str, arguments)],
             env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             cwd=ROOT,

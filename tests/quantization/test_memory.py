@@ -97,7 +97,7 @@ def written(folder: Path, file_format: str) -> Folders:
 
 def start(job: str, folders: Folders) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", MEASURED, str(folders.small), str(folders.large), job]
-    return Program(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return Program[str](command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def measured(process: subprocess.Popen[str]) -> dict[str, int]:
