@@ -37,7 +37,8 @@ class Program(subprocess.Popen[AnyStr]):
         if sys.platform != "linux":
             super()._execute_child(*given)  # type: ignore[misc]
             return
-        command, cwd, env, pipes = given[0], given[5], given[6], given[10:16]
+        command: list[object] = given[0]
+        cwd, env, pipes = given[5], given[6], given[10:16]
         streams = [number if pipe == -1 else pipe for number, pipe in enumerate((pipes[0], pipes[3], pipes[5]))]
         request = {
             "arguments": [*map(str, command[1:])],
