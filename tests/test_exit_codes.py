@@ -6,7 +6,9 @@ they are imported is in tests/process/test_importing.py.
 """
 
 import json
+import os
 import signal
+import subprocess
 import sys
 import types
 from dataclasses import asdict, dataclass
@@ -18,7 +20,6 @@ import pytest
 from glm_model import CheckpointError
 from glm_model.evaluation import __main__ as evaluation
 from glm_model.loading import DEMO_MODEL
-from tests import forks
 
 ROOT = Path(__file__).parent.parent
 NOWHERE = "/no/such/folder"
@@ -178,8 +179,11 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> dict[Case, End]:
         }
         for case in CASES
     ]
-    command = [sys.executable, "-m", "tests.starter", str(folder)]
-    done = forks.run(command, input=json.dumps(cases), cwd=ROOT, timeout=280)
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests" / "starter.py", str(folder)],
+        cwd=ROOT, input=json.dumps(cases), env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        timeout=280,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return {case: End(**json.loads(line)) for case, line in zip(CASES, done.stdout.splitlines(), strict=True)}
 
