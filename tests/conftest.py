@@ -7,6 +7,8 @@ from pathlib import Path
 
 # Before torch is imported: the tests must leave room on a machine with two cores, and reach for no hub.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Threads that wait must sleep: else most of the time goes into waiting for a core that others' threads wait on.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # And oneDNN must not use instructions for half precision, which round otherwise than the original's results.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")

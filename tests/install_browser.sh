@@ -8,7 +8,7 @@ skip() {
 }
 
 packages=""
-command -v chromium >/dev/null 2>&1 || packages="chromium"
+command -v chromium-headless-shell >/dev/null 2>&1 || command -v chromium >/dev/null 2>&1 || packages="chromium"
 [ -n "$(fc-list :lang=zh 2>/dev/null)" ] || packages="$packages fonts-noto-cjk fontconfig"
 [ -n "$packages" ] || exit 0
 
@@ -25,5 +25,9 @@ fi
 apt="$as_root env DEBIAN_FRONTEND=noninteractive timeout 600 apt-get -qq -o Acquire::Retries=1 -o Acquire::http::Timeout=20"
 echo "install_browser: installing $packages"
 $apt update || skip "apt-get update failed"
+# Chromium without windows is smaller and quicker, but not every release has it as a package.
+if apt-cache show chromium-headless-shell >/dev/null 2>&1; then
+    packages=$(echo "$packages" | sed 's/^chromium/chromium-headless-shell/')
+fi
 # shellcheck disable=SC2086  # one word per package is meant
 $apt install -y --no-install-recommends $packages >/dev/null || skip "apt-get could not install $packages"

@@ -18,7 +18,9 @@ import pytest
 
 from app.options import Options
 from app.terminal.session import INTERRUPTED, run
+from tests import forks
 from tests.app.fakes import echo, fake_engine
+from tests.forks import Program
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -109,10 +111,11 @@ def test_it_speaks_chinese(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 
 
 @contextmanager
-def program(*arguments: str, stdin: int = subprocess.DEVNULL) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(
-        [sys.executable, str(PROGRAM), *arguments], stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+def program(*arguments: str, start: type[subprocess.Popen[bytes]] = Program) -> Iterator[subprocess.Popen[bytes]]:
+    process = start(
+        [sys.executable, str(PROGRAM), *arguments],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
     try:
         yield process
     finally:
@@ -148,11 +151,10 @@ def test_a_reader_that_goes_away_ends_it_without_a_traceback() -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's full disk")
 def test_a_full_disk_is_a_sentence() -> None:
     with Path("/dev/full").open("wb") as full:
-        done = subprocess.run(
-            [sys.executable, str(PROGRAM), "--message", "hi"], stdin=subprocess.DEVNULL, stdout=full,
-            stderr=subprocess.PIPE, timeout=SECONDS_TO_START,
-        )  # fmt: skip
-    assert (done.returncode, done.stderr) == (1, b"The answer cannot be written: No space left on device\n")
+        command = [sys.executable, str(PROGRAM), "--message", "hi"]
+        with Program[str](command, text=True, stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE) as process:
+            _, errors = process.communicate(timeout=SECONDS_TO_START)
+    assert (process.returncode, errors) == (1, "The answer cannot be written: No space left on device\n")
 
 
 def test_a_stream_that_was_never_opened_is_an_empty_one() -> None:
@@ -167,7 +169,7 @@ def test_a_stream_that_was_never_opened_is_an_empty_one() -> None:
 
 def test_hostile_text_in_a_pipe_without_a_utf8_locale(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
-    with program("--message", "hostile") as process:
+    with program("--message", "hostile", start=subprocess.Popen) as process:
         out, errors = process.communicate(timeout=SECONDS_TO_START)
     assert (out, errors, process.returncode) == (b"?[2J?]0;x?done\n", b"", 0)
 
@@ -175,13 +177,8 @@ def test_hostile_text_in_a_pipe_without_a_utf8_locale(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("folder", ["/no/such/folder", "empty"])
 def test_a_wrong_model_folder_is_a_sentence(folder: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    done = subprocess.run(
-        [sys.executable, "cli_demo.py", "--model", str(tmp_path / folder), "--message", "hi", "--language=en"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS_TO_START,
-    )
+    command = [sys.executable, "cli_demo.py", "--model", tmp_path / folder, "--message", "hi", "--language=en"]
+    done = forks.run(command, cwd=ROOT, timeout=SECONDS_TO_START)
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr.startswith("The model cannot be loaded: ")
@@ -223,12 +220,8 @@ class Terminal:
     def __init__(self, *arguments: str) -> None:
         self._master, slave = os.openpty()
         environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"}
-        self.process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), *arguments],
-            preexec_fn=lambda: os.login_tty(slave),
-            env=environment,
-            pass_fds=[slave],
-        )
+        command = [sys.executable, str(PROGRAM), *arguments]
+        self.process = Program[bytes](command, env=environment, stdin=slave, stdout=slave, stderr=slave)
         os.close(slave)
         self._raw = b""
         self._seen = 0

@@ -24,8 +24,10 @@ from glm_model.fill import filler
 from glm_model.fill.arguments import parse
 from glm_model.fill.interrupt import noted_interrupts
 from glm_model.options import LoadOptions
+from tests import forks
 from tests.blank_filling.toy import IntegerTokenizer, drawn_model
 from tests.checkpoints import write_checkpoint
+from tests.forks import Program
 
 ROOT = Path(__file__).parents[2]
 SECONDS_TO_START = 120
@@ -168,11 +170,10 @@ def test_a_reader_that_has_gone_is_no_word_worth(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "glm_model.fill", "--strategy=greedy", "--file", str(file)]
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run(
-        command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=SECONDS_TO_START
-    )
-    os.close(writing)
-    assert (done.returncode, done.stderr) == (1, "")
+    with Program[str](command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True) as started:
+        os.close(writing)
+        _, errors = started.communicate(timeout=SECONDS_TO_START)
+    assert (started.returncode, errors) == (1, "")
 
 
 def test_a_file_that_is_no_text(run: Callable[..., Any], tmp_path: Path) -> None:
@@ -280,7 +281,7 @@ def test_a_stream_that_was_never_opened_is_an_empty_one(
 
 def test_torchrun_is_told_of_as_it_must_be_called() -> None:
     command = [sys.executable, "-m", "glm_model.fill", "a [MASK]", "--tensor-parallel=2"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS_TO_START)
+    done = forks.run(command, cwd=ROOT, timeout=SECONDS_TO_START)
     assert "torchrun --nproc-per-node 2 -m glm_model.fill 'a [MASK]' --tensor-parallel=2" in done.stderr
 
 
@@ -347,13 +348,10 @@ class Terminal:
 
     def __init__(self, *arguments: str) -> None:
         self._keyboard, slave = pty.openpty()
-        self.process = subprocess.Popen(
+        self.process = Program[bytes](
             [sys.executable, "-m", "glm_model.fill", *arguments],
-            cwd=ROOT,
-            env={**os.environ, "TERM": "xterm-256color"},
-            preexec_fn=lambda: os.login_tty(slave),
-            pass_fds=[slave],
-        )
+            cwd=ROOT, env={**os.environ, "TERM": "xterm-256color"}, stdin=slave, stdout=slave, stderr=slave,
+        )  # fmt: skip
         os.close(slave)
         self.seen = ""
         self._waited_for = 0  # how much of it

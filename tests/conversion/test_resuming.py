@@ -4,7 +4,6 @@ import json
 import os
 import random
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from glm_model.conversion.convert import sat_to_huggingface, to_sat
 from glm_model.conversion.safetensors_file import SafetensorsFile
 from glm_model.conversion.torch_archive import TorchArchive
 from tests.conversion.archives import change_rank, drawn_weights, rank_file, rank_tensors, write_archive
+from tests.forks import Program
 
 ROOT = Path(__file__).parent.parent.parent
 # At how many points each kind of conversion is killed, and as many times by the clock. "CONVERSION_KILLS=500 pytest
@@ -80,10 +80,8 @@ class Worker:
     """A process that has imported what it needs, and does every conversion in a child that may be killed."""
 
     def __init__(self) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", WORKER], stdin=PIPE, stdout=PIPE, text=True, env=environment, bufsize=1
-        )
+        command = [sys.executable, "-c", WORKER]
+        self.process = Program[str](command, cwd=ROOT, stdin=PIPE, stdout=PIPE, text=True, bufsize=1)
 
     def run(self, kind: str, source: Path, target: Path, operation: int = 0, seconds: float = 0) -> int:
         """Number of file operations, or minus the signal that it died of."""

@@ -4,9 +4,8 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.forks import ROOT, Program
 
 
 def start(size: int, *arguments: object) -> list[subprocess.Popen[str]]:
@@ -16,7 +15,7 @@ def start(size: int, *arguments: object) -> list[subprocess.Popen[str]]:
     common = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     common |= {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "PYTHONPATH": str(ROOT)}
     return [
-        subprocess.Popen(
+        Program[str](
             [sys.executable, *map(str, arguments)],
             env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             cwd=ROOT,

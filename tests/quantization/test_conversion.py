@@ -1,7 +1,6 @@
 """``python -m glm_model.conversion quantize``: golden integers on disk, the rest as it was, whole or not at all."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from glm_model import ChatGLMForCausalLM, CheckpointError, GLMQuantizationConfig, load
 from glm_model.conversion.__main__ import main
 from glm_model.conversion.quantize import quantize_checkpoint
+from tests import forks
 from tests.checkpoints import FILES
 from tests.loading.conftest import Checkpoint
 from tests.quantization.data import EMBEDDING, HEAD, INT4, INT4_QE, PACKED, Packed
@@ -131,7 +131,7 @@ def test_as_a_command(source: Checkpoint, tmp_path: Path) -> None:
     target = tmp_path / "packed"
     folders = [str(source.folder), str(target)]
     command = [sys.executable, "-m", "glm_model.conversion", "quantize", *folders, "--quantize", "int4"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = forks.run(command, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert torch.equal(stored(target)[DENSE], INT4.tensors[DENSE])
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.checkpoints import random_tensors, write_json, write_weights
+from tests.forks import Program
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's count of resident pages")
 
@@ -96,7 +97,7 @@ def written(folder: Path, file_format: str) -> Folders:
 
 def start(job: str, folders: Folders) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", MEASURED, str(folders.small), str(folders.large), job]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return Program[str](command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def measured(process: subprocess.Popen[str]) -> dict[str, int]:
