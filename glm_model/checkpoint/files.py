@@ -5,7 +5,7 @@ run: pickles are read with ``weights_only``.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -19,7 +19,8 @@ from ..errors import CheckpointError, GLMError, one_line
 from .boundary import DAMAGED, reading
 from .json_file import parse_object, require_size
 from .other_folders import what_it_is
-from .pickle_size import require_small_pickle
+from .pickle_size import require_small_archive, require_small_pickle
+from .torch_zip import TorchZip
 
 CONFIG = "config.json"
 # In the order in which transformers looks for them.
@@ -31,6 +32,7 @@ WEIGHT_FILES = (
 )
 _WEIGHT_SUFFIXES = (".safetensors", ".bin")
 _LFS_START = b"version https://git-lfs"
+_ZIP_START = b"PK\x03\x04"  # as torch.load tells its two formats apart
 
 
 class StoredTensor(NamedTuple):
@@ -223,8 +225,10 @@ def _where_tensors_are(content: object) -> str:
 
 
 def _is_plain(value: object) -> bool:
-    """Return whether a value is a dense tensor with all its values in the file, neither meta nor quantized."""
+    """Return whether a value is a dense tensor with all its values in the file as they are, not to be negated."""
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta or value.is_quantized:
+        return False
+    if value.is_neg():  # what reads the bytes themselves, as a kernel does, would not know
         return False
     return value.nbytes <= value.untyped_storage().nbytes()  # an expanded tensor would grow when it is copied
 
@@ -242,8 +246,12 @@ def unpickle(file: Path, map_location: str = "cpu") -> Any:
     with reading(file):
         require_content(file)
     try:
-        is_archive = require_small_pickle(file)
-        return torch.load(file, map_location=map_location, weights_only=True, mmap=is_archive or None)
+        with file.open("rb") as stream:
+            is_archive = stream.read(len(_ZIP_START)) == _ZIP_START
+        if is_archive:
+            return _unpickle_archive(file, map_location)
+        require_small_pickle(file)
+        return torch.load(file, map_location=map_location, weights_only=True)
     except (GLMError, MemoryError, PermissionError):
         raise
     except Exception as error:  # a damaged pickle may make the reader raise anything
@@ -254,3 +262,38 @@ def unpickle(file: Path, map_location: str = "cpu") -> Any:
                 "Use a copy of the checkpoint in safetensors, or its weights alone."
             ) from None
         raise CheckpointError(f"{file} is truncated, damaged or no PyTorch file. {DAMAGED}") from None
+
+
+def _unpickle_archive(file: Path, map_location: str) -> Any:
+    """Return the content of a zip archive; raise CheckpointError if it lacks a tensor's values.
+
+    torch maps the file, and would take the bytes of the next entry for those that are missing.
+    """
+    archive = TorchZip(file)
+    require_small_archive(file)
+    described = torch.load(file, map_location="meta", weights_only=True, mmap=True)
+    for name, tensor in _tensors(described):
+        storage = tensor.untyped_storage()
+        place = getattr(storage, "_checkpoint_offset", None)  # None of a tensor that was made without the file
+        if place is None:
+            raise CheckpointError(
+                f"{file} holds something other than a dictionary of tensors, so it is no checkpoint: "
+                f"{one_line(str(name), 100)} has no values in it."
+            )
+        if storage.nbytes():
+            archive.checksum(place, storage.nbytes())
+    if map_location == "meta":
+        return described
+    return torch.load(file, map_location=map_location, weights_only=True, mmap=True)
+
+
+def _tensors(content: Any) -> Iterator[tuple[Any, Tensor]]:
+    """Yield the tensors in dictionaries inside each other, each dictionary once, with their names."""
+    left, seen = [content], set()
+    while left:
+        part = left.pop()
+        if isinstance(part, dict) and id(part) not in seen:
+            seen.add(id(part))
+            left += part.values()
+            tensors = ((name, value) for name, value in part.items() if isinstance(value, Tensor))
+            yield from ((name, tensor) for name, tensor in tensors if tensor.layout == torch.strided)

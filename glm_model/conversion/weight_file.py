@@ -26,9 +26,9 @@ from torch import Tensor
 
 from ..checkpoint.files import require_content, stored_tensors, unpickle
 from ..checkpoint.tensor_checks import is_finite
+from ..checkpoint.torch_zip import TorchZip
 from ..checkpoint.unfinished import naming
 from ..errors import CheckpointError
-from .torch_zip import TorchZip
 
 _BLOCK_BYTES = 1 << 20  # read and summed at once, so that the sum finds the bytes in the processor's cache
 _SAMPLE_BYTES = 4096

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from glm_model import ChatGLMForCausalLM, CheckpointError, GLM130BConfig, load
+from glm_model import ChatGLMForCausalLM, ChatGLMTokenizer, CheckpointError, GLM130BConfig, load
 from glm_model.checkpoint.boundary import reading
 from glm_model.checkpoint.files import read_json, read_pickle, weight_files
 from glm_model.checkpoint.prefix import load_prefix
@@ -428,6 +428,78 @@ def test_a_compressed_archive(checkpoint: Checkpoint) -> None:
         for name, content in entries.items():
             archive.writestr(name, content)
     refused(checkpoint.folder, str(file), "compressed")
+
+
+def _entries(file: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(file) as archive:
+        return {entry.filename: archive.read(entry) for entry in archive.infolist()}
+
+
+def _write_entries(file: Path, entries: dict[str, bytes]) -> None:
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+
+
+@pytest.mark.parametrize("size", [0, 100, -4])
+def test_an_archive_whose_tensor_lacks_bytes(checkpoint: Checkpoint, size: int) -> None:
+    """torch maps the file, and would take what follows for the rest of the tensor."""
+    checkpoint.write("bin")
+    file = checkpoint.folder / "pytorch_model.bin"
+    entries = _entries(file)
+    name = next(name for name in entries if name.endswith("data/3"))
+    _write_entries(file, entries | {name: entries[name][:size]})
+    refused(checkpoint.folder, str(file), "no entry has the")
+
+
+def test_an_archive_whose_directory_names_another_place(checkpoint: Checkpoint) -> None:
+    checkpoint.write("bin")
+    file = checkpoint.folder / "pytorch_model.bin"
+    content = bytearray(file.read_bytes())
+    with zipfile.ZipFile(file) as archive:
+        first, second = (next(one for one in archive.infolist() if one.filename.endswith(f"data/{i}")) for i in (3, 4))
+        place = content.index(first.filename.encode(), archive.start_dir) - 4
+    content[place : place + 4] = second.header_offset.to_bytes(4, "little")
+    file.write_bytes(content)
+    refused(checkpoint.folder, str(file), "damaged")
+
+
+def test_an_archive_with_names_that_differ_in_capitals(checkpoint: Checkpoint) -> None:
+    checkpoint.write("bin")
+    file = checkpoint.folder / "pytorch_model.bin"
+    entries = _entries(file)
+    name = next(name for name in entries if name.endswith("data/3"))
+    _write_entries(file, entries | {name.upper(): bytes(len(entries[name]))})
+    refused(checkpoint.folder, str(file), "two entries")
+
+
+def test_a_tensor_that_is_made_without_the_file(checkpoint: Checkpoint) -> None:
+    file = checkpoint.folder / "other.bin"
+    _rewrite_pickle(file, b"\x80\x02}X\x01\x00\x00\x00actorch\nFloatTensor\nK\x04\x85Rs.")
+    assert f"{file} holds something other" in refusal(read_pickle, file)
+
+
+def test_a_tensor_that_is_to_be_negated(checkpoint: Checkpoint) -> None:
+    """Kernels read the bytes as they are."""
+    file = checkpoint.folder / "other.bin"
+    torch.save({"a": torch._neg_view(torch.ones(3))}, file)
+    assert f"{file} holds something other" in refusal(read_pickle, file)
+
+
+def test_an_empty_tensor_in_an_archive(checkpoint: Checkpoint) -> None:
+    file = checkpoint.folder / "other.bin"
+    torch.save({"a": torch.zeros(0, 3), "b": torch.ones(2)}, file)
+    assert [tuple(value.shape) for value in read_pickle(file).values()] == [(0, 3), (2,)]
+
+
+@pytest.mark.parametrize("fields", [{"num_image_tokens": None}, {"padding_side": "right"}])
+def test_what_a_tokenizer_cannot_be_names_its_folder(kept: Checkpoint, fields: dict[str, Any]) -> None:
+    file = kept.folder / "tokenizer_config.json"
+    with changed(file):
+        file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | fields), encoding="utf-8")
+        for entrance in (load, ChatGLMTokenizer.from_pretrained):
+            with pytest.raises(GLMError, match=f"{kept.folder}.*{next(iter(fields))}"):
+                entrance(kept.folder)
 
 
 def test_a_vocabulary_of_gigabytes(kept: Checkpoint) -> None:
