@@ -59,10 +59,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def require_content(path: Path) -> None:
-    """Raise CheckpointError if a file is missing or empty, or if it is a Git-LFS pointer."""
-    _require_file(path)
-    with path.open("rb") as stream:
-        _require_content(path, stream.read(len(_LFS_START)))
+    """Raise CheckpointError if a file is missing, empty or unreadable, or if it is a Git-LFS pointer."""
+    with reading(path):
+        _require_file(path)
+        with path.open("rb") as stream:
+            _require_content(path, stream.read(len(_LFS_START)))
 
 
 def _require_file(path: Path) -> None:

@@ -30,6 +30,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -196,9 +197,9 @@ def run_case(source: Source, root: Path, wanted: bytes | None = None) -> tuple[s
             # Address space beyond what the parent has: a runaway allocation fails instead of taking the machine down.
             now = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (now + (4 << 30), now + (4 << 30)))
-            _read_as_others_do()
             _reset_peak()
-            _child(source, root, writing, wanted)
+            with as_any_user():
+                _child(source, root, writing, wanted)
         finally:
             os._exit(0)
     os.close(writing)
@@ -215,14 +216,22 @@ def run_case(source: Source, root: Path, wanted: bytes | None = None) -> tuple[s
     return str(outcome), str(said)
 
 
-def _read_as_others_do() -> None:
-    """Give up the right of the superuser to read what nobody may read (Linux)."""
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None)
-        header = (ctypes.c_uint32 * 2)(0x20080522, 0)
-        sets = (ctypes.c_uint32 * 6)()  # effective, permitted and inheritable, of 32 capabilities each
-        if libc.capget(header, sets) == 0:
-            sets[0] &= ~0b110  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+@contextlib.contextmanager
+def as_any_user() -> Iterator[None]:
+    """Give up the superuser's right to read what nobody may read while the context is open (Linux)."""
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted and inheritable, of 32 capabilities each
+    libc = ctypes.CDLL(None)
+    is_linux = hasattr(libc, "capget") and libc.capget(header, sets) == 0
+    had = sets[0]
+    if is_linux:
+        sets[0] &= ~0b110  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        libc.capset(header, sets)
+    try:
+        yield
+    finally:
+        if is_linux:
+            sets[0] = had
             libc.capset(header, sets)
 
 

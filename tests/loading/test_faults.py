@@ -26,7 +26,9 @@ from glm_model.generation.stream import stream_text
 from glm_model.options import SamplingOptions
 from glm_model.plan.__main__ import main as plan
 from tests.checkpoints import write_json
+from tests.golden.data import GLM130B
 from tests.loading.conftest import Checkpoint
+from tests.loading.fuzz import as_any_user
 
 BIAS = "transformer.layers.1.mlp.dense_h_to_4h.bias"
 NORM = "transformer.layers.1.input_layernorm.weight"
@@ -490,6 +492,63 @@ def test_an_empty_tensor_in_an_archive(checkpoint: Checkpoint) -> None:
     file = checkpoint.folder / "other.bin"
     torch.save({"a": torch.zeros(0, 3), "b": torch.ones(2)}, file)
     assert [tuple(value.shape) for value in read_pickle(file).values()] == [(0, 3), (2,)]
+
+
+def test_weights_that_were_saved_with_gaps(checkpoint: Checkpoint) -> None:
+    """They lie one behind another afterwards, as fast kernels need it, and the answer is the same bit for bit."""
+    checkpoint.write("bin")
+    expected = ChatGLMForCausalLM.from_pretrained(checkpoint.folder).eval()
+    for name, value in checkpoint.tensors.items():
+        checkpoint.tensors[name] = torch.stack([value, value], dim=-1)[..., 0]
+    checkpoint.write("bin")
+    model = ChatGLMForCausalLM.from_pretrained(checkpoint.folder).eval()
+    assert all(parameter.is_contiguous() for parameter in model.parameters())
+    ids = torch.tensor([[5, 9, model.config.gmask_token_id, model.config.bos_token_id]])
+    assert torch.equal(model(ids).logits, expected(ids).logits)
+
+
+@pytest.mark.parametrize("is_object", [True, False])
+def test_what_could_be_read_and_not_copied(checkpoint: Checkpoint, is_object: bool) -> None:
+    value: Any = 1
+    for _ in range(300):
+        value = {"a": value} if is_object else [value]
+    checkpoint.configure(nested=value)
+    refused(checkpoint.folder, "config.json", "nested too deeply")
+
+
+@pytest.mark.parametrize("name", ["", "config.json", "ice_text.model", "tokenizer_config.json", "model.safetensors"])
+def test_what_may_not_be_read(checkpoint: Checkpoint, name: str) -> None:
+    place = checkpoint.folder / name
+    mode = place.stat().st_mode
+    place.chmod(0)
+    try:
+        with as_any_user(), pytest.raises(GLMError, match=f"{checkpoint.folder}.*Permission denied"):
+            load(checkpoint.folder)
+    finally:
+        place.chmod(mode)
+
+
+def _archive(folder: Path, golden: Path) -> Path:
+    """Return the file of the second rank of a copy of a golden archive."""
+    shutil.copytree(golden / GLM130B / "tp2", folder)
+    return next(folder.glob("*/mp_rank_01_model_states.pt"))
+
+
+def test_a_rank_that_may_not_be_read(tmp_path: Path, golden: Path) -> None:
+    rank = _archive(tmp_path / "archive", golden)
+    rank.chmod(0)
+    with as_any_user(), pytest.raises(CheckpointError, match=f"{rank} cannot be read: Permission denied"):
+        SatArchive(tmp_path / "archive")
+
+
+@pytest.mark.parametrize("name", [b"a", 3, None])
+def test_a_rank_with_names_that_are_no_texts(tmp_path: Path, golden: Path, name: Any) -> None:
+    rank = _archive(tmp_path / "archive", golden)
+    content = torch.load(rank, weights_only=True)
+    content["module"][name] = torch.ones(1)
+    torch.save(content, rank)
+    with pytest.raises(CheckpointError, match=f"{rank} holds no 'module' of tensors"):
+        SatArchive(tmp_path / "archive")
 
 
 @pytest.mark.parametrize("fields", [{"num_image_tokens": None}, {"padding_side": "right"}])
