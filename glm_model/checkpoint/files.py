@@ -62,8 +62,19 @@ def require_content(path: Path) -> None:
     """Raise CheckpointError if a file is missing, empty or unreadable, or if it is a Git-LFS pointer."""
     with reading(path):
         _require_file(path)
+        if not _is_utf8(path):
+            raise CheckpointError(f"{path} cannot be read: its path is not valid UTF-8. Rename the folder or the file.")
         with path.open("rb") as stream:
             _require_content(path, stream.read(len(_LFS_START)))
+
+
+def _is_utf8(path: Path) -> bool:
+    """Return whether a path is text, as the libraries need it that read weights."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _require_file(path: Path) -> None:

@@ -27,7 +27,7 @@ def parse_object(path: Path, stored: bytes) -> dict[str, Any]:
             f"{path} is not valid JSON: it {mark}, which an editor has written. Save it as UTF-8 without a mark."
         )
     try:
-        content = json.loads(stored.decode("utf-8"))
+        content = json.loads(stored.decode("utf-8"), object_pairs_hook=_object)
         if isinstance(content, dict):
             _require_sound(path, content, "", 0)
     except RecursionError:
@@ -39,6 +39,16 @@ def parse_object(path: Path, stored: bytes) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a JSON {type(content).__name__} where an object is needed. {DAMAGED}")
     return content
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; raise ValueError if it has a name twice, with different values."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        for name, value in pairs:
+            if made[name] != value:
+                raise ValueError(f"{name[:100]!r} is there twice, with different values")
+    return made
 
 
 def require_size(path: Path, most: int = _MOST_BYTES) -> None:

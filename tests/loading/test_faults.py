@@ -507,6 +507,22 @@ def test_weights_that_were_saved_with_gaps(checkpoint: Checkpoint) -> None:
     assert torch.equal(model(ids).logits, expected(ids).logits)
 
 
+@pytest.mark.parametrize("file_format", ["bin", "safetensors"])
+def test_a_path_that_is_no_text(checkpoint: Checkpoint, file_format: str) -> None:
+    checkpoint.write(file_format)
+    folder = checkpoint.folder.rename(checkpoint.folder.with_name(os.fsdecode(b"\xff")))
+    refused(folder, "its path is not valid UTF-8")
+
+
+def test_a_field_that_is_there_twice(checkpoint: Checkpoint) -> None:
+    file = checkpoint.folder / "config.json"
+    text = file.read_text(encoding="utf-8").rstrip().removesuffix("}")
+    file.write_text(f'{text}, "layernorm_epsilon": 0.5}}', encoding="utf-8")
+    refused(checkpoint.folder, str(file), "'layernorm_epsilon' is there twice, with different values")
+    file.write_text(f'{text}, "model_type": "chatglm"}}', encoding="utf-8")
+    ChatGLMForCausalLM.from_pretrained(checkpoint.folder)
+
+
 @pytest.mark.parametrize("is_object", [True, False])
 def test_what_could_be_read_and_not_copied(checkpoint: Checkpoint, is_object: bool) -> None:
     value: Any = 1
