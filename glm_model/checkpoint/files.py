@@ -205,7 +205,8 @@ def _safetensors_headers(file: Path) -> dict[str, StoredTensor]:
 
 
 def _pickle_headers(file: Path) -> dict[str, StoredTensor]:
-    return {name: StoredTensor(file, tuple(value.shape), value.dtype) for name, value in read_pickle(file).items()}
+    tensors = _require_tensors(file, unpickle(file, map_location="meta"))
+    return {name: StoredTensor(file, tuple(value.shape), value.dtype) for name, value in tensors.items()}
 
 
 def read_pickle(file: Path) -> dict[str, Tensor]:
@@ -214,7 +215,11 @@ def read_pickle(file: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: the file is damaged, a Git-LFS pointer, or holds anything but a flat dictionary of tensors.
     """
-    content = unpickle(file)
+    return _require_tensors(file, unpickle(file))
+
+
+def _require_tensors(file: Path, content: Any) -> dict[str, Tensor]:
+    """Return the content of a file; raise CheckpointError if it is anything but a flat dictionary of tensors."""
     if not isinstance(content, dict) or not all(isinstance(name, str) and _is_plain(content[name]) for name in content):
         raise CheckpointError(
             f"{file} holds something other than a dictionary of tensors, so it is no checkpoint"
@@ -238,7 +243,9 @@ def _where_tensors_are(content: object) -> str:
 
 def _is_plain(value: object) -> bool:
     """Return whether a value is a dense tensor with all its values in the file as they are, not to be negated."""
-    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta or value.is_quantized:
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized:
+        return False
+    if value.is_meta and _place(value) is None:
         return False
     if value.is_neg():  # what reads the bytes themselves, as a kernel does, would not know
         return False
@@ -250,7 +257,7 @@ def unpickle(file: Path, map_location: str = "cpu") -> Any:
 
     Args:
         file: the file.
-        map_location: "cpu"; or "meta" for tensors without values, of a file that is a zip archive.
+        map_location: "cpu"; or "meta" for tensors without values, if the file is a zip archive.
 
     Raises:
         CheckpointError: the file, which the message names, is damaged or holds other Python objects.
@@ -263,7 +270,7 @@ def unpickle(file: Path, map_location: str = "cpu") -> Any:
         if is_archive:
             return _unpickle_archive(file, map_location)
         require_small_pickle(file)
-        return torch.load(file, map_location=map_location, weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True)
     except (GLMError, MemoryError, PermissionError):
         raise
     except Exception as error:  # a damaged pickle may make the reader raise anything
@@ -285,18 +292,23 @@ def _unpickle_archive(file: Path, map_location: str) -> Any:
     require_small_archive(file)
     described = torch.load(file, map_location="meta", weights_only=True, mmap=True)
     for name, tensor in _tensors(described):
-        storage = tensor.untyped_storage()
-        place = getattr(storage, "_checkpoint_offset", None)  # None of a tensor that was made without the file
+        place, size = _place(tensor), tensor.untyped_storage().nbytes()
         if place is None:
             raise CheckpointError(
                 f"{file} holds something other than a dictionary of tensors, so it is no checkpoint: "
                 f"{one_line(str(name), 100)} has no values in it."
             )
-        if storage.nbytes():
-            archive.checksum(place, storage.nbytes())
+        if size:
+            archive.checksum(place, size)
     if map_location == "meta":
         return described
     return torch.load(file, map_location=map_location, weights_only=True, mmap=True)
+
+
+def _place(described: Tensor) -> int | None:
+    """Return where in an archive the values of a tensor are that was loaded without; None if it was made without it."""
+    place: int | None = getattr(described.untyped_storage(), "_checkpoint_offset", None)
+    return place
 
 
 def _tensors(content: Any) -> Iterator[tuple[Any, Tensor]]:
