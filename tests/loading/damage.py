@@ -58,14 +58,14 @@ _OTHER_FIELDS = [
 
 
 def _json_files(root: Path, rng: random.Random) -> Path:
-    found = sorted(root.rglob("*.json")) or [root / "config.json"]
+    found = sorted(path for path in root.rglob("*.json") if path.is_file()) or [root / "config.json"]
     preferred = [path for path in found if path.name in ("config.json", "model_config.json", "tokenizer_config.json")]
     return rng.choice(preferred if preferred and rng.random() < 0.7 else found)
 
 
 def change_field(root: Path, rng: random.Random) -> str:
     file = _json_files(root, rng)
-    if not file.exists():
+    if not file.is_file():
         return "nothing"
     content = json.loads(file.read_text(encoding="utf-8"))
     value = rng.choice(_STRANGE)
@@ -89,7 +89,7 @@ def change_field(root: Path, rng: random.Random) -> str:
 
 def change_json_file(root: Path, rng: random.Random) -> str:
     file = _json_files(root, rng)
-    content = file.read_bytes() if file.exists() else b"{}"
+    content = file.read_bytes() if file.is_file() else b"{}"
     kind = rng.choice(
         ["bom", "utf16", "deep", "deep object", "list", "cut", "empty", "digits", "huge", "twice", "nul", "lfs"]
     )
@@ -185,7 +185,7 @@ def lose_file(root: Path, rng: random.Random) -> str:
 
 
 def change_index(root: Path, rng: random.Random) -> str:
-    found = sorted(root.glob("*.index.json"))
+    found = sorted(path for path in root.glob("*.index.json") if path.is_file())
     if not found:
         return change_field(root, rng)
     content = json.loads(found[0].read_text(encoding="utf-8"))
@@ -373,6 +373,8 @@ def _another(value: Any, rng: random.Random) -> Any:
 def change_value(root: Path, rng: random.Random) -> str:
     """Change the value of a field that is there to one like it."""
     file = _json_files(root, rng)
+    if not file.is_file():
+        return "nothing"
     content = json.loads(file.read_text(encoding="utf-8"))
     place = rng.choice(_places(content))
     holder = content
@@ -386,6 +388,8 @@ def change_value(root: Path, rng: random.Random) -> str:
 def change_json_text(root: Path, rng: random.Random) -> str:
     """Write a JSON file in another way: other words, marks, encodings, and names that are there twice."""
     file = _json_files(root, rng)
+    if not file.is_file():
+        return "nothing"
     text = file.read_text(encoding="utf-8")
     kind = rng.choice(
         ["twice the same", "twice another", "utf-32", "latin-1", "cr", "comment", "comma", "quotes", "exponent",
@@ -522,7 +526,7 @@ def add_file(root: Path, rng: random.Random) -> str:
 
 def change_shards(root: Path, rng: random.Random) -> str:
     """Let an index say another place of a tensor, or list tensors or shards that are not there."""
-    found = sorted(root.glob("*.index.json"))
+    found = sorted(path for path in root.glob("*.index.json") if path.is_file())
     if not found:
         return change_tensors(root, rng)
     content = json.loads(found[0].read_text(encoding="utf-8"))

@@ -290,6 +290,8 @@ def main() -> int:
     parser.add_argument("--verbose", action="store_true", help="print every case")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    # A mutation that reads a file without end must not take the machine down.
+    resource.setrlimit(resource.RLIMIT_AS, (16 << 30, resource.getrlimit(resource.RLIMIT_AS)[1]))
     counts: Counter[str] = Counter()
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
