@@ -220,7 +220,7 @@ def read_pickle(file: Path) -> dict[str, Tensor]:
 
 def _require_tensors(file: Path, content: Any) -> dict[str, Tensor]:
     """Return the content of a file; raise CheckpointError if it is anything but a flat dictionary of tensors."""
-    if not isinstance(content, dict) or not all(isinstance(name, str) and _is_plain(content[name]) for name in content):
+    if not isinstance(content, dict) or not all(isinstance(name, str) and is_plain(content[name]) for name in content):
         raise CheckpointError(
             f"{file} holds something other than a dictionary of tensors, so it is no checkpoint"
             f"{_where_tensors_are(content)}."
@@ -241,7 +241,7 @@ def _where_tensors_are(content: object) -> str:
     return ""
 
 
-def _is_plain(value: object) -> bool:
+def is_plain(value: object) -> bool:
     """Return whether a value is a dense tensor with all its values in the file as they are, not to be negated."""
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized:
         return False

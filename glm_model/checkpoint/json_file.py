@@ -46,7 +46,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
         for name, value in pairs:
-            if made[name] != value:
+            if repr(made[name]) != repr(value):  # 4 and 4.0 are equal
                 raise ValueError(f"{name[:100]!r} is there twice, with different values")
     return made
 

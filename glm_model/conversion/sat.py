@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.boundary import reading
-from ..checkpoint.files import require_content
+from ..checkpoint.files import is_plain, require_content
 from ..checkpoint.keys import IGNORED_KEYS
 from ..errors import CheckpointError
 from ..kernels.packing import BITS
@@ -160,15 +160,9 @@ def _rank_files(step_folder: Path) -> list[Path]:
 def _module(file: Path, content: Any) -> dict[str, Tensor]:
     """Return the tensors in what ``torch.save`` stored in a rank's file."""
     module = content.get("module") if isinstance(content, dict) else None
-    if not isinstance(module, dict) or not all(isinstance(name, str) and _is_plain(module[name]) for name in module):
+    if not isinstance(module, dict) or not all(isinstance(name, str) and is_plain(module[name]) for name in module):
         raise CheckpointError(f"{file} holds no 'module' of tensors, so it is no archive of SwissArmyTransformer.")
     return {name: tensor for name, tensor in module.items() if not re.search(IGNORED_KEYS, name)}
-
-
-def _is_plain(value: object) -> bool:
-    if not isinstance(value, Tensor) or value.layout != torch.strided:
-        return False
-    return not (value.is_quantized or value.is_neg())
 
 
 def _sizes(files: list[Path], ranks: Sequence[Mapping[str, Tensor]]) -> tuple[dict[str, int], int]:

@@ -27,7 +27,7 @@ from glm_model.options import SamplingOptions
 from glm_model.plan.__main__ import main as plan
 from tests.checkpoints import write_json
 from tests.golden.data import GLM130B
-from tests.loading.conftest import Checkpoint
+from tests.loading.conftest import LAYERS, Checkpoint
 from tests.loading.fuzz import as_any_user
 
 BIAS = "transformer.layers.1.mlp.dense_h_to_4h.bias"
@@ -519,6 +519,8 @@ def test_a_field_that_is_there_twice(checkpoint: Checkpoint) -> None:
     text = file.read_text(encoding="utf-8").rstrip().removesuffix("}")
     file.write_text(f'{text}, "layernorm_epsilon": 0.5}}', encoding="utf-8")
     refused(checkpoint.folder, str(file), "'layernorm_epsilon' is there twice, with different values")
+    file.write_text(f'{text}, "num_layers": {LAYERS}.0}}', encoding="utf-8")
+    refused(checkpoint.folder, str(file), "'num_layers' is there twice, with different values")
     file.write_text(f'{text}, "model_type": "chatglm"}}', encoding="utf-8")
     ChatGLMForCausalLM.from_pretrained(checkpoint.folder)
 
@@ -565,6 +567,22 @@ def test_a_rank_with_names_that_are_no_texts(tmp_path: Path, golden: Path, name:
     torch.save(content, rank)
     with pytest.raises(CheckpointError, match=f"{rank} holds no 'module' of tensors"):
         SatArchive(tmp_path / "archive")
+
+
+@pytest.mark.parametrize("is_archive", [True, False])
+def test_a_rank_with_a_tensor_without_values(tmp_path: Path, golden: Path, is_archive: bool) -> None:
+    rank = _archive(tmp_path / "archive", golden)
+    content = torch.load(rank, weights_only=True)
+    content["module"] = {name: value.to("meta") for name, value in content["module"].items()}
+    torch.save(content, rank, _use_new_zipfile_serialization=is_archive)
+    with pytest.raises(CheckpointError, match=f"{rank} holds "):
+        SatArchive(tmp_path / "archive")
+
+
+@pytest.mark.parametrize("bits", [4.0, 8.0, 0.0, False])
+def test_bits_that_only_equal_a_whole_number(checkpoint: Checkpoint, bits: Any) -> None:
+    checkpoint.configure(quantization_bit=bits)
+    refused(checkpoint.folder, "config.json", "quantization_bit", str(bits))
 
 
 @pytest.mark.parametrize("fields", [{"num_image_tokens": None}, {"padding_side": "right"}])
