@@ -28,7 +28,8 @@ Config = TypeVar("Config", bound=PreTrainedConfig)
 
 def require_model_type(folder: Path, known: set[str]) -> dict[str, Any]:
     """Return the fields of a folder's config.json; raise CheckpointError if it is damaged or of another model."""
-    _refuse_unconverted(folder)
+    with reading(folder):
+        _refuse_unconverted(folder)
     fields = read_json(folder / CONFIG)
     require_known(folder / CONFIG, fields, known)
     return fields

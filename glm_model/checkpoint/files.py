@@ -5,7 +5,7 @@ run: pickles are read with ``weights_only``.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -19,7 +19,8 @@ from ..errors import CheckpointError, GLMError, one_line
 from .boundary import DAMAGED, reading
 from .json_file import parse_object, require_size
 from .other_folders import what_it_is
-from .pickle_size import require_small_pickle
+from .pickle_size import require_small_archive, require_small_pickle
+from .torch_zip import TorchZip
 
 CONFIG = "config.json"
 # In the order in which transformers looks for them.
@@ -31,6 +32,7 @@ WEIGHT_FILES = (
 )
 _WEIGHT_SUFFIXES = (".safetensors", ".bin")
 _LFS_START = b"version https://git-lfs"
+_ZIP_START = b"PK\x03\x04"  # as torch.load tells its two formats apart
 
 
 class StoredTensor(NamedTuple):
@@ -57,10 +59,22 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def require_content(path: Path) -> None:
-    """Raise CheckpointError if a file is missing or empty, or if it is a Git-LFS pointer."""
-    _require_file(path)
-    with path.open("rb") as stream:
-        _require_content(path, stream.read(len(_LFS_START)))
+    """Raise CheckpointError if a file is missing, empty or unreadable, or if it is a Git-LFS pointer."""
+    with reading(path):
+        _require_file(path)
+        if not _is_utf8(path):
+            raise CheckpointError(f"{path} cannot be read: its path is not valid UTF-8. Rename the folder or the file.")
+        with path.open("rb") as stream:
+            _require_content(path, stream.read(len(_LFS_START)))
+
+
+def _is_utf8(path: Path) -> bool:
+    """Return whether a path is text, as the libraries need it that read weights."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _require_file(path: Path) -> None:
@@ -191,7 +205,8 @@ def _safetensors_headers(file: Path) -> dict[str, StoredTensor]:
 
 
 def _pickle_headers(file: Path) -> dict[str, StoredTensor]:
-    return {name: StoredTensor(file, tuple(value.shape), value.dtype) for name, value in read_pickle(file).items()}
+    tensors = _require_tensors(file, unpickle(file, map_location="meta"))
+    return {name: StoredTensor(file, tuple(value.shape), value.dtype) for name, value in tensors.items()}
 
 
 def read_pickle(file: Path) -> dict[str, Tensor]:
@@ -200,8 +215,12 @@ def read_pickle(file: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: the file is damaged, a Git-LFS pointer, or holds anything but a flat dictionary of tensors.
     """
-    content = unpickle(file)
-    if not isinstance(content, dict) or not all(isinstance(name, str) and _is_plain(content[name]) for name in content):
+    return _require_tensors(file, unpickle(file))
+
+
+def _require_tensors(file: Path, content: Any) -> dict[str, Tensor]:
+    """Return the content of a file; raise CheckpointError if it is anything but a flat dictionary of tensors."""
+    if not isinstance(content, dict) or not all(isinstance(name, str) and is_plain(content[name]) for name in content):
         raise CheckpointError(
             f"{file} holds something other than a dictionary of tensors, so it is no checkpoint"
             f"{_where_tensors_are(content)}."
@@ -222,9 +241,13 @@ def _where_tensors_are(content: object) -> str:
     return ""
 
 
-def _is_plain(value: object) -> bool:
-    """Return whether a value is a dense tensor with all its values in the file, neither meta nor quantized."""
-    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta or value.is_quantized:
+def is_plain(value: object) -> bool:
+    """Return whether a value is a dense tensor with all its values in the file as they are, not to be negated."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized:
+        return False
+    if value.is_meta and _place(value) is None:
+        return False
+    if value.is_neg():  # what reads the bytes themselves, as a kernel does, would not know
         return False
     return value.nbytes <= value.untyped_storage().nbytes()  # an expanded tensor would grow when it is copied
 
@@ -234,7 +257,7 @@ def unpickle(file: Path, map_location: str = "cpu") -> Any:
 
     Args:
         file: the file.
-        map_location: "cpu"; or "meta" for tensors without values, of a file that is a zip archive.
+        map_location: "cpu"; or "meta" for tensors without values, if the file is a zip archive.
 
     Raises:
         CheckpointError: the file, which the message names, is damaged or holds other Python objects.
@@ -242,8 +265,12 @@ def unpickle(file: Path, map_location: str = "cpu") -> Any:
     with reading(file):
         require_content(file)
     try:
-        is_archive = require_small_pickle(file)
-        return torch.load(file, map_location=map_location, weights_only=True, mmap=is_archive or None)
+        with file.open("rb") as stream:
+            is_archive = stream.read(len(_ZIP_START)) == _ZIP_START
+        if is_archive:
+            return _unpickle_archive(file, map_location)
+        require_small_pickle(file)
+        return torch.load(file, map_location="cpu", weights_only=True)
     except (GLMError, MemoryError, PermissionError):
         raise
     except Exception as error:  # a damaged pickle may make the reader raise anything
@@ -254,3 +281,43 @@ def unpickle(file: Path, map_location: str = "cpu") -> Any:
                 "Use a copy of the checkpoint in safetensors, or its weights alone."
             ) from None
         raise CheckpointError(f"{file} is truncated, damaged or no PyTorch file. {DAMAGED}") from None
+
+
+def _unpickle_archive(file: Path, map_location: str) -> Any:
+    """Return the content of a zip archive; raise CheckpointError if it lacks a tensor's values.
+
+    torch maps the file, and would take the bytes of the next entry for those that are missing.
+    """
+    archive = TorchZip(file)
+    require_small_archive(file)
+    described = torch.load(file, map_location="meta", weights_only=True, mmap=True)
+    for name, tensor in _tensors(described):
+        place, size = _place(tensor), tensor.untyped_storage().nbytes()
+        if place is None:
+            raise CheckpointError(
+                f"{file} holds something other than a dictionary of tensors, so it is no checkpoint: "
+                f"{one_line(str(name), 100)} has no values in it."
+            )
+        if size:
+            archive.checksum(place, size)
+    if map_location == "meta":
+        return described
+    return torch.load(file, map_location=map_location, weights_only=True, mmap=True)
+
+
+def _place(described: Tensor) -> int | None:
+    """Return where in an archive the values of a tensor are that was loaded without; None if it was made without it."""
+    place: int | None = getattr(described.untyped_storage(), "_checkpoint_offset", None)
+    return place
+
+
+def _tensors(content: Any) -> Iterator[tuple[Any, Tensor]]:
+    """Yield the tensors in dictionaries inside each other, each dictionary once, with their names."""
+    left, seen = [content], set()
+    while left:
+        part = left.pop()
+        if isinstance(part, dict) and id(part) not in seen:
+            seen.add(id(part))
+            left += part.values()
+            tensors = ((name, value) for name, value in part.items() if isinstance(value, Tensor))
+            yield from ((name, tensor) for name, tensor in tensors if tensor.layout == torch.strided)

@@ -10,6 +10,7 @@ from .boundary import DAMAGED
 
 _MOST_BYTES = 8 << 20  # the index of GLM-130B's shards has 0.2 MB
 _TOO_LARGE = 2**63
+_DEEPEST = 100  # objects and lists inside each other; configurations have five
 # transformers writes int(1e30) for a tokenizer without a longest text.
 _UNBOUNDED = frozenset({"model_max_length", "max_len"})
 _MARKS = {
@@ -26,11 +27,11 @@ def parse_object(path: Path, stored: bytes) -> dict[str, Any]:
             f"{path} is not valid JSON: it {mark}, which an editor has written. Save it as UTF-8 without a mark."
         )
     try:
-        content = json.loads(stored.decode("utf-8"))
+        content = json.loads(stored.decode("utf-8"), object_pairs_hook=_object)
         if isinstance(content, dict):
-            _require_sound(path, content, "")
+            _require_sound(path, content, "", 0)
     except RecursionError:
-        raise CheckpointError(f"{path} is nested too deeply. {DAMAGED}") from None
+        raise _too_deep(path) from None
     except CheckpointError:
         raise
     except ValueError as error:
@@ -40,21 +41,37 @@ def parse_object(path: Path, stored: bytes) -> dict[str, Any]:
     return content
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; raise ValueError if it has a name twice, with different values."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        for name, value in pairs:
+            if repr(made[name]) != repr(value):  # 4 and 4.0 are equal
+                raise ValueError(f"{name[:100]!r} is there twice, with different values")
+    return made
+
+
 def require_size(path: Path, most: int = _MOST_BYTES) -> None:
     """Raise CheckpointError if a file is larger than any file of its kind, before it is read."""
     if (size := path.stat().st_size) > most:
         raise CheckpointError(f"{path} has {size:,} bytes, and a file of this name at most {most:,}. {DAMAGED}")
 
 
-def _require_sound(path: Path, value: Any, field: str) -> None:
-    """Raise CheckpointError if a number anywhere in a value is not finite or too large, or a text no Unicode."""
+def _too_deep(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path} is nested too deeply. {DAMAGED}")
+
+
+def _require_sound(path: Path, value: Any, field: str, depth: int) -> None:
+    """Raise CheckpointError if a number in a value is not finite or too large, a text no Unicode, or it is too deep."""
+    if depth > _DEEPEST:  # what copies it later would end in a RecursionError
+        raise _too_deep(path)
     if isinstance(value, dict):
         for name, part in value.items():
-            _require_sound(path, name, f"a name in {field}" if field else "a name")
-            _require_sound(path, part, f"{field}.{name}" if field else name)
+            _require_sound(path, name, f"a name in {field}" if field else "a name", depth)
+            _require_sound(path, part, f"{field}.{name}" if field else name, depth + 1)
     elif isinstance(value, list):
         for part in value:
-            _require_sound(path, part, field)
+            _require_sound(path, part, field, depth + 1)
     elif isinstance(value, float) and not math.isfinite(value):
         raise CheckpointError(f"{path}: {one_line(field, 100)} is {value}, which is no number to compute with.")
     elif isinstance(value, int) and abs(value) >= _TOO_LARGE and field.rpartition(".")[2] not in _UNBOUNDED:

@@ -13,25 +13,24 @@ _MOST_STEPS = 3_000_000
 _ALLOCATES = b"bytearray"
 
 
-def require_small_pickle(file: Path) -> bool:
-    """Raise CheckpointError if the pickle in a file is too large or allocates; return whether the file is an archive.
+def require_small_archive(file: Path) -> None:
+    """Raise CheckpointError if the pickle in a zip archive is too large or allocates.
 
     A pickle of a few MB could fill gigabytes, as 50 million marks do, each of which becomes a list.
     """
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            for entry in archive.infolist():
-                if entry.filename.endswith("data.pkl"):
-                    _require_small(file, entry.file_size)
-                    entry.CRC = None  # type: ignore[assignment]  # an archive may have been saved without checksums
-                    _require_harmless(file, archive.read(entry))
-                elif entry.compress_type != zipfile.ZIP_STORED:
-                    raise CheckpointError(f"{file} is compressed, so it cannot be mapped. {DAMAGED}")
-        return True
+    with zipfile.ZipFile(file) as archive:
+        for entry in archive.infolist():
+            if entry.filename.lower().endswith("data.pkl"):  # torch does not tell capital letters apart
+                _require_small(file, entry.file_size)
+                entry.CRC = None  # type: ignore[assignment]  # an archive may have been saved without checksums
+                _require_harmless(file, archive.read(entry))
+
+
+def require_small_pickle(file: Path) -> None:
+    """Raise CheckpointError if a file that begins with its pickle, as before torch 1.6, makes too much of it."""
     with file.open("rb") as stream:
         start = stream.read(_MOST_BYTES)
     _require_harmless(file, start[: _end_of_pickles(file, start)])
-    return False
 
 
 def _require_small(file: Path, size: int) -> None:

@@ -235,10 +235,15 @@ def _keep_offloaded_scales(model: nn.Module, offloaded: Mapping[str, Any], store
 
 
 def _separate_storages(model: nn.Module) -> None:
-    """Give every parameter that is not tied a storage of its own; a .bin may store head and embedding as one."""
+    """Give every parameter that is not tied a storage of its own, in which its values lie one behind another.
+
+    A .bin may store head and embedding as one, and a transposed matrix as such, which fast kernels do not take.
+    """
     seen = set()
     for parameter in model.parameters():
         place = local(parameter).data_ptr()
         if place in seen and not parameter.is_meta:
             parameter.data = parameter.data.clone()
+        elif not local(parameter).is_contiguous():
+            parameter.data = parameter.data.contiguous()
         seen.add(place)

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint.files import require_content
+from ..checkpoint.boundary import reading
+from ..checkpoint.files import is_plain, require_content
 from ..checkpoint.keys import IGNORED_KEYS
 from ..errors import CheckpointError
 from ..kernels.packing import BITS
@@ -99,13 +100,15 @@ class SatArchive:
         **overrides: Any,
     ) -> None:
         self.folder = Path(folder)
-        step_folder = _step_folder(self.folder)
+        with reading(self.folder):
+            step_folder = _step_folder(self.folder)
+            self.files = _rank_files(step_folder)
         self.step = step_folder.name
-        self.files = _rank_files(step_folder)
         self._ranks = [open_weights(file, select=_module, allow_non_finite=allow_non_finite) for file in self.files]
         ranks = [rank.headers for rank in self._ranks]
-        sizes, bits = _sizes(self.files, ranks)
-        names = _require_parts(self.files, ranks, sizes, bits)
+        with reading(step_folder):
+            sizes, bits = _sizes(self.files, ranks)
+            names = _require_parts(self.files, ranks, sizes, bits)
         config_file = None if config_file is None else Path(config_file)
         self.config = read_configuration(self.folder, sizes, bits, config_file, overrides)
         require_one_checkpoint(self._ranks, names)
@@ -157,13 +160,9 @@ def _rank_files(step_folder: Path) -> list[Path]:
 def _module(file: Path, content: Any) -> dict[str, Tensor]:
     """Return the tensors in what ``torch.save`` stored in a rank's file."""
     module = content.get("module") if isinstance(content, dict) else None
-    if not isinstance(module, dict) or not all(map(_is_plain, module.values())):
+    if not isinstance(module, dict) or not all(isinstance(name, str) and is_plain(module[name]) for name in module):
         raise CheckpointError(f"{file} holds no 'module' of tensors, so it is no archive of SwissArmyTransformer.")
     return {name: tensor for name, tensor in module.items() if not re.search(IGNORED_KEYS, name)}
-
-
-def _is_plain(value: object) -> bool:
-    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
 
 
 def _sizes(files: list[Path], ranks: Sequence[Mapping[str, Tensor]]) -> tuple[dict[str, int], int]:

@@ -24,11 +24,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..checkpoint.boundary import reading
 from ..checkpoint.files import require_content, stored_tensors, unpickle
 from ..checkpoint.tensor_checks import is_finite
+from ..checkpoint.torch_zip import TorchZip
 from ..checkpoint.unfinished import naming
 from ..errors import CheckpointError
-from .torch_zip import TorchZip
 
 _BLOCK_BYTES = 1 << 20  # read and summed at once, so that the sum finds the bytes in the processor's cache
 _SAMPLE_BYTES = 4096
@@ -77,7 +78,8 @@ class WeightFile:
             CheckpointError: the bytes do not match their checksum, a value is NaN or infinite though that is not
                 allowed, or the file was changed since it was opened.
         """
-        tensor = self._read(name)
+        with reading(self.path):
+            tensor = self._read(name)
         if not (self._allow_non_finite or is_finite(tensor)):
             raise CheckpointError(
                 f"{self.path}: {name} holds values that are NaN or infinite. The file is damaged, or the weights were "
@@ -252,20 +254,22 @@ def open_weights(
     Raises:
         CheckpointError: the file is missing, damaged or of another format, or is not the one that was identified.
     """
-    found = identify(path)
-    if identity is not None and found != identity:
-        raise CheckpointError(_changed(path))
-    if path.suffix == ".safetensors":
-        return _SafetensorsWeights(path, found, allow_non_finite)
-    with path.open("rb") as file:
-        is_zip = file.read(len(_ZIP_START)) == _ZIP_START  # as torch.load tells the formats apart
-    return (_ZipWeights if is_zip else _PickleWeights)(path, found, allow_non_finite, select)
+    with reading(path):
+        found = identify(path)
+        if identity is not None and found != identity:
+            raise CheckpointError(_changed(path))
+        if path.suffix == ".safetensors":
+            return _SafetensorsWeights(path, found, allow_non_finite)
+        with path.open("rb") as file:
+            is_zip = file.read(len(_ZIP_START)) == _ZIP_START  # as torch.load tells the formats apart
+        return (_ZipWeights if is_zip else _PickleWeights)(path, found, allow_non_finite, select)
 
 
 def identify(path: Path) -> Identity:
     """Return the identity of a file. Raise CheckpointError if it is missing, empty or a Git-LFS pointer."""
     require_content(path)
-    return Identity.of(path.stat())
+    with reading(path):
+        return Identity.of(path.stat())
 
 
 class WeightFiles:

@@ -188,6 +188,8 @@ class GLMConfig(PreTrainedConfig):
 
     def validate_architecture(self) -> None:
         """Raise ``ValueError`` naming the field if a value cannot be; part of the validation by ``@strict``."""
+        if self.quantization_bit is not None and type(self.quantization_bit) is not int:  # 4.0 equals a literal 4
+            raise ValueError(f"quantization_bit must be 0, 4 or 8, not {self.quantization_bit!r}")
         for name, most in _SIZES.items():
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")

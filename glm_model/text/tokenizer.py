@@ -26,7 +26,7 @@ from transformers import AddedToken, AutoTokenizer, PreTrainedConfig, PreTrained
 from transformers.tokenization_utils_base import TruncationStrategy
 from transformers.utils.generic import PaddingStrategy, to_py_obj
 
-from ..errors import TokenizerError, UnsupportedError
+from ..errors import GLMError, TokenizerError, UnsupportedError
 from .chat_format import History, build_prompt, process_response
 from .chat_template import CHAT_TEMPLATE, ChatTemplateMixin
 from .incremental_decoder import IncrementalDecoder
@@ -125,7 +125,12 @@ class ChatGLMTokenizer(ChatTemplateMixin, PreTrainedTokenizer):
     ) -> ChatGLMTokenizer:
         files = {**resolved_vocab_files, "tokenizer_file": None}
         files["vocab_file"] = find_vocabulary(folder, files.get("vocab_file"))
-        tokenizer: ChatGLMTokenizer = super()._from_pretrained(files, folder, *args, **kwargs)
+        try:
+            tokenizer: ChatGLMTokenizer = super()._from_pretrained(files, folder, *args, **kwargs)
+        except GLMError as error:
+            if str(folder) in str(error):
+                raise
+            raise type(error)(f"the tokenizer of {folder}: {error}") from error
         known = [*tokenizer.all_special_tokens, *tokenizer.added_tokens_encoder]
         tokenizer._add_tokens(known, special_tokens=True)
         return tokenizer

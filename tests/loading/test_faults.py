@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from glm_model import ChatGLMForCausalLM, CheckpointError, GLM130BConfig, load
+from glm_model import ChatGLMForCausalLM, ChatGLMTokenizer, CheckpointError, GLM130BConfig, load
 from glm_model.checkpoint.boundary import reading
 from glm_model.checkpoint.files import read_json, read_pickle, weight_files
 from glm_model.checkpoint.prefix import load_prefix
@@ -26,7 +26,9 @@ from glm_model.generation.stream import stream_text
 from glm_model.options import SamplingOptions
 from glm_model.plan.__main__ import main as plan
 from tests.checkpoints import write_json
-from tests.loading.conftest import Checkpoint
+from tests.golden.data import GLM130B
+from tests.loading.conftest import LAYERS, Checkpoint
+from tests.loading.fuzz import as_any_user
 
 BIAS = "transformer.layers.1.mlp.dense_h_to_4h.bias"
 NORM = "transformer.layers.1.input_layernorm.weight"
@@ -428,6 +430,169 @@ def test_a_compressed_archive(checkpoint: Checkpoint) -> None:
         for name, content in entries.items():
             archive.writestr(name, content)
     refused(checkpoint.folder, str(file), "compressed")
+
+
+def _entries(file: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(file) as archive:
+        return {entry.filename: archive.read(entry) for entry in archive.infolist()}
+
+
+def _write_entries(file: Path, entries: dict[str, bytes]) -> None:
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+
+
+@pytest.mark.parametrize("size", [0, 100, -4])
+def test_an_archive_whose_tensor_lacks_bytes(checkpoint: Checkpoint, size: int) -> None:
+    """torch maps the file, and would take what follows for the rest of the tensor."""
+    checkpoint.write("bin")
+    file = checkpoint.folder / "pytorch_model.bin"
+    entries = _entries(file)
+    name = next(name for name in entries if name.endswith("data/3"))
+    _write_entries(file, entries | {name: entries[name][:size]})
+    refused(checkpoint.folder, str(file), "no entry has the")
+
+
+def test_an_archive_whose_directory_names_another_place(checkpoint: Checkpoint) -> None:
+    checkpoint.write("bin")
+    file = checkpoint.folder / "pytorch_model.bin"
+    content = bytearray(file.read_bytes())
+    with zipfile.ZipFile(file) as archive:
+        first, second = (next(one for one in archive.infolist() if one.filename.endswith(f"data/{i}")) for i in (3, 4))
+        place = content.index(first.filename.encode(), archive.start_dir) - 4
+    content[place : place + 4] = second.header_offset.to_bytes(4, "little")
+    file.write_bytes(content)
+    refused(checkpoint.folder, str(file), "damaged")
+
+
+def test_an_archive_with_names_that_differ_in_capitals(checkpoint: Checkpoint) -> None:
+    checkpoint.write("bin")
+    file = checkpoint.folder / "pytorch_model.bin"
+    entries = _entries(file)
+    name = next(name for name in entries if name.endswith("data/3"))
+    _write_entries(file, entries | {name.upper(): bytes(len(entries[name]))})
+    refused(checkpoint.folder, str(file), "two entries")
+
+
+def test_a_tensor_that_is_made_without_the_file(checkpoint: Checkpoint) -> None:
+    file = checkpoint.folder / "other.bin"
+    _rewrite_pickle(file, b"\x80\x02}X\x01\x00\x00\x00actorch\nFloatTensor\nK\x04\x85Rs.")
+    assert f"{file} holds something other" in refusal(read_pickle, file)
+
+
+def test_a_tensor_that_is_to_be_negated(checkpoint: Checkpoint) -> None:
+    """Kernels read the bytes as they are."""
+    file = checkpoint.folder / "other.bin"
+    torch.save({"a": torch._neg_view(torch.ones(3))}, file)
+    assert f"{file} holds something other" in refusal(read_pickle, file)
+
+
+def test_an_empty_tensor_in_an_archive(checkpoint: Checkpoint) -> None:
+    file = checkpoint.folder / "other.bin"
+    torch.save({"a": torch.zeros(0, 3), "b": torch.ones(2)}, file)
+    assert [tuple(value.shape) for value in read_pickle(file).values()] == [(0, 3), (2,)]
+
+
+def test_weights_that_were_saved_with_gaps(checkpoint: Checkpoint) -> None:
+    """They lie one behind another afterwards, as fast kernels need it, and the answer is the same bit for bit."""
+    checkpoint.write("bin")
+    expected = ChatGLMForCausalLM.from_pretrained(checkpoint.folder).eval()
+    for name, value in checkpoint.tensors.items():
+        checkpoint.tensors[name] = torch.stack([value, value], dim=-1)[..., 0]
+    checkpoint.write("bin")
+    model = ChatGLMForCausalLM.from_pretrained(checkpoint.folder).eval()
+    assert all(parameter.is_contiguous() for parameter in model.parameters())
+    ids = torch.tensor([[5, 9, model.config.gmask_token_id, model.config.bos_token_id]])
+    assert torch.equal(model(ids).logits, expected(ids).logits)
+
+
+@pytest.mark.parametrize("file_format", ["bin", "safetensors"])
+def test_a_path_that_is_no_text(checkpoint: Checkpoint, file_format: str) -> None:
+    checkpoint.write(file_format)
+    folder = checkpoint.folder.rename(checkpoint.folder.with_name(os.fsdecode(b"\xff")))
+    refused(folder, "its path is not valid UTF-8")
+
+
+def test_a_field_that_is_there_twice(checkpoint: Checkpoint) -> None:
+    file = checkpoint.folder / "config.json"
+    text = file.read_text(encoding="utf-8").rstrip().removesuffix("}")
+    file.write_text(f'{text}, "layernorm_epsilon": 0.5}}', encoding="utf-8")
+    refused(checkpoint.folder, str(file), "'layernorm_epsilon' is there twice, with different values")
+    file.write_text(f'{text}, "num_layers": {LAYERS}.0}}', encoding="utf-8")
+    refused(checkpoint.folder, str(file), "'num_layers' is there twice, with different values")
+    file.write_text(f'{text}, "model_type": "chatglm"}}', encoding="utf-8")
+    ChatGLMForCausalLM.from_pretrained(checkpoint.folder)
+
+
+@pytest.mark.parametrize("is_object", [True, False])
+def test_what_could_be_read_and_not_copied(checkpoint: Checkpoint, is_object: bool) -> None:
+    value: Any = 1
+    for _ in range(300):
+        value = {"a": value} if is_object else [value]
+    checkpoint.configure(nested=value)
+    refused(checkpoint.folder, "config.json", "nested too deeply")
+
+
+@pytest.mark.parametrize("name", ["", "config.json", "ice_text.model", "tokenizer_config.json", "model.safetensors"])
+def test_what_may_not_be_read(checkpoint: Checkpoint, name: str) -> None:
+    place = checkpoint.folder / name
+    mode = place.stat().st_mode
+    place.chmod(0)
+    try:
+        with as_any_user(), pytest.raises(GLMError, match=f"{checkpoint.folder}.*Permission denied"):
+            load(checkpoint.folder)
+    finally:
+        place.chmod(mode)
+
+
+def _archive(folder: Path, golden: Path) -> Path:
+    """Return the file of the second rank of a copy of a golden archive."""
+    shutil.copytree(golden / GLM130B / "tp2", folder)
+    return next(folder.glob("*/mp_rank_01_model_states.pt"))
+
+
+def test_a_rank_that_may_not_be_read(tmp_path: Path, golden: Path) -> None:
+    rank = _archive(tmp_path / "archive", golden)
+    rank.chmod(0)
+    with as_any_user(), pytest.raises(CheckpointError, match=f"{rank} cannot be read: Permission denied"):
+        SatArchive(tmp_path / "archive")
+
+
+@pytest.mark.parametrize("name", [b"a", 3, None])
+def test_a_rank_with_names_that_are_no_texts(tmp_path: Path, golden: Path, name: Any) -> None:
+    rank = _archive(tmp_path / "archive", golden)
+    content = torch.load(rank, weights_only=True)
+    content["module"][name] = torch.ones(1)
+    torch.save(content, rank)
+    with pytest.raises(CheckpointError, match=f"{rank} holds no 'module' of tensors"):
+        SatArchive(tmp_path / "archive")
+
+
+@pytest.mark.parametrize("is_archive", [True, False])
+def test_a_rank_with_a_tensor_without_values(tmp_path: Path, golden: Path, is_archive: bool) -> None:
+    rank = _archive(tmp_path / "archive", golden)
+    content = torch.load(rank, weights_only=True)
+    content["module"] = {name: value.to("meta") for name, value in content["module"].items()}
+    torch.save(content, rank, _use_new_zipfile_serialization=is_archive)
+    with pytest.raises(CheckpointError, match=f"{rank} holds "):
+        SatArchive(tmp_path / "archive")
+
+
+@pytest.mark.parametrize("bits", [4.0, 8.0, 0.0, False])
+def test_bits_that_only_equal_a_whole_number(checkpoint: Checkpoint, bits: Any) -> None:
+    checkpoint.configure(quantization_bit=bits)
+    refused(checkpoint.folder, "config.json", "quantization_bit", str(bits))
+
+
+@pytest.mark.parametrize("fields", [{"num_image_tokens": None}, {"padding_side": "right"}])
+def test_what_a_tokenizer_cannot_be_names_its_folder(kept: Checkpoint, fields: dict[str, Any]) -> None:
+    file = kept.folder / "tokenizer_config.json"
+    with changed(file):
+        file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | fields), encoding="utf-8")
+        for entrance in (load, ChatGLMTokenizer.from_pretrained):
+            with pytest.raises(GLMError, match=f"{kept.folder}.*{next(iter(fields))}"):
+                entrance(kept.folder)
 
 
 def test_a_vocabulary_of_gigabytes(kept: Checkpoint) -> None:

@@ -32,7 +32,9 @@ class _Entry(NamedTuple):
 
 
 class TorchZip:
-    """The directory of an archive; its description, ``data.pkl``, is checked against its CRC-32.
+    """The directory of an archive, compared with the names before the entries' contents.
+
+    Its description, ``data.pkl``, is checked against its CRC-32.
 
     Attributes:
         root: the folder of all entries: the name that the file had when ``torch.save`` wrote it, without its suffix.
@@ -54,6 +56,7 @@ class TorchZip:
                 self.root = listed[0].filename.split("/")[0] if listed else ""
                 self._check(archive, "data.pkl")
                 for info in infos:
+                    archive.open(info).close()  # compares the name that stands before the content
                     self._require_byte_order(archive, info)
                 starts = [*(info.header_offset for info in infos), archive.start_dir]
         except CheckpointError:
@@ -88,9 +91,10 @@ class TorchZip:
         names: set[str] = set()
         for info in infos:
             entry = repr(info.filename[:_SHOWN])
-            if info.filename in names:
+            name = info.filename.lower()  # torch does not tell capital letters apart
+            if name in names:
                 raise CheckpointError(f"{self._path} is damaged: it holds two entries {entry}. Download it again.")
-            names.add(info.filename)
+            names.add(name)
             if info.flag_bits & _IS_ENCRYPTED or info.compress_type != ZIP_STORED:
                 raise CheckpointError(
                     f"{self._path} was packed again by another program: its entry {entry} is "
