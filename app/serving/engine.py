@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from glm_model.errors import GLMError
-from glm_model.generation.batch import Batch, Ended, Member
+from glm_model.generation.batch import Batch, Ended, Member, rows_can_join
 from glm_model.generation.row_passes import token_bytes
 
 from .conversation import ConversationError, Message, check_messages
@@ -84,8 +84,8 @@ class Engine:
         model, tokenizer: as returned by `glm_model.loading.load`. From now on only the worker thread uses them, except
             that consumers of `Filling` events decode with the tokenizer.
         queue_size: the number of requests that may wait.
-        most_rows: the number of rows that are decoded at the same time. A model whose rows cannot share a pass, because
-            it is not on the CPU alone, decodes one.
+        most_rows: the number of rows that are decoded at the same time. A model that lies on several devices decodes
+            one. On a GPU every row gets memory for the whole context, so that there may be fewer.
         cache_tokens: the number of tokens whose keys and values may be in memory; a request alone may have more. None
             takes what half of the free memory holds.
         write_text: makes the writers of chats; by default `glm_model.generation.stream.write_text`.
@@ -113,15 +113,10 @@ class Engine:
         self._model, self._tokenizer = model, tokenizer
         self._write_text = write_text or _default_text_writer()
         self._write_fill = write_fill or _default_fill_writer()
-        self._batch = Batch(model)
+        self._token_bytes = token_bytes(model) if rows_can_join(model) else 0
+        self._most_rows, self._cache_tokens = self._capacity(most_rows, cache_tokens)
+        self._batch = Batch(model, self._most_rows, self.model_info.context_length)
         self._queue_size = queue_size
-        self._most_rows = most_rows if self._batch.joins else 1
-        # The only row of a model that decodes one at a time may have any length.
-        self._token_bytes = token_bytes(model) if self._batch.joins else 0
-        if cache_tokens is None:
-            joins, one_row = self._batch.joins, self.model_info.context_length
-            cache_tokens = max(1, free_bytes() // 2 // self._token_bytes) if joins else one_row
-        self._cache_tokens = cache_tokens
         self._waiting: list[Job] = []
         self._running: list[Job] = []
         self._members: dict[Job, Member] = {}
@@ -152,6 +147,18 @@ class Engine:
             raise SystemExit  # rank 0 has served its users
         tokens = None if options.cache_gb is None else max(1, int(options.cache_gb * 1e9) // token_bytes(model))
         return cls(model, tokenizer, queue_size=options.queue_size, most_rows=options.max_rows, cache_tokens=tokens)
+
+    def _capacity(self, most_rows: int, cache_tokens: int | None) -> tuple[int, int]:
+        """Return the number of rows, and that of tokens in the cache, for the arguments of `Engine`."""
+        one_row, device = self.model_info.context_length, self.model_info.device
+        if not self._token_bytes:
+            return 1, one_row
+        if cache_tokens is None:
+            cache_tokens = max(1, free_bytes(device) // 2 // self._token_bytes)
+        if device == "cpu":  # takes memory as rows grow
+            return most_rows, cache_tokens
+        most_rows = max(1, min(most_rows, cache_tokens // one_row))
+        return most_rows, most_rows * one_row
 
     # Methods for any thread.
 

@@ -9,8 +9,16 @@ import psutil
 CGROUP = Path("/sys/fs/cgroup")
 
 
-def free_bytes() -> int:
-    """Return the bytes of memory that this process may still take: of the machine, or of its container if less."""
+def free_bytes(device: str) -> int:
+    """Return the bytes of memory that this process may still take.
+
+    Args:
+        device: "cpu" for the memory of the machine, or of its container if that is less; or a GPU such as "cuda:0".
+    """
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.mem_get_info(device)[0]
     free = int(psutil.virtual_memory().available)
     limit, used = _read(CGROUP / "memory.max"), _read(CGROUP / "memory.current")
     return free if limit is None or used is None else max(0, min(free, limit - used))

@@ -7,7 +7,7 @@ from ..errors import GLMError
 from ..model.decoder import GLMForCausalLM
 from .passes import DecodingBatch
 from .requests import Insert, Returned, Step, Writer, Written
-from .row_passes import RowPasses
+from .row_passes import CachedRows, RowPasses
 from .sampling import NOT_FINITE
 
 
@@ -19,7 +19,7 @@ def run(model: GLMForCausalLM, writer: Writer[Written, Returned]) -> Generator[W
         writer: closed at the end, or when the iterator is closed.
     """
     # Whole prompts are what CUDA graphs, caches of callers, and layers on several devices can be used with.
-    passes = DecodingBatch(model) if model.runtime.leader is None else RowPasses(model)
+    passes = DecodingBatch(model) if model.runtime.leader is None else RowPasses(model, CachedRows(model))
     with closing(writer):
         try:
             item = next(writer)

@@ -13,10 +13,12 @@ from typing import Any
 from ..errors import GLMError
 from ..kernels.native import find_in_background
 from ..model.decoder import GLMForCausalLM
+from .cuda_graphs import is_whole_on_one_gpu
 from .passes import DecodingBatch
 from .requests import Insert, Request, Step, Writer
-from .row_passes import Result, RowPasses, rows_can_join
+from .row_passes import CachedRows, Result, RowPasses
 from .sampling import NOT_FINITE
+from .slot_rows import SlotRows
 
 PROMPT_SHARE = 2.0
 """How many times as long as the steps prompts are computed, while both are waiting."""
@@ -53,20 +55,35 @@ class Member:
         return isinstance(self.request, Insert)
 
 
+def rows_can_join(model: GLMForCausalLM) -> bool:
+    """Return whether the rows of a model can share a pass: all its weights are on the CPU, or all on one GPU."""
+    return {parameter.device.type for parameter in model.parameters()} == {"cpu"} or is_whole_on_one_gpu(model)
+
+
+def _cached_rows(model: GLMForCausalLM, most_rows: int, longest: int | None) -> CachedRows:
+    if is_whole_on_one_gpu(model):
+        return SlotRows(model, most_rows, longest or model.config.max_sequence_length)
+    return CachedRows(model)
+
+
 class Batch:
     """The writers that one model works for.
 
     Args:
         model: the model, in evaluation mode. On several ranks, that of rank 0.
+        most_rows: the most rows on a GPU, whose memory is allocated at once. On a CPU there is no limit.
+        longest: the most tokens of a row on a GPU; None is what the model was trained for.
         kept_tokens: see :class:`.row_passes.RowPasses`.
 
     Attributes:
         joins: whether the rows of several writers share a pass. Otherwise only one writer should be inserted at a time.
     """
 
-    def __init__(self, model: GLMForCausalLM, kept_tokens: int = 0) -> None:
+    def __init__(
+        self, model: GLMForCausalLM, most_rows: int = 1, longest: int | None = None, kept_tokens: int = 0
+    ) -> None:
         self.joins = rows_can_join(model)
-        self._rows = RowPasses(model, kept_tokens)
+        self._rows = RowPasses(model, _cached_rows(model, most_rows, longest), kept_tokens)
         self._alone = DecodingBatch(model)
         self._members: dict[Member, None] = {}
         self._prompts: list[Member] = []

@@ -24,15 +24,18 @@ _ALIGNMENT = 8  # keys; a mask of another width would be copied into a wider one
 
 
 def can_be_graphed(model: CausalModel, cache: Cache) -> bool:
-    """Return whether a model is whole on one GPU, has no active hooks, and decodes with a growing cache."""
+    """Return whether the steps of a model may be CUDA graphs, and it decodes with a growing cache."""
+    return model.runtime.cuda_graphs and type(cache) is DynamicCache and is_whole_on_one_gpu(model)
+
+
+def is_whole_on_one_gpu(model: CausalModel) -> bool:
+    """Return whether a model is whole on one GPU, and has no active hooks."""
     return (
         isinstance(model, nn.Module)
-        and model.runtime.cuda_graphs
         and model.device.type == "cuda"
         and model.runtime.world is None
         and len({parameter.device for parameter in model.parameters()}) == 1
         and model.config._attn_implementation in ("sdpa", "eager")
-        and type(cache) is DynamicCache
         and not has_active_hooks(map(vars, model.modules()))
     )
 

@@ -5,6 +5,7 @@ must not see, and so without any mask; ``<sop>`` is the row's first token in a s
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,11 +22,6 @@ Result = Tensor | int | None
 the logits are NaN or infinite."""
 
 
-def rows_can_join(model: GLMForCausalLM) -> bool:
-    """Return whether rows of a model can have caches of their own: its layers are all in the memory of the CPU."""
-    return {parameter.device.type for parameter in model.parameters()} == {"cpu"}
-
-
 def token_bytes(model: GLMForCausalLM) -> int:
     """Return the bytes that the keys and values of one token take in all layers; on several ranks, of all of them."""
     config, dtype = model.config, model.runtime.cache_dtype or model.dtype
@@ -36,7 +32,12 @@ class CachedRows:
     """The caches of rows by number, and the passes of the model that use them.
 
     Several ranks that hold a model together do all of this in the same order: the first one tells the others.
+
+    Attributes:
+        most_rows: the largest number of rows.
     """
+
+    most_rows: float = math.inf
 
     def __init__(self, model: GLMForCausalLM) -> None:
         self._model = model
@@ -53,8 +54,15 @@ class CachedRows:
             capacity: the most tokens of the row.
         """
         decoder, device = self._model.model, self._model.device
-        cache = self._caches[row] = RowCache(self._prefix + capacity, self._model.runtime.cache_dtype)
+        cache = self._caches[row] = self._new_cache(row, capacity)
         self._contexts[row] = decoder.context_layers(ids.to(device), position_ids.to(device), cache)
+
+    def is_full(self) -> bool:
+        """Return whether there is no place for another row."""
+        return len(self._caches) >= self.most_rows
+
+    def _new_cache(self, row: int, capacity: int) -> RowCache:
+        return RowCache(self._prefix + capacity, self._model.runtime.cache_dtype)
 
     @property
     def _prefix(self) -> int:
@@ -99,7 +107,8 @@ class CachedRows:
     def copy(self, row: int, new: int, length: int, capacity: int) -> None:
         """Begin a row of at most ``capacity`` tokens with the first ``length`` ones of another row."""
         with torch.inference_mode():
-            self._caches[new] = self._caches[row].copy(self._prefix + length, self._prefix + capacity)
+            cache = self._caches[new] = self._new_cache(new, capacity)
+            cache.take(self._caches[row], self._prefix + length)
 
     def crop(self, row: int, count: int) -> None:
         """Remove the newest ``count`` tokens of a row."""
@@ -186,7 +195,8 @@ class RowPasses:
     """Executes what writers ask for, with a cache for each row.
 
     Args:
-        model: a model for which :func:`rows_can_join` is true.
+        model: the model.
+        cached: the caches of its rows.
         kept_tokens: the number of tokens of contexts to keep after their rows have left. A prompt with an equal context
             does not compute it again.
 
@@ -194,9 +204,9 @@ class RowPasses:
         kept_tokens: can be changed; contexts beyond it are dropped, the oldest first.
     """
 
-    def __init__(self, model: GLMForCausalLM, kept_tokens: int = 0) -> None:
+    def __init__(self, model: GLMForCausalLM, cached: CachedRows, kept_tokens: int = 0) -> None:
         self._leader = model.runtime.leader
-        self._cached = CachedRows(model)
+        self._cached = cached
         self._contexts: dict[JoinedRows, tuple[int, ...]] = {}
         self._unfinished: set[JoinedRows] = set()
         self._kept: dict[tuple[int, ...], int] = {}  # the number of the row, by its context; the oldest first
@@ -235,6 +245,7 @@ class RowPasses:
         rows = insert.rows = JoinedRows(self, insert.position_ids, insert.context)
         self._contexts[rows] = context
         (number,) = rows.numbers
+        self._make_room()
         if source is not None:
             self._call("copy", source, number, len(context), rows.capacity)
             return True
@@ -313,6 +324,7 @@ class RowPasses:
     def copy(self, number: int, rows: JoinedRows) -> int:
         """Return the number of a copy of a row."""
         new = next(_numbers)
+        self._make_room()
         self._call("copy", number, new, rows.length, rows.capacity)
         return new
 
@@ -323,6 +335,10 @@ class RowPasses:
     def drop(self, number: int) -> None:
         """Free the memory of a row."""
         self._call("drop", number)
+
+    def _make_room(self) -> None:
+        if self._kept and self._cached.is_full():
+            self.drop(self._kept.pop(next(iter(self._kept))))
 
     def _row_with(self, context: tuple[int, ...]) -> int | None:
         if context in self._kept:

@@ -38,6 +38,7 @@ from .prefix import PrefixEncoder
 from .rotary import GLMRotaryEmbedding
 from .row_cache import RowCache, RowCaches
 from .runtime import Runtime
+from .slot_cache import SlotStep
 from .transformers_names import (
     CACHE,
     OLD_CACHE,
@@ -238,7 +239,7 @@ class GLMModel(GLMPreTrainedModel):
         """Return the output of the last layer, [batch, length, hidden], for embeddings of the same shape."""
         prefix = None
         # The caches of single rows hold the prefix.
-        if (encoder := self.prefix) is not None and not isinstance(cache, RowCache | RowCaches):
+        if (encoder := self.prefix) is not None and not isinstance(cache, RowCache | RowCaches | SlotStep):
             prefix = encoder(hidden_states.dtype, len(hidden_states))
             if isinstance(mask, Tensor):
                 mask = F.pad(mask, (prefix.shape[-2], 0), value=mask.dtype == torch.bool)
@@ -246,7 +247,7 @@ class GLMModel(GLMPreTrainedModel):
             step = _fast_step(self.layers, self.config, hidden_states, position_embeddings, mask, cache)
             if step is not None:
                 return step
-        if isinstance(cache, GrowingCache | RowCache) and cache.get_seq_length() == 0:
+        if isinstance(cache, GrowingCache) and cache.get_seq_length() == 0:
             cache.expect(sum(hasattr(layer, "self_attn") for layer in self.layers))
         is_packed_step = self.config.quantization_bit and hidden_states.shape[1] == 1
         products = dispatch.decoding(hidden_states) if is_packed_step else nullcontext()

@@ -19,22 +19,22 @@ class RowCache(Cache):
         capacity: the most tokens of the row.
         dtype: the dtype to store keys and values in; None is that of the first ones. They are returned in the dtype of
             the newest ones, and the attention of a prompt sees its own keys and values unrounded.
+        states: the tensor to use; None makes one when the first tokens come.
 
     Attributes:
-        states: [layers, keys and values, heads, capacity, head_dim]; None before the first tokens.
+        states: [layers, keys and values, heads, capacity, head_dim].
     """
 
-    def __init__(self, capacity: int, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, capacity: int, dtype: torch.dtype | None = None, states: Tensor | None = None) -> None:
         super().__init__(layers=[])
         self.capacity = capacity
-        self.states: Tensor | None = None
+        self.states = states
         self._dtype = dtype
         self._lengths: list[int] = []
 
     def expect(self, layers: int) -> None:
         """Set the number of layers that will write tokens; to be called before the first of them does."""
-        if self.states is None:
-            self._lengths = [0] * layers
+        self._lengths = [0] * layers
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object
@@ -53,15 +53,14 @@ class RowCache(Cache):
         keys, values = stored.to(key_states.dtype)[:, None]
         return keys, values
 
-    def copy(self, length: int, capacity: int) -> "RowCache":
-        """Return a cache of at most ``capacity`` tokens with a copy of the first ``length`` ones."""
-        copied = RowCache(capacity, self._dtype)
-        if self.states is not None:
-            layers, pair, heads, _, width = self.states.shape
-            copied.states = self.states.new_empty(layers, pair, heads, capacity, width)
-            copied.states[:, :, :, :length] = self.states[:, :, :, :length]
-            copied._lengths = [length] * layers
-        return copied
+    def take(self, source: "RowCache", length: int) -> None:
+        """Copy the first ``length`` tokens of another cache into this empty one."""
+        assert source.states is not None
+        layers, pair, heads, _, width = source.states.shape
+        if self.states is None:
+            self.states = source.states.new_empty(layers, pair, heads, self.capacity, width)
+        self.states[:, :, :, :length] = source.states[:, :, :, :length]
+        self._lengths = [length] * layers
 
     def extend(self) -> None:
         """Count one more token in every layer, which the caller writes into ``states``."""

@@ -7,8 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from glm_model.errors import GLMError
+from glm_model.generation.batch import rows_can_join
 from glm_model.generation.requests import Insert, Step
-from glm_model.generation.row_passes import RowPasses, rows_can_join
+from glm_model.generation.row_passes import CachedRows, RowPasses
+from glm_model.generation.slot_rows import SlotRows
 from glm_model.kernels import native
 from glm_model.model.positions import derive_position_ids
 from tests.generation.test_passes import LONGEST, MODELS, alone, prompt
@@ -19,6 +22,17 @@ from tests.golden.models import load
 @pytest.fixture(params=MODELS)
 def model(request: pytest.FixtureRequest) -> Any:
     return MODELS[request.param]()
+
+
+@pytest.fixture(params=["caches", "slots"])
+def passes_of(request: pytest.FixtureRequest) -> Callable[..., RowPasses]:
+    """A function of a model and of the tokens to keep. Slots are what a GPU has; here their steps are not recorded."""
+
+    def make(model: Any, kept_tokens: int = 0) -> RowPasses:
+        cached = SlotRows(model, 5, LONGEST) if request.param == "slots" else CachedRows(model)
+        return RowPasses(model, cached, kept_tokens)
+
+    return make
 
 
 def insert(model: Any, ids: Sequence[int]) -> Insert:
@@ -57,7 +71,7 @@ def test_rows_of_any_lengths_share_a_pass(model: Any, library: bool, monkeypatch
     monkeypatch.setattr(model, "forward", counted(model.forward, counts))
     prompts, tokens = [prompt(model, length, length) for length in (12, 7, 9)], [11, 12, 13, 14]
     wanted = [alone(model, ids, tokens) for ids in prompts]
-    passes, taken = RowPasses(model), [0, 0, 0]
+    passes, taken = RowPasses(model, CachedRows(model)), [0, 0, 0]
     rows = [insert(model, ids) for ids in prompts]
     for each, first in zip(rows, wanted, strict=True):
         assert_close(begun(passes, each), first[0])
@@ -70,9 +84,9 @@ def test_rows_of_any_lengths_share_a_pass(model: Any, library: bool, monkeypatch
     assert counts == [2, 3, 2, 2, 1]
 
 
-def test_a_context_is_computed_layer_by_layer_between_steps(model: Any) -> None:
+def test_a_context_is_computed_layer_by_layer_between_steps(model: Any, passes_of: Callable[..., RowPasses]) -> None:
     ids, other = prompt(model, 12), insert(model, prompt(model, 9, 1))
-    passes, row = RowPasses(model), insert(model, ids)
+    passes, row = passes_of(model), insert(model, ids)
     begun(passes, other)
     passes.begin(row)
     layers = 0
@@ -85,9 +99,9 @@ def test_a_context_is_computed_layer_by_layer_between_steps(model: Any) -> None:
     assert_close(result[0, 0], alone(model, ids, [])[0])
 
 
-def test_tokens_are_taken_back(model: Any) -> None:
+def test_tokens_are_taken_back(model: Any, passes_of: Callable[..., RowPasses]) -> None:
     """As they must be for guesses, also after a step with others."""
-    passes, ids = RowPasses(model), prompt(model, 10)
+    passes, ids = passes_of(model), prompt(model, 10)
     first, other = insert(model, ids), insert(model, prompt(model, 14))
     wanted = alone(model, ids, [11, 12, 13])
     begun(passes, first), begun(passes, other)
@@ -99,9 +113,9 @@ def test_tokens_are_taken_back(model: Any) -> None:
     assert_close(found[0], torch.stack(wanted[2:]))
 
 
-def test_beams_continue_any_of_their_number_beside_others(model: Any) -> None:
+def test_beams_continue_any_of_their_number_beside_others(model: Any, passes_of: Callable[..., RowPasses]) -> None:
     ids = prompt(model, 10)
-    passes, beams, other = RowPasses(model), insert(model, ids), insert(model, prompt(model, 7))
+    passes, beams, other = passes_of(model), insert(model, ids), insert(model, prompt(model, 7))
     begun(passes, beams), begun(passes, other)
     beams.rows.select([0, 0, 0])
     passes.step([Step(beams.rows, [[11], [12], [13]]), Step(other.rows, [[5]])])
@@ -115,14 +129,16 @@ def test_beams_continue_any_of_their_number_beside_others(model: Any) -> None:
     assert passes.count == 1
 
 
-def test_an_equal_context_is_not_computed_again(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_equal_context_is_not_computed_again(
+    model: Any, passes_of: Callable[..., RowPasses], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Neither that of a row that is being decoded, nor one that was kept."""
     ids = prompt(model, 10)
     wanted = alone(model, ids, [11, 12])
     computed: list[int] = []
     layer = model.model.layers[0]
     monkeypatch.setattr(layer, "forward", counted(layer.forward, computed))
-    passes = RowPasses(model, kept_tokens=9)
+    passes = passes_of(model, kept_tokens=9)
     first, second, third = (insert(model, ids) for _ in range(3))
     begun(passes, first)
     add(passes, (first, [50]))
@@ -138,6 +154,32 @@ def test_an_equal_context_is_not_computed_again(model: Any, monkeypatch: pytest.
     assert passes.tokens == 11
     third.rows.leave()
     assert passes.tokens == 0
+
+
+@pytest.mark.parametrize("step", [2, 512])
+def test_rows_in_slots_share_a_pass(model: Any, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a number of rows that is a power of two; a free slot is taken again, whatever its last row has left there."""
+    monkeypatch.setattr("glm_model.generation.slot_rows.WIDTH_STEP", step)
+    counts: list[int] = []
+    monkeypatch.setattr(model, "forward", counted(model.forward, counts))
+    prompts, tokens = [prompt(model, length, length) for length in (12, 7, 9, 5)], [11, 12, 13, 14, 15]
+    wanted = [alone(model, ids, tokens) for ids in prompts]
+    passes, taken = RowPasses(model, SlotRows(model, 3, LONGEST)), [0, 0, 0, 0]
+    rows = [insert(model, ids) for ids in prompts]
+    for each in rows[:3]:
+        begun(passes, each)
+    counts.clear()
+    for together in ((0, 1), (0, 1, 2), (2, 0), (1, 2), (2, 3), (3,), (2, 3)):
+        if together == (2, 3) and not taken[3]:
+            rows[0].rows.leave()
+            assert_close(begun(passes, rows[3]), wanted[3][0])
+        found = add(passes, *((rows[row], [tokens[taken[row]]]) for row in together))
+        for row, logits in zip(together, found, strict=True):
+            taken[row] += 1
+            assert_close(logits[0, 0], wanted[row][taken[row]])
+    assert counts == [2, 3, 3, 3, 1, 3, 1, 3]
+    with pytest.raises(GLMError, match=r"3 rows of \d+ tokens"):
+        begun(passes, insert(model, prompts[0]))
 
 
 def test_a_model_on_several_devices_cannot_join(model: Any) -> None:

@@ -15,13 +15,18 @@ from transformers import AutoModel, AutoTokenizer, DynamicCache
 from glm_model import ChatGLMForCausalLM
 from glm_model.checkpoint.prefix import load_prefix
 from glm_model.generation import cuda_graphs as graphed_steps
+from glm_model.generation import slot_rows
+from glm_model.generation.batch import Batch, Ended, Member
+from glm_model.generation.stream import stream_text, write_text
 from glm_model.generation.transformers_hooks import generate_steps
 from glm_model.kernels import reference, triton_backend
 from glm_model.kernels.dispatch import choose, describe, quantized_matmul
 from glm_model.kernels.packing import dequantize, quantize
 from glm_model.loading import load
+from glm_model.options import SamplingOptions
 from glm_model.quantization.linear import QuantizedLinear
 from tests.checkpoints import write_checkpoint
+from tests.generation.test_choosing import Spelled
 from tests.golden.data import FP32, GOLDEN, TUNED, expected
 
 pytestmark = [
@@ -284,3 +289,49 @@ def test_on_a_gpu_that_is_not_the_current_one() -> None:
     result = quantized_matmul(x, weight, scale, 4, bias=bias)
     assert result.device == x.device
     assert_near(result, exact_product(x, weight, scale, 4, bias), BOUND[torch.float16])
+
+
+@pytest.mark.parametrize("bits", [0, 4])
+@pytest.mark.parametrize("folder", [FP32, TUNED[0]])
+def test_rows_in_slots(folder: str, bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers that come one after the other and share recorded steps are those of each alone without any recording."""
+    model = ChatGLMForCausalLM.from_pretrained(GOLDEN / FP32)
+    if folder in TUNED:
+        load_prefix(model, GOLDEN / folder)
+    model = model.quantize(bits).float().cuda().eval()
+    monkeypatch.setattr(slot_rows, "WIDTH_STEP", 16)
+    recordings: list[Any] = []
+    original = slot_rows.recorded
+
+    def recorded(run: Any) -> Any:
+        recordings.append(original(run))
+        return recordings[-1]
+
+    monkeypatch.setattr(slot_rows, "recorded", recorded)
+    batch = Batch(model, most_rows=4)
+    assert batch.joins
+    texts: dict[Member, str] = {}
+    prompts = {}
+    for length in (5, 17, 9, 12, 20):
+        while len(batch) == 4:
+            _turn(batch, texts)
+        ids = [*range(20, 20 + length), model.config.gmask_token_id, model.config.bos_token_id]
+        member = batch.insert(write_text(model, Spelled(), ids, SamplingOptions(max_length=48, temperature=0)))
+        texts[member], prompts[member] = "", ids
+        for _ in range(3):
+            _turn(batch, texts)
+    while len(batch):
+        _turn(batch, texts)
+    assert len(recordings) > 3  # of several numbers of rows and widths
+    model.runtime.cuda_graphs = False
+    for member, ids in prompts.items():
+        chunks = stream_text(model, Spelled(), ids, SamplingOptions(max_length=48, temperature=0))
+        assert texts[member] == "".join(chunk.text for chunk in chunks)
+
+
+def _turn(batch: Batch, texts: dict[Member, str]) -> None:
+    for member, item in batch.turn():
+        if isinstance(item, Ended):
+            assert item.error is None
+        else:
+            texts[member] += item.text

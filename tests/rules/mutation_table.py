@@ -409,8 +409,8 @@ GENERATION = [
         "generation/answer.py",
         "test_generation test_blank_filling",
         (
-            "self.ids.shape[1] >= self._longest",
-            "self.ids.shape[1] > self._longest",
+            "self.length >= self._most",
+            "self.length > self._most",
             "max_length_counts_prompt_and_answer",
         ),
     ),
