@@ -18,7 +18,7 @@ from ..errors import GLMError
 from ..model.decoder import GLMForCausalLM
 from ..model.row_cache import RowCache
 from ..model.slot_cache import SlotStep
-from .cuda_graphs import recorded
+from . import cuda_graphs
 from .row_passes import CachedRows
 
 logger = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ class _SlotPass:
         if not self._model.runtime.cuda_graphs or self._model.device.type != "cuda":
             return self._forward
         try:
-            return recorded(self._forward)
+            return cuda_graphs.recorded(self._forward)
         except RuntimeError as error:  # a driver or a library may forbid an operation in a recording
             logger.warning("Decoding goes on without CUDA graphs: %s", str(error).partition("\n")[0])
             return self._forward

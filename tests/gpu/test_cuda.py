@@ -301,13 +301,13 @@ def test_rows_in_slots(folder: str, bits: int, monkeypatch: pytest.MonkeyPatch) 
     model = model.quantize(bits).float().cuda().eval()
     monkeypatch.setattr(slot_rows, "WIDTH_STEP", 16)
     recordings: list[Any] = []
-    original = slot_rows.recorded
+    original = graphed_steps.recorded
 
     def recorded(run: Any) -> Any:
         recordings.append(original(run))
         return recordings[-1]
 
-    monkeypatch.setattr(slot_rows, "recorded", recorded)
+    monkeypatch.setattr(graphed_steps, "recorded", recorded)
     batch = Batch(model, most_rows=4)
     assert batch.joins
     texts: dict[Member, str] = {}
