@@ -58,6 +58,9 @@ class _Accounts:
         return None if are_accounts else "user:password, or several with commas between them"
 
 
+_PRECISION = package.settings_of(package.LoadOptions)["precision"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options(package.LoadOptions, package.SamplingOptions):
     """The settings of a front-end.
@@ -73,6 +76,9 @@ class Options(package.LoadOptions, package.SamplingOptions):
         metavar="FOLDER",
         group="model",
     )
+    # The perplexity of the demo model is that of `exact` to five digits (benchmarks/precision.py), and many rows take
+    # half the time. The library's own default stays `exact`.
+    precision: str = package.setting("fast", _PRECISION.help, _PRECISION.allowed, metavar=_PRECISION.metavar)
     threads: int | None = package.setting(
         None, "CPU threads; PyTorch's own choice if not given", package.Whole(1, 1024), metavar="N", group="model"
     )
