@@ -8,19 +8,19 @@ import itertools
 import json
 import random
 import unicodedata
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from glm_model import ChatGLMForCausalLM
+from glm_model.generation.batch import Batch, Member
+from glm_model.generation.stream import TextChunk, write_text
 from glm_model.loading import load
 from glm_model.options import SamplingOptions
-from glm_model.text.chat_format import process_response
 from glm_model.text.tokenizer import ChatGLMTokenizer
 
 from . import corpus
@@ -119,30 +119,27 @@ def answer_all(
     exchanges: Sequence[Exchange],
     options: SamplingOptions,
 ) -> list[Judged]:
-    """Return the model's answers, decoded as in the front-ends, in batches of similar prompt and answer lengths."""
+    """Return the model's answers, written as in the front-ends, many at the same time."""
     torch.manual_seed(options.seed or 0)
     special = special_ids(tokenizer)
     prompts = [prompt_ids(e, tokenizer) + ([] if e.is_blank else [special.gmask]) + [special.sop] for e in exchanges]
-    order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]) // 8, len(exchanges[index].answer)))
-    judged: dict[int, Judged] = {}
-    for start in tqdm(range(0, len(order), _BATCH), "answers"):
-        chosen = order[start : start + _BATCH]
-        for index, text in zip(chosen, _generate(model, tokenizer, [prompts[i] for i in chosen], options), strict=True):
-            judged[index] = Judged(exchanges[index], text)
-    return [judged[index] for index in range(len(exchanges))]
-
-
-@torch.inference_mode()
-def _generate(
-    model: ChatGLMForCausalLM, tokenizer: ChatGLMTokenizer, prompts: list[list[int]], options: SamplingOptions
-) -> list[str]:
-    length, pad = max(map(len, prompts)), model.config.pad_token_id
-    ids = torch.tensor([[pad] * (length - len(prompt)) + prompt for prompt in prompts])
-    sampling: dict[str, Any] = {"do_sample": options.temperature > 0}
-    if options.temperature > 0:
-        sampling |= {"temperature": options.temperature, "top_p": options.top_p, "top_k": options.top_k}
-    output = model.generate(ids, attention_mask=(ids != pad).long(), max_new_tokens=LONGEST_ANSWER, **sampling)
-    return [process_response(tokenizer.decode_exact(row)) for row in output[:, length:].tolist()]
+    batch, left = Batch(model), deque(enumerate(prompts))
+    numbers: dict[Member, int] = {}
+    texts = [""] * len(prompts)
+    with tqdm(total=len(prompts), desc="answers") as progress:
+        while left or len(batch):
+            while left and len(batch) < _BATCH:
+                number, prompt = left.popleft()
+                own = replace(options, max_length=len(prompt) + LONGEST_ANSWER)
+                numbers[batch.insert(write_text(model, tokenizer, prompt, own))] = number
+            for member, item in batch.turn():
+                if isinstance(item, TextChunk):
+                    texts[numbers[member]] += item.text
+                    continue
+                progress.update()
+                if item.error is not None:
+                    raise item.error
+    return [Judged(exchange, text) for exchange, text in zip(exchanges, texts, strict=True)]
 
 
 @dataclass(frozen=True)
