@@ -31,7 +31,16 @@ from .quantization.linear import QuantizedLinear
 from .quantization.quantizer import GLMQuantizationConfig
 from .text.tokenizer import ChatGLMTokenizer
 
-__all__ = ["DEMO_MODEL", "DEVICE_MAPS", "DTYPES", "kernel_in_use", "lead_or_follow", "load", "set_precision"]
+__all__ = [
+    "DEMO_MODEL",
+    "DEVICE_MAPS",
+    "DTYPES",
+    "kernel_in_use",
+    "lead_or_follow",
+    "load",
+    "rounds_activations",
+    "set_precision",
+]
 
 _INSTALLED_DEMO_MODEL = Path(__file__).parent / "demo_model"
 DEMO_MODEL = (
@@ -199,6 +208,16 @@ def _device(name: str) -> torch.device:
             f"device {name!r} is not there: this machine has {available} of {device.type}. Use 'cpu' or 'auto'."
         )
     return device
+
+
+def rounds_activations(model: nn.Module) -> bool:
+    """Return whether a packed model on the CPU rounds the float32 numbers that its weights are multiplied with."""
+    packed = next((module for module in model.modules() if isinstance(module, QuantizedLinear)), None)
+    return (
+        packed is not None
+        and (packed.precision, packed.weight.device.type) == ("fast", "cpu")
+        and all(parameter.dtype == torch.float32 for parameter in model.parameters() if parameter.is_floating_point())
+    )
 
 
 def kernel_in_use(model: nn.Module) -> str | None:

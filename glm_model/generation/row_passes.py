@@ -24,7 +24,7 @@ the logits are NaN or infinite."""
 
 def token_bytes(model: GLMForCausalLM) -> int:
     """Return the bytes that the keys and values of one token take in all layers; on several ranks, of all of them."""
-    config, dtype = model.config, model.runtime.cache_dtype or model.dtype
+    config, dtype = model.config, model.runtime.cache_dtype or model.model.activation_dtype
     return 2 * int(config.num_layers) * int(config.hidden_size) * dtype.itemsize
 
 

@@ -41,15 +41,14 @@ class SlotRows(CachedRows):
     def __init__(self, model: GLMForCausalLM, slots: int, longest: int) -> None:
         super().__init__(model)
         self.most_rows: int = slots
+        heads, width = int(model.config.num_attention_heads), int(model.config.hidden_size)
+        # One more column, to which the rows write that take no part in a step.
+        capacity = _aligned(self._prefix + longest + 1)
+        shape = (slots, int(model.config.num_layers), 2, heads, capacity, width // heads)
+        self._dtype = model.model.activation_dtype
         with torch.inference_mode():
-            probe = model.model.embed_tokens(torch.zeros(1, 1, dtype=torch.long, device=model.device))
-            heads = int(model.config.num_attention_heads)
-            # One more column, to which the rows write that take no part in a step.
-            capacity = _aligned(self._prefix + longest + 1)
-            shape = (slots, int(model.config.num_layers), 2, heads, capacity, probe.shape[-1] // heads)
             # Zeros, because an unused column may be read, and 0 * NaN would be NaN.
-            self._states = probe.new_zeros(shape, dtype=model.runtime.cache_dtype or probe.dtype)
-        self._dtype = probe.dtype
+            self._states = torch.zeros(shape, dtype=model.runtime.cache_dtype or self._dtype, device=model.device)
         self._free = list(range(slots))
         self._slots: dict[int, int] = {}
         self._steps: dict[tuple[int, int], _SlotPass] = {}

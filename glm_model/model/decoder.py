@@ -127,6 +127,13 @@ class GLMModel(GLMPreTrainedModel):
         encoder: PrefixEncoder | None = self._modules.get("prefix_encoder")
         return encoder
 
+    @property
+    def activation_dtype(self) -> torch.dtype:
+        """The dtype of hidden states, keys and values; no weight of a packed model need have it, but every bias does."""
+        layer = next(layer for layer in self.layers if isinstance(layer, GLMDecoderLayer))
+        dtype: torch.dtype = layer.self_attn.query_key_value.bias.dtype
+        return dtype
+
     def __getattr__(self, name: str) -> Any:
         if name == "prefix_encoder" and name not in self._modules:  # the fine-tuning script reaches for it
             raise AttributeError(
