@@ -210,14 +210,12 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def rounds_activations(model: nn.Module) -> bool:
+def rounds_activations(model: GLMForCausalLM) -> bool:
     """Return whether a packed model on the CPU rounds the float32 numbers that its weights are multiplied with."""
     packed = next((module for module in model.modules() if isinstance(module, QuantizedLinear)), None)
-    return (
-        packed is not None
-        and (packed.precision, packed.weight.device.type) == ("fast", "cpu")
-        and all(parameter.dtype == torch.float32 for parameter in model.parameters() if parameter.is_floating_point())
-    )
+    if packed is None or model.model.activation_dtype != torch.float32:
+        return False
+    return packed.precision == "fast" and packed.weight.device.type == "cpu"
 
 
 def kernel_in_use(model: nn.Module) -> str | None:

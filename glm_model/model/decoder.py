@@ -129,7 +129,7 @@ class GLMModel(GLMPreTrainedModel):
 
     @property
     def activation_dtype(self) -> torch.dtype:
-        """The dtype of hidden states, keys and values; no weight of a packed model need have it, but every bias does."""
+        """The dtype of hidden states, keys and values. A packed model has it in its biases alone."""
         layer = next(layer for layer in self.layers if isinstance(layer, GLMDecoderLayer))
         dtype: torch.dtype = layer.self_attn.query_key_value.bias.dtype
         return dtype
