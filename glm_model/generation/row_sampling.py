@@ -2,7 +2,7 @@
 
 The distribution is that of transformers' temperature, top-k and top-p, in this order. Those processors sort the whole
 vocabulary of 130,528 words and mask it several times, which takes longer than a step of a small model. Here top-k comes
-first, and everything after it handles only the tokens that it has left (`python -m benchmarks.sampling`).
+first, and everything after it handles only the tokens that it has left (`python benchmarks/serve.py --parts sampling`).
 
 What a row draws depends on its own scores and random numbers alone, so a seed gives the same answer in any company.
 """
