@@ -1,1 +1,1 @@
-"""This repository next to chatglm.cpp and fastllm, on a CPU, in 4 bits: ``python -m benchmarks.peers``."""
+"""This repository next to chatglm.cpp, llama.cpp and fastllm, on a CPU, in 4 bits: ``python -m benchmarks.peers``."""

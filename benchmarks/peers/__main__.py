@@ -1,18 +1,21 @@
-"""ChatGLM-6B in 4 bits on a CPU: this repository next to chatglm.cpp (q4_0) and fastllm (int4), in turns, as ratios.
+"""ChatGLM-6B in 4 bits on a CPU: this repository next to other programs, in turns, as ratios.
+
+They are chatglm.cpp (q4_0), fastllm (int4), and llama.cpp (q4_0), which has no ChatGLM-6B and gets a LLaMA with as many
+weights.
 
     python -m benchmarks.peers                                    # everything, all threads
     python -m benchmarks.peers --only 64 --threads 1              # one context, one thread
     python -m benchmarks.peers --only start --programs glm chatglm.cpp --results a.jsonl
     python -m benchmarks.peers --only --results a.jsonl           # the tables of what is there
 
-Models of the full shape with random weights are made in --folder (11 GB) when they are first needed, and so are the
-environments of the other two programs (pip, cmake and a C++ compiler needed). What is measured:
+Models of the full shape with random weights are made in --folder (14 GB) when they are first needed, and so are the
+environments of the other programs (pip, cmake and a C++ compiler needed). What is measured:
 
     start   seconds from the start of a process to the first token of a 16-token prompt, its files out of the page
             cache (cold, once) and in it (warm); and of the imports that this repository cannot do without
     64, 512 seconds of a prompt of that length, of each token after it, peak resident memory, and the share of the
             read bandwidth that decoding with this repository's packed weights reaches
-    rows    seconds of a token of 8 sequences at once, and of one
+    rows    seconds of a token of 1, 8, 16 and 32 sequences at once, with this repository and llama.cpp
 
 The programs take turns, one stands still while another one works, and the memory's read bandwidth is measured before
 every turn. What counts are medians over the rounds, of ratios too: those of two figures of one round.
@@ -61,7 +64,9 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", choices=list(PARTS), default=list(PARTS), help="parts to measure now")
-    parser.add_argument("--programs", nargs="+", choices=list(VARIANTS), default=["glm", "chatglm.cpp", "fastllm"])
+    parser.add_argument(
+        "--programs", nargs="+", choices=list(VARIANTS), default=["glm", "chatglm.cpp", "llama.cpp", "fastllm"]
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPUs that a program may use")
     parser.add_argument("--fastllm-threads", type=int, help="default: one less, else its workers fight")
     parser.add_argument("--rounds", type=int, default=9)

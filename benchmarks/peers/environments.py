@@ -7,17 +7,19 @@ import venv
 from pathlib import Path
 
 # What pip is told, one call after the other. Without their requirements, which the benchmark does not use: fastllm's
-# are 3 GB, most of it for GPUs. chatglm.cpp comes as source and is built by its own rules.
+# are 3 GB, most of it for GPUs. chatglm.cpp and llama.cpp come as source and are built for this CPU by their own rules.
 PACKAGES = {
     "chatglm.cpp": (
         ("setuptools", "wheel"),  # and cmake, make and a C++ compiler in PATH
         ("--no-deps", "--no-build-isolation", "--no-binary=chatglm-cpp", "chatglm-cpp==0.4.2"),
     ),
+    "llama.cpp": (("gguf==0.19.0",), ("--no-binary=llama-cpp-python", "llama-cpp-python==0.3.36")),
     "fastllm": (("--no-deps", "ftllm==1.9.0", "numpy", "pillow"),),
 }
 _SETTINGS = {
     "PIP_DISABLE_PIP_VERSION_CHECK": "1",
     "CMAKE_BUILD_PARALLEL_LEVEL": "2",  # else chatglm.cpp's build starts as many compilers as there are files
+    "CMAKE_ARGS": "-DLLAMA_CURL=OFF",  # llama.cpp downloads nothing here
     "CMAKE_POLICY_VERSION_MINIMUM": "3.5",  # else CMake 4 refuses the SentencePiece that chatglm.cpp brings
 }
 

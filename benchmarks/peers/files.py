@@ -5,6 +5,7 @@ Random integers take as long as trained ones. The scales are such that weights h
 
 import json
 import struct
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -16,6 +17,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from glm_model import DEMO_MODEL
 
+from .environments import python_of
 from .shape import CONFIG, EOS, HEADS, HIDDEN, INNER, LAYERS, MASK, MAX_LENGTH, PAD, VOCABULARY, Tensor, tensors
 
 SCALE = 0.02 / 4.6  # integers from -8 to 7 have a standard deviation of 4.6
@@ -79,6 +81,13 @@ def write_chatglm_cpp(path: Path) -> None:
                 file.write(np.full(shape, kind == "norm", np.float32).data)
 
 
+def write_llama_cpp(path: Path) -> None:
+    """GGUF with q4_0 blocks, by llama.cpp's own package; see write_gguf.py."""
+    unfinished, script = path.with_suffix(".part"), Path(__file__).with_name("write_gguf.py")
+    subprocess.run([python_of("llama.cpp", path.parent), str(script), str(unfinished)], check=True)
+    unfinished.rename(path)
+
+
 def write_fastllm(path: Path) -> None:
     """fastllm's .flm with rows of int4 (a minimum, a maximum, and bytes), see its torch2flm.py."""
     random = np.random.default_rng(0)
@@ -122,6 +131,7 @@ def _random_bytes(random: np.random.Generator, size: int) -> Iterator[np.ndarray
 WRITERS: dict[str, Callable[[Path], None]] = {
     "glm": write_glm,
     "chatglm.cpp": write_chatglm_cpp,
+    "llama.cpp": write_llama_cpp,
     "fastllm": write_fastllm,
 }
 

@@ -18,7 +18,8 @@ from .shape import packed_bytes
 
 Round = dict[str, dict[str, float]]
 
-MODELS = {"glm": "glm", "chatglm.cpp": "chatglm_cpp.bin", "fastllm": "fastllm.flm"}
+MODELS = {"glm": "glm", "chatglm.cpp": "chatglm_cpp.bin", "llama.cpp": "llama_cpp.gguf", "fastllm": "fastllm.flm"}
+TAKING_ROWS = ("glm", "llama.cpp")
 WITHOUT_COMPILER = "glm without compiler"
 # Rows of the table: the program, and what its environment says.
 VARIANTS: dict[str, tuple[str, dict[str, str]]] = {
@@ -27,6 +28,7 @@ VARIANTS: dict[str, tuple[str, dict[str, str]]] = {
     WITHOUT_COMPILER: ("glm", {"GLM_KERNEL": "onnxruntime"}),
     "glm avx2": ("glm", {"GLM_INSTRUCTIONS": "avx2"}),
     "chatglm.cpp": ("chatglm.cpp", {}),
+    "llama.cpp": ("llama.cpp", {}),
     "fastllm": ("fastllm", {}),
 }
 # transformers imports most of itself when it is first used; glm_model uses what loading a model needs.
@@ -34,6 +36,7 @@ IMPORTS = ("import torch, transformers", "import glm_model")
 START_PROMPT = 16
 WARM_UP_PROMPT = 64
 ROWS_CONTEXT = 64
+ROWS = (1, 8, 16, 32)
 ROUNDS_OF_A_PROMPT = {64: 1, 512: 3}  # rounds of decoding after each prompt: long ones take the others half a minute
 
 
@@ -97,16 +100,19 @@ def measure_context(context: int, setting: Setting) -> Iterator[Round]:
 
 
 def measure_rows(setting: Setting) -> Iterator[Round]:
-    """A token of one sequence and of eight, by one process."""
-    counts = {"1 row": 1, "8 rows": 8}
-    with open_program("glm", setting) as process:
-        for rows in counts.values():
-            process.ask(prompt=ROWS_CONTEXT, rows=rows)
+    """A token of several sequences at once, by the programs that can; they take turns at each number."""
+    names = [name for name in setting.programs if VARIANTS[name][0] in TAKING_ROWS]
+    with ExitStack() as stack:
+        processes = {name: stack.enter_context(open_program(name, setting)) for name in names}
+        for process in processes.values():
+            process.ask(prompt=ROWS_CONTEXT, rows=max(ROWS))
         for _ in range(setting.rounds):
-            yield {
-                name: {"decode_s": statistics.median(process.ask(decode=setting.tokens, rows=rows)["seconds"])}
-                for name, rows in counts.items()
-            }
+            measured: Round = {label(name, setting): {} for name in names}
+            for rows in ROWS:
+                for name, process in processes.items():
+                    taken = process.ask(decode=setting.tokens, rows=rows)["seconds"]
+                    measured[label(name, setting)][f"rows_{rows}_s"] = statistics.median(taken)
+            yield measured
 
 
 PARTS: dict[str, Callable[[Setting], Iterator[Round]]] = {

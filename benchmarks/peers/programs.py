@@ -1,7 +1,8 @@
 """How each program is told to read a prompt and to decode one more token. Runs in the program's own environment.
 
 A program is opened with a path and a number of threads, takes ``prompt(ids)``, which returns when the first token of
-the answer is there, and then ``token()`` for each further one.
+the answer is there, and then ``token()`` for each further one. Some take ``prompt(ids, rows)``, a prompt of several
+sequences, and then ``token(rows)``, a token of each of the first ones.
 """
 
 import importlib
@@ -14,12 +15,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))  # this repository
 
 END = (130001, 130004)  # [gMASK] and <sop>: the last two ids of every prompt
-MOST_TOKENS = 1024  # of an answer
+MOST_TOKENS = 1024  # of prompt and answer
+ROOM = 64  # tokens of one of several answers
 READINGS = 25  # of half a gigabyte each: a turn of decoding is about as long; one by one they vary by a third
 
 
 class Glm:
-    """This repository, started and decoding as its front-ends do, with an answer for each number of rows at once."""
+    """This repository, started and decoding as its front-ends do."""
 
     def __init__(self, path: str, threads: int) -> None:
         with importlib.import_module("app.startup").collector_paused():
@@ -30,20 +32,17 @@ class Glm:
             # Half precision as chatglm.cpp has it, and the original on a GPU.
             cache_dtype = None if precision == "exact" else "float16"
             self.model, _ = glm_model.load(path, precision=precision, cache_dtype=cache_dtype, device="cpu")
-        self.batch: Any = importlib.import_module("glm_model.generation.passes").DecodingBatch(self.model)
-        self.answers: dict[int, Any] = {}
+        self.ready_rows: Any = importlib.import_module("benchmarks.serving.rows").ReadyRows
+        self.ready: Any = None
 
     def prompt(self, ids: list[int], rows: int = 1) -> None:
-        if rows in self.answers:
-            self.batch.remove(self.answers.pop(rows)[0])
-        prompts = self.torch.tensor([ids] * rows)
-        positions = self.model.derive_position_ids(prompts, length=len(ids) + MOST_TOKENS)
-        self.answers[rows] = self.batch.insert(prompts, positions)
+        if self.ready is not None:
+            self.ready.leave()
+        self.ready = self.ready_rows(self.model, self.torch.tensor([ids]), rows)
 
     def token(self, rows: int = 1) -> None:
-        group, logits = self.answers[rows]
-        tokens = logits.argmax(-1)[:, None]
-        self.answers[rows] = group, self.batch.step({group: tokens})[group][:, -1]
+        """Decode a token of each of the first rows, and take it back."""
+        self.ready.step(rows)
 
 
 class ChatglmCpp:
@@ -64,6 +63,62 @@ class ChatglmCpp:
 
     def _next(self, cached: int) -> None:
         self.ids = [*self.ids, self.model.generate_next_token(self.ids, None, self.greedy, cached, self.context)]
+
+
+class LlamaCpp:
+    """llama.cpp, whose sequences have caches of their own, and one pass for a token of each."""
+
+    def __init__(self, path: str, threads: int) -> None:
+        self.library: Any = importlib.import_module("llama_cpp")
+        self.numpy: Any = importlib.import_module("numpy")
+        self.threads = threads
+        self.model = self.library.llama_model_load_from_file(path.encode(), self.library.llama_model_default_params())
+        self.words = self.library.llama_vocab_n_tokens(self.library.llama_model_get_vocab(self.model))
+        self.rows = 0
+        self.context: Any = None
+        self.memory: Any = None
+        self.batch: Any = None
+        self._open(1, MOST_TOKENS)
+
+    def prompt(self, ids: list[int], rows: int = 1) -> None:
+        if rows > self.rows:
+            self._open(rows, len(ids) + ROOM)
+        self.library.llama_memory_clear(self.memory, True)
+        (token,) = self._decode([(0, place, token) for place, token in enumerate(ids)], len(ids) - 1)
+        for row in range(1, self.rows):
+            self.library.llama_memory_seq_cp(self.memory, 0, row, -1, -1)
+        self.length, self.tokens = len(ids), [token] * self.rows
+
+    def token(self, rows: int = 1) -> None:
+        """Decode a token of each sequence and take it back, as :class:`Glm` does."""
+        self.tokens[:rows] = self._decode([(row, self.length, self.tokens[row]) for row in range(rows)], 0)
+        for row in range(rows):
+            self.library.llama_memory_seq_rm(self.memory, row, self.length, -1)
+
+    def _open(self, rows: int, tokens: int) -> None:
+        """Begin with so many empty sequences, each with room for so many tokens."""
+        if self.context is not None:
+            self.library.llama_batch_free(self.batch)
+            self.library.llama_free(self.context)
+        parameters = self.library.llama_context_default_params()
+        parameters.n_ctx, parameters.n_seq_max = rows * tokens, rows
+        parameters.n_threads = parameters.n_threads_batch = self.threads
+        self.context = self.library.llama_init_from_model(self.model, parameters)
+        self.memory = self.library.llama_get_memory(self.context)
+        self.batch = self.library.llama_batch_init(max(rows, tokens), 0, 1)
+        self.rows = rows
+
+    def _decode(self, inputs: list[tuple[int, int, int]], first: int) -> list[int]:
+        """Compute (sequence, position, token), and return the likeliest tokens after those from number `first` on."""
+        self.batch.n_tokens = len(inputs)
+        for place, (sequence, position, token) in enumerate(inputs):
+            self.batch.token[place], self.batch.pos[place] = token, position
+            self.batch.n_seq_id[place], self.batch.seq_id[place][0] = 1, sequence
+            self.batch.logits[place] = place >= first
+        if self.library.llama_decode(self.context, self.batch):
+            raise RuntimeError("llama.cpp does not decode")
+        pointers = [self.library.llama_get_logits_ith(self.context, place) for place in range(first, len(inputs))]
+        return [int(self.numpy.ctypeslib.as_array(pointer, (self.words,)).argmax()) for pointer in pointers]
 
 
 class Fastllm:
@@ -121,6 +176,7 @@ class Reader:
 PROGRAMS: dict[str, Any] = {
     "glm": Glm,
     "chatglm.cpp": ChatglmCpp,
+    "llama.cpp": LlamaCpp,
     "fastllm": Fastllm,
     "imports": Imports,
     "reader": Reader,

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
+from .measure import ROWS
 from .shape import packed_bytes
 
 Figures = dict[str, float]
@@ -13,10 +14,11 @@ COLUMNS: dict[str, tuple[str, Callable[[float, Any], str]]] = {
     "warm_s": ("warm, s", lambda value, _: f"{value:.2f}"),
     "decode_s": ("decoding, ms/token", lambda value, _: f"{value * 1e3:.1f}"),
     "share": ("of the read bandwidth", lambda value, _: f"{value:.0%}"),
+    **{f"rows_{rows}_s": (f"{rows} at once, ms/token", lambda value, _: f"{value * 1e3:.1f}") for rows in ROWS},
     "prompt_s": ("prompt, tokens/s", lambda value, part: f"{int(part) / value:.1f}"),
     "peak_bytes": ("peak memory, GB", lambda value, _: f"{value / 1e9:.2f}"),
 }
-TIMES = ("cold_s", "warm_s", "decode_s", "prompt_s")
+TIMES = ("cold_s", "warm_s", "decode_s", "prompt_s", *(f"rows_{rows}_s" for rows in ROWS))
 PLACE = ("part", "threads", "cpu", "date")  # what rounds of one table have in common
 TITLES = {"start": "Process start to first token", "rows": "Decoding several sequences at once"}
 

@@ -5,7 +5,8 @@
     {"memory": true} -> {"peak_bytes": 123}         the highest resident memory so far
     {"read": true}   -> {"bytes_per_second": 4e10}  the reader's alone
 
-With "rows": 8 a prompt or decoding is that of as many sequences at once; this repository's alone.
+With "rows": 8 a prompt is that of as many sequences, and decoding that of as many of them at once; see measure.py for
+the programs that can.
 Standard output is the answers' alone; what the programs print goes to standard error.
 """
 

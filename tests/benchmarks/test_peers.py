@@ -1,14 +1,16 @@
 """The logic of benchmarks/peers, without the programs that it compares."""
 
 import json
+import math
 import os
 import sys
 from pathlib import Path
 
+import numpy
 import pytest
 
 from benchmarks.peers import __main__ as command
-from benchmarks.peers import measure, process
+from benchmarks.peers import measure, process, shape, write_gguf
 from benchmarks.peers.process import Process
 from benchmarks.peers.table import markdown, summaries, summary
 
@@ -89,9 +91,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, object]]
     return log
 
 
-def setting(**changes: int) -> measure.Setting:
+def setting(*programs: str, **changes: int) -> measure.Setting:
     values = {"threads": 4, "fastllm_threads": 3, "rounds": 4, "tokens": 3, **changes}
-    return measure.Setting(folder=Path("nowhere"), programs=["glm", "chatglm.cpp"], **values)
+    return measure.Setting(folder=Path("nowhere"), programs=list(programs or ("glm", "chatglm.cpp")), **values)
 
 
 def test_programs_take_turns_and_long_prompts_are_rare(asked: list[tuple[str, dict[str, object]]]) -> None:
@@ -110,10 +112,29 @@ def test_start_is_cold_once(asked: list[tuple[str, dict[str, object]]]) -> None:
     assert [name for name, what in asked if "forget" in what] == [*measure.IMPORTS, "glm", "chatglm.cpp"]
 
 
-def test_rows_are_asked_of_one_process(asked: list[tuple[str, dict[str, object]]]) -> None:
-    rounds = list(measure.PARTS["rows"](setting(rounds=2)))
-    assert list(rounds[0]) == ["1 row", "8 rows"]
-    assert [what["rows"] for _, what in asked] == [1, 8, 1, 8, 1, 8]
+def test_rows_are_asked_in_turns_of_those_who_take_them(asked: list[tuple[str, dict[str, object]]]) -> None:
+    rounds = list(measure.PARTS["rows"](setting("glm", "chatglm.cpp", "llama.cpp", rounds=2)))
+    figures = {f"rows_{rows}_s": 1.0 for rows in (1, 8, 16, 32)}
+    assert rounds == 2 * [{"glm": figures, "llama.cpp": figures}]
+    prompts, decoded = asked[:2], asked[2:]
+    assert [(name, what["prompt"], what["rows"]) for name, what in prompts] == [("glm", 64, 32), ("llama.cpp", 64, 32)]
+    turns = [(name, rows) for rows in (1, 8, 16, 32) for name in ("glm", "llama.cpp")]
+    assert [(name, what["rows"]) for name, what in decoded] == 2 * turns
+
+
+def test_llama_cpp_reads_as_many_weights() -> None:
+    ours = sum(math.prod(tensor.shape) for tensor in shape.tensors() if tensor.kind in ("linear", "embedding"))
+    theirs = sum(math.prod(size) for name, size in write_gguf.tensors() if not name.startswith("token_embd"))
+    assert theirs == pytest.approx(ours, rel=1e-3)
+
+
+def test_blocks_for_llama_cpp() -> None:
+    """Each block of 32 weights is a half scale and 16 random bytes."""
+    packed = write_gguf.values((3, 64), numpy.random.default_rng(0))
+    assert packed.shape == write_gguf.stored_shape((3, 64)) == (3, 36)
+    blocks = packed.reshape(6, 18)
+    assert blocks[:, :2].copy().view(numpy.float16).ravel().tolist() == 6 * [float(numpy.float16(0.02 / 4.6))]
+    assert len({bytes(block) for block in blocks}) == 6
 
 
 @pytest.mark.parametrize(
