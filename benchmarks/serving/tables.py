@@ -14,7 +14,8 @@ def _share(value: float) -> str:
     return f"{value:.0%}"
 
 
-# Of each part: its title, and for each list of figures the heading of its column and how it is written.
+# Of each part, and of benchmarks/gpu_serve.py: its title, and for each list of figures the heading of its column and how
+# it is written.
 _TABLES: dict[str, tuple[str, dict[str, tuple[str, Format]]]] = {
     "steps": (
         "Common steps",
@@ -25,6 +26,16 @@ _TABLES: dict[str, tuple[str, dict[str, tuple[str, Format]]]] = {
             "ratio": ("times those of the first", _number(2)),
             "of_memory": ("of the memory limit", _share),
             "of_arithmetic": ("of the arithmetic limit", _share),
+        },
+    ),
+    "gpu": (
+        "Common steps",
+        {
+            "rows": ("rows", str),
+            "ms": ("ms a step", _number(2)),
+            "tokens_per_s": ("tokens/s", _number(0)),
+            "ratio": ("times those of one row alone", _number(2)),
+            "of_memory": ("of the memory limit", _share),
         },
     ),
     "prompts": (

@@ -14,6 +14,7 @@ from glm_model.kernels import dispatch
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 SMALLEST = {
     "gpu_generate": "--model demo --device cpu --quantize int4 --contexts 8 --tokens 1 --rounds 1 --ways stream",
+    "gpu_serve": "--model demo --device cpu --quantize int4 --rows 1 2 --contexts 8 --tokens 1 --rounds 1",
     "plan": "--model demo --device cpu --context 16 --tokens 1",
     "serve": "--models demo fast --folder {demo} --rows 1 2 --contexts 8 --prompts 8 --arrivals 16 --requests 2 "
     "--answer 16 --sampled-rows 1 --tokens 1 --rounds 1 --threads 1",
