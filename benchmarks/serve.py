@@ -17,8 +17,8 @@ to --folder when it is first needed, in both precisions: `fast` with a float16 c
     sampling    the choice of the next tokens among 130,528, and by the processors of transformers
 
 A pass takes at least as long as reading what it needs, weights and cache, and as its arithmetic. Beside steps and
-prompts stands what they reach of both limits, which are measured in every round: how fast memory is read, and how fast
-the instructions of the kernel's innermost loop work on what is in registers and the first-level cache (`fast`: dot
+prompts stands what they reach of both limits, which are measured before each turn: how fast memory is read, and how
+fast the instructions of the kernel's innermost loop work on what is in registers and the first-level cache (`fast`: dot
 products of integers; `exact` and float models: fused multiplications and additions). All figures are medians over the
 rounds. Prints tables, then one JSON line, in which a figure is a list with an entry for each number of rows or length.
 """

@@ -16,7 +16,7 @@ from glm_model.kernels import build, native
 from glm_model.quantization.linear import QuantizedLinear
 
 _READ = 1 << 28  # bytes at the most, of a block whose reading tells the speed of memory
-_READINGS = 9
+_READINGS = 5
 _PRODUCTS = {"integers": 2_000_000_000, "floats": 500_000_000}  # of a thread, which take it some 5 to 20 ms
 _SPLIT = 3  # integers that `exact` takes for a number where it multiplies integers; see glm_model/kernels/native.py
 
@@ -59,7 +59,7 @@ class Machine:
         self._library.multiply_with_threads_of(native.openmp_of_torch())
 
     def speed(self) -> Speed:
-        """Return the speed now, in medians of some readings, which take a fifth of a second."""
+        """Return the speed now, in medians of some readings, which take a tenth of a second."""
         self._read()  # does not count: the threads may have gone to sleep
         read = statistics.median(self._read() for _ in range(_READINGS)) * 1e9
         integers, floats = (

@@ -14,8 +14,8 @@ def _share(value: float) -> str:
     return f"{value:.0%}"
 
 
-# Of each part, and of benchmarks/gpu_serve.py: its title, and for each list of figures the heading of its column and how
-# it is written.
+# Of each part, and of benchmarks/gpu_serve.py: its title, and for each list of figures the heading of its column and
+# how it is written.
 _TABLES: dict[str, tuple[str, dict[str, tuple[str, Format]]]] = {
     "steps": (
         "Common steps",

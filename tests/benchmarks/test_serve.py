@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks import serve
-from benchmarks.serving import chats, limits, tables
+from benchmarks.serving import chats, limits, passes, tables
 from benchmarks.serving.limits import Speed, Work
 from glm_model import ChatGLMConfig, ChatGLMForCausalLM
 from glm_model.loading import set_precision
@@ -47,6 +47,16 @@ def test_work_of_a_prompt_has_the_head_once(packed: ChatGLMForCausalLM) -> None:
 def test_limits_are_the_time_of_each_part() -> None:
     speed = Speed(read=10.0, integers=100.0, floats=5.0)
     assert Work(read=40, integers=50, floats=10).seconds(speed) == (4.0, 2.5)
+
+
+def test_shares_are_those_of_the_limits_of_the_same_turn() -> None:
+    """A machine at half its speed for a turn reaches as much of its limits."""
+    fast, slow = Speed(read=10.0, integers=100.0, floats=5.0), Speed(read=5.0, integers=50.0, floats=2.5)
+    turns = [passes._Turn(8.0, fast), passes._Turn(16.0, slow), passes._Turn(8.0, fast)]
+    table = passes._shares([Work(read=40, integers=50, floats=10)], [turns])
+    assert table["of_memory"] == [0.5]
+    assert table["of_arithmetic"] == [0.3125]
+    assert table["read_GBps"] == 1e-8
 
 
 def test_this_machine_is_measured() -> None:
