@@ -5,8 +5,9 @@
     python benchmarks/gpu_serve.py --model demo --device cpu            # the same steps where there is no GPU
 
 Random weights on the device, as in benchmarks/plan.py. One row alone is decoded as an answer that has the GPU for
-itself: each of its steps is one CUDA graph. The others are the rows of one step, each with a cache of its own, as
-many answers at once have them. All take turns, and a ratio is that of tokens a second in the same round.
+itself: each of its steps is one CUDA graph. The others are the rows of one step, which have slots in one cache, as many
+answers at once have them: each step is a graph for its number of rows, rounded up to 1, 2, 4, ... All take turns, and a
+ratio is that of tokens a second in the same round.
 
 A step takes at least as long as reading what it needs, weights and cache, takes at the speed at which this device
 copies memory, measured in every round. Prints tables, then one JSON line, in which a figure is a list with an entry for

@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from glm_model.generation.batch import cached_rows
 from glm_model.generation.requests import Insert, Step
 from glm_model.generation.row_passes import RowPasses
 from glm_model.generation.row_sampling import RowSampler
@@ -34,7 +35,7 @@ class ReadyRows:
     """
 
     def __init__(self, model: Any, ids: Tensor, rows: int) -> None:
-        self._passes = RowPasses(model)
+        self._passes = _passes(model, rows, ids.shape[1])
         self._rows = [_insert(model, ids) for _ in range(rows)]
         self._tokens = [cast(int, self._passes.execute(row)) for row in self._rows]
 
@@ -54,10 +55,14 @@ class ReadyRows:
 
 def prompt_seconds(model: Any, length: int) -> float:
     """Return the time from a new prompt of so many tokens to its first token."""
-    passes, insert = RowPasses(model), _insert(model, random_prompt(model, length))
+    passes, insert = _passes(model, 1, length), _insert(model, random_prompt(model, length))
     taken = seconds(passes.execute, insert)
     insert.leave()
     return taken
+
+
+def _passes(model: Any, rows: int, length: int) -> RowPasses:
+    return RowPasses(model, cached_rows(model, rows, length + _ROOM))
 
 
 def _insert(model: Any, ids: Tensor) -> Insert:

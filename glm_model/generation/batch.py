@@ -60,7 +60,8 @@ def rows_can_join(model: GLMForCausalLM) -> bool:
     return {parameter.device.type for parameter in model.parameters()} == {"cpu"} or is_whole_on_one_gpu(model)
 
 
-def _cached_rows(model: GLMForCausalLM, most_rows: int, longest: int | None) -> CachedRows:
+def cached_rows(model: GLMForCausalLM, most_rows: int, longest: int | None) -> CachedRows:
+    """Return the caches of a model's rows; see :class:`Batch`."""
     if is_whole_on_one_gpu(model):
         return SlotRows(model, most_rows, longest or model.config.max_sequence_length)
     return CachedRows(model)
@@ -83,7 +84,7 @@ class Batch:
         self, model: GLMForCausalLM, most_rows: int = 1, longest: int | None = None, kept_tokens: int = 0
     ) -> None:
         self.joins = rows_can_join(model)
-        self._rows = RowPasses(model, _cached_rows(model, most_rows, longest), kept_tokens)
+        self._rows = RowPasses(model, cached_rows(model, most_rows, longest), kept_tokens)
         self._alone = DecodingBatch(model)
         self._members: dict[Member, None] = {}
         self._prompts: list[Member] = []
