@@ -31,10 +31,12 @@ def question(tokenizer: Any, tokens: int) -> list[Message]:
     """Return a conversation of one random message whose prompt has so many tokens, or a few more; never the same."""
     content = ""
     while True:
-        content += random.choice(" abcdefghijklmnopqrstuvwxyz")
         messages = [Message(role="user", content=content)]
-        if len(encode(tokenizer, messages)) >= tokens:
+        missing = tokens - len(encode(tokenizer, messages))
+        if missing <= 0:
             return messages
+        # A letter is a token at the most, but for a space that its word begins with.
+        content += "".join(random.choices(" abcdefghijklmnopqrstuvwxyz", k=max(1, missing // 2)))
 
 
 def _sampling(tokenizer: Any, messages: list[Message], answer: int) -> SamplingOptions:

@@ -5,10 +5,11 @@ import sys
 import pytest
 import torch
 
+from app.serving.jobs import encode
 from benchmarks import serve
 from benchmarks.serving import chats, limits, passes, tables
 from benchmarks.serving.limits import Speed, Work
-from glm_model import ChatGLMConfig, ChatGLMForCausalLM
+from glm_model import DEMO_MODEL, ChatGLMConfig, ChatGLMForCausalLM, ChatGLMTokenizer
 from glm_model.loading import set_precision
 
 LAYERS = 28 * 12 * 4096**2  # products of a token in ChatGLM-6B's layers: 3 + 1 + 4 + 4 square matrices in each
@@ -82,3 +83,12 @@ def test_a_number_that_cannot_be_measured(monkeypatch: pytest.MonkeyPatch, capsy
     with pytest.raises(SystemExit):
         serve.main()
     assert "--sampled-rows must be at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tokens", [16, 112, 512])
+def test_questions_are_as_long_as_asked_and_never_the_same(tokens: int) -> None:
+    tokenizer = ChatGLMTokenizer.from_pretrained(DEMO_MODEL)
+    first, second = (chats.question(tokenizer, tokens) for _ in range(2))
+    assert first != second
+    for messages in (first, second):
+        assert tokens <= len(encode(tokenizer, messages)) <= tokens + 2
