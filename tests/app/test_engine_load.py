@@ -7,7 +7,7 @@ from tests.app.engine_load import main
 
 @pytest.mark.timeout(120)
 def test_a_short_day(capsys: pytest.CaptureFixture[str]) -> None:
-    settings = ["--users=4", "--seconds=0.5", "--requests=12", "--random=20", "--cancels=3"]
+    settings = ["--users=3", "--seconds=0.2", "--requests=8", "--random=8", "--cancels=2"]
     code = main(settings)
     output = capsys.readouterr().out
     assert code == 0, output
