@@ -275,7 +275,7 @@ class Engine:
 
     def _announce(self, free_rows: int) -> None:
         """Tell each waiting request its position, if it has changed. The first ``free_rows`` begin at once."""
-        for position, job in enumerate(self._waiting, start=1 - free_rows):
+        for position, job in enumerate(self._waiting, start=1 - max(0, free_rows)):
             if position > 0 and position != job.position:
                 job.position = position
                 job.reply.send(Queued(position))
