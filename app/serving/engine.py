@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from glm_model.errors import GLMError
 from glm_model.generation.batch import Batch, Ended, Member, rows_can_join
+from glm_model.generation.requests import Interrupted
 from glm_model.generation.row_passes import token_bytes
 
 from .conversation import ConversationError, Message, check_messages
@@ -57,8 +58,8 @@ class EngineState:
         reserved_tokens: tokens for which the admitted requests may need memory.
         cache_tokens: the largest such number.
         token_bytes: the bytes that one of them takes; 0 if the engine does not count them.
-        answered: the number of answers that were finished or cancelled.
-        failed: the number of answers that failed.
+        answered: the number of requests that were finished or cancelled.
+        failed: the number of requests that failed.
         prompt_tokens, answer_tokens: of all answers that have ended.
     """
 
@@ -83,7 +84,7 @@ class Engine:
     Args:
         model, tokenizer: as returned by `glm_model.loading.load`. From now on only the worker thread uses them, except
             that consumers of `Filling` events decode with the tokenizer.
-        queue_size: the number of requests that may wait.
+        queue_size: the number of requests that may wait, besides those that free rows are waiting for.
         most_rows: the number of rows that are decoded at the same time. A model that lies on several devices decodes
             one. On a GPU every row gets memory for the whole context, so that there may be fewer.
         cache_tokens: the number of tokens whose keys and values may be in memory; a request alone may have more. None
@@ -117,6 +118,8 @@ class Engine:
         self._most_rows, self._cache_tokens = self._capacity(most_rows, cache_tokens)
         self._batch = Batch(model, self._most_rows, self.model_info.context_length)
         self._queue_size = queue_size
+        # On a GPU the rows have their memory already.
+        self._prefix_tokens = int(getattr(model.config, "pre_seq_len", None) or 0) if model.device.type == "cpu" else 0
         self._waiting: list[Job] = []
         self._running: list[Job] = []
         self._members: dict[Job, Member] = {}
@@ -222,7 +225,7 @@ class Engine:
             self._closed = True
             for job in self._running:
                 job.is_cancelled = True
-            self._end_waiting()
+            self._end_all(self._waiting, Failed("The program is shutting down.", "closed"))
             self._changed.notify()
         if threading.current_thread() is not self._worker:
             self._worker.join()
@@ -239,10 +242,12 @@ class Engine:
         with self._changed:
             if self._closed:
                 raise EngineClosed("the model has been shut down; start the program again")
-            if len(self._waiting) >= self._queue_size:
+            free_rows = max(0, self._most_rows - self._rows)
+            if len(self._waiting) >= self._queue_size + free_rows:
                 raise QueueFull(f"{self._queue_size} answers are waiting already; please try again in a moment")
+            job.tokens += job.rows * self._prefix_tokens
             self._waiting.append(job)
-            self._announce(self._most_rows - self._rows)
+            self._announce(free_rows)
             self._changed.notify()
         return job.reply
 
@@ -258,7 +263,7 @@ class Engine:
             for job in self._waiting:
                 if job.reply is reply:
                     self._waiting.remove(job)
-                    job.reply.send(job.finished("cancelled"))
+                    self._send_last(job, job.finished("cancelled"))
                     self._announce(self._most_rows - self._rows)
                     return
 
@@ -278,10 +283,9 @@ class Engine:
     def _next_job(self) -> Job | None:
         """Return the waiting request that is to begin now, None if there is none."""
         for job in self._waiting:
-            if self._running and not self._has_room_for(job):
-                return None  # nobody overtakes one who waits for room
             if not self._holds_enough(job):
-                return job
+                # Nobody overtakes one who waits for room.
+                return job if not self._running or self._has_room_for(job) else None
         return None
 
     def _has_room_for(self, job: Job) -> bool:
@@ -295,10 +299,18 @@ class Engine:
         held = sum(running.rows for running in self._running if running.owner == job.owner)
         return held > 0 and 2 * (held + job.rows) > self._most_rows
 
-    def _end_waiting(self) -> None:
-        for job in self._waiting:
-            job.reply.send(Failed("The program is shutting down.", "closed"))
-        self._waiting.clear()
+    def _end_all(self, jobs: list[Job], event: Failed) -> None:
+        while jobs:
+            self._send_last(jobs.pop(), event)
+
+    def _send_last(self, job: Job, event: Finished | Failed) -> None:
+        if isinstance(event, Failed):
+            self._totals["failed"] += 1
+        else:
+            self._totals["answered"] += 1
+            self._totals["prompt_tokens"] += event.prompt_tokens
+            self._totals["answer_tokens"] += event.answer_tokens
+        job.reply.send(event)
 
     # Methods of the worker thread.
 
@@ -339,7 +351,10 @@ class Engine:
         last: Finished | Failed | None
         if isinstance(item, Ended):
             reason: FinishReason = "cancelled" if job.is_cancelled else "stop"
-            last = job.finished(reason) if item.error is None else failure(item.error)
+            if item.error is None or isinstance(item.error, Interrupted):
+                last = job.finished(reason)
+            else:
+                last = failure(item.error)
         else:
             try:
                 last = job.deliver(item)
@@ -351,10 +366,11 @@ class Engine:
     def _remove_cancelled(self) -> None:
         """End the cancelled requests whose prompt is still being computed; the writer of any other one ends itself."""
         with self._changed:
-            cancelled = [job for job in self._running if job.is_cancelled and not job.has_begun_to_answer]
-        for job in cancelled:
-            if self._members[job].is_waiting_for_prompt:
-                self._end(job, job.finished("cancelled"))
+            cancelled = [self._members[job] for job in self._running if job.is_cancelled]
+        for member in cancelled:
+            if member.is_waiting_for_prompt:
+                for _, item in self._batch.interrupt(member):
+                    self._deliver(self._jobs[member], item)
 
     def _end(self, job: Job, event: Finished | Failed) -> None:
         member = self._members.pop(job, None)
@@ -363,17 +379,8 @@ class Engine:
             self._batch.remove(member)
         with self._changed:
             self._running.remove(job)
-            self._count(event)
+            self._send_last(job, event)
             self._keep_contexts()
-            job.reply.send(event)
-
-    def _count(self, event: Finished | Failed) -> None:
-        if isinstance(event, Failed):
-            self._totals["failed"] += 1
-        else:
-            self._totals["answered"] += 1
-            self._totals["prompt_tokens"] += event.prompt_tokens
-            self._totals["answer_tokens"] += event.answer_tokens
 
     def _keep_contexts(self) -> None:
         """Limit the contexts that are kept for a retry to memory that nobody needs."""
@@ -381,12 +388,11 @@ class Engine:
         self._batch.keep_at_most(max(0, min(free, self._cache_tokens // 4)))
 
     def _die(self) -> None:
+        died = Failed("The model has stopped working; start the program again.", "closed")
         with self._changed:
             self._closed = True
-            self._end_waiting()
-            for job in self._running:
-                job.reply.send(Failed("The model has stopped working; start the program again.", "closed"))
-            self._running.clear()
+            self._end_all(self._running, died)
+            self._end_all(self._waiting, died)
 
 
 def _check_prompt(messages: Sequence[Message]) -> list[Message]:

@@ -92,11 +92,6 @@ class Job:
         """Send the events of something that the writer has yielded; return the last event instead of sending it."""
         raise NotImplementedError
 
-    @property
-    def has_begun_to_answer(self) -> bool:
-        """Whether a token has been written."""
-        return self._first > 0
-
     def count(self, answer_tokens: int) -> None:
         """Note the number of tokens of the answer so far, and the time of the first one."""
         if answer_tokens and not self._first:
@@ -209,12 +204,13 @@ class FillJob(Job):
             self.reply.send(Filling(written))
             return None
         self.reply.send(Filled(written.result))
-        return self._finished(written.result)
+        return self._finished(written.result, are_all=written.blank + 1 == written.count)
 
-    def _finished(self, result: FillResult) -> Finished:
+    def _finished(self, result: FillResult, are_all: bool) -> Finished:
         """Return the last event of a filled text: cancelled or cut if one of its blanks was."""
         best = [blank.answers[0] for blank in result.blanks]
         was_stopped = any(answer.finish_reason == "cancelled" for answer in result.blanks[-1].answers)
+        was_stopped |= self.is_cancelled and not are_all
         was_cut = any(answer.finish_reason == "length" for answer in best)
         self.prompt_tokens = len(result.blanks[0].prompt_ids)
         self.count(sum(len(answer.token_ids) for answer in best))

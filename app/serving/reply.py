@@ -224,7 +224,7 @@ def _future_and_waker() -> tuple[asyncio.Future[None], Callable[[], None]]:
             future.set_result(None)
 
     def wake() -> None:
-        if not loop.is_closed():
+        with suppress(RuntimeError):  # the loop is closed, maybe since a moment ago; nobody waits any more
             loop.call_soon_threadsafe(complete)
 
     return future, wake

@@ -18,7 +18,7 @@ from unicodedata import category, east_asian_width
 
 from ..errors import FillError, UnsupportedError
 from ..generation.alone import run
-from ..generation.requests import Writer, changed
+from ..generation.requests import Interrupted, Writer, changed
 from ..generation.sampling import Chooser
 from ..model.configuration import GLMConfig
 from ..model.decoder import GLMForCausalLM
@@ -130,13 +130,19 @@ def write_blanks(
         fill = partial(_fill, filled[0], place, filled_by=len(blanks))
         answers = write_blank(model, prompt, place, options, chooser, generator, should_stop)
         step = partial(_step, fill, show, len(blanks), len(blanks) + _count(filled[0], kinds))
-        continuations = yield from changed(answers, step)
+        try:
+            continuations = yield from changed(answers, step)
+        except Interrupted:
+            if not blanks:
+                raise
+            break
         filled = [fill(continuation.token_ids) for continuation in continuations]
         blanks.append(Blank(tuple(prompt), tuple(_answer(continuation, tokenizer) for continuation in continuations)))
         if any(continuation.finish_reason == "cancelled" for continuation in continuations):
             break
     texts = tuple(show(pieces, answer.score) for pieces, answer in zip(filled, blanks[-1].answers, strict=True))
-    yield FillStep(len(blanks) - 1, len(blanks), lambda: texts[0], FillResult(texts, tuple(blanks)))
+    count = len(blanks) + _count(filled[0], kinds)
+    yield FillStep(len(blanks) - 1, count, lambda: texts[0], FillResult(texts, tuple(blanks)))
 
 
 # ---- reading a text

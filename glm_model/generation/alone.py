@@ -3,12 +3,10 @@
 from collections.abc import Generator
 from contextlib import closing
 
-from ..errors import GLMError
 from ..model.decoder import GLMForCausalLM
 from .passes import DecodingBatch
 from .requests import Insert, Returned, Step, Writer, Written
 from .row_passes import CachedRows, RowPasses
-from .sampling import NOT_FINITE
 
 
 def run(model: GLMForCausalLM, writer: Writer[Written, Returned]) -> Generator[Written, None, Returned]:
@@ -27,10 +25,10 @@ def run(model: GLMForCausalLM, writer: Writer[Written, Returned]) -> Generator[W
                 if not isinstance(item, Insert | Step):
                     yield item
                     item = next(writer)
-                elif (result := passes.execute(item)) is not None:
-                    item = writer.send(result)
+                elif isinstance(result := passes.execute(item), Exception):
+                    item = writer.throw(result)
                 else:
-                    item = writer.throw(GLMError(NOT_FINITE))
+                    item = writer.send(result)
         except StopIteration as end:
             returned: Returned = end.value
             return returned

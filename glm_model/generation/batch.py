@@ -5,20 +5,21 @@ the oldest waiting prompt gets ``PROMPT_SHARE`` times as long as the step took, 
 prompt slows the others down and never stops them.
 """
 
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import GLMError
 from ..kernels.native import find_in_background
 from ..model.decoder import GLMForCausalLM
 from .cuda_graphs import is_whole_on_one_gpu
 from .passes import DecodingBatch
-from .requests import Insert, Request, Step, Writer
+from .requests import Insert, Interrupted, Request, Step, Writer
 from .row_passes import CachedRows, Result, RowPasses
-from .sampling import NOT_FINITE
 from .slot_rows import SlotRows
+
+logger = logging.getLogger(__name__)
 
 PROMPT_SHARE = 2.0
 """How many times as long as the steps prompts are computed, while both are waiting."""
@@ -114,7 +115,15 @@ class Batch:
         self._members.pop(member, None)
         if member in self._prompts:
             self._prompts.remove(member)
-        member.writer.close()
+        try:
+            member.writer.close()
+        except Exception:  # concerns nobody else
+            logger.exception("an answer could not be cleaned up")
+
+    def interrupt(self, member: Member) -> Iterator[tuple[Member, Any]]:
+        """End a member that waits for its prompt. Yield as :meth:`turn` does; the error is :class:`Interrupted`."""
+        self._prompts.remove(member)
+        yield from self._send(member, Interrupted())
 
     def turn(self) -> Iterator[tuple[Member, Any]]:
         """Take one step of all members, then compute some of the oldest prompt.
@@ -131,7 +140,7 @@ class Batch:
             yield from self._step(stepping)
         yield from self._compute_prompts(PROMPT_SHARE * (time.monotonic() - started) if stepping else 0.0)
 
-    def _send(self, member: Member, result: Result | Exception) -> Iterator[tuple[Member, Any]]:
+    def _send(self, member: Member, result: Result | None) -> Iterator[tuple[Member, Any]]:
         """Send a writer a result or an error, and note its next request or yield what it has written."""
         if member not in self._members:  # removed meanwhile
             return
@@ -155,12 +164,12 @@ class Batch:
         try:
             results = self._rows.step(steps) if self.joins else [self._alone.execute(step) for step in steps]
         except Exception as error:
-            self._rows.drop_kept()
             for member in members:
                 yield from self._fail(member, error)
+            self._rows.drop_kept()  # some layers may have the keys and values of more tokens than others
             return
         for member, result in zip(members, results, strict=True):
-            yield from self._send(member, GLMError(NOT_FINITE) if result is None else result)
+            yield from self._send(member, result)
 
     def _compute_prompts(self, seconds: float) -> Iterator[tuple[Member, Any]]:
         """Compute the oldest prompts for so long, and at least one layer."""
@@ -177,7 +186,7 @@ class Batch:
             if time.monotonic() >= until:
                 return
 
-    def _compute_some(self, member: Member) -> Result:
+    def _compute_some(self, member: Member) -> Result | None:
         """Compute a layer of a prompt. The member's request is the step after the prompt when it is done."""
         insert = member.request
         assert isinstance(insert, Insert)

@@ -45,6 +45,10 @@ class Rows(Protocol):
         """Free the memory of the rows, which take no further steps."""
 
 
+class Interrupted(Exception):  # noqa: N818 - like KeyboardInterrupt
+    """Thrown into a writer whose prompt nobody wants any more; it may still say what it has written."""
+
+
 @dataclass(eq=False)
 class Insert:
     """A request to compute a prompt.

@@ -12,14 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import GLMError
 from ..model.decoder import GLMForCausalLM
 from ..model.row_cache import RowCache, RowCaches
 from .requests import Insert, Request, Step
-from .row_sampling import choose_tokens
+from .row_sampling import RowSampler, choose_tokens
+from .sampling import NOT_FINITE
 
-Result = Tensor | int | None
-"""What a step gives its writer: logits [rows, n, vocab], or the token that its sampler has chosen; None in its place if
-the logits are NaN or infinite."""
+Result = Tensor | int | Exception
+"""What a step gives its writer: logits [rows, n, vocab], or the token that its sampler has chosen, or the error of its
+sampler; a GLMError if the logits are NaN or infinite."""
 
 
 def token_bytes(model: GLMForCausalLM) -> int:
@@ -167,15 +169,14 @@ class JoinedRows:
 
     def select(self, rows: list[int]) -> None:
         """Keep these rows in this order, some several times."""
-        kept: list[int] = []
-        for row in rows:
-            number = self.numbers[row]
-            if number in kept:
-                number = self._passes.copy(number, self)
-            kept.append(number)
-        for number in set(self.numbers) - set(kept):
-            self._passes.drop(number)
+        kept, others = [self.numbers[row] for row in rows], set(self.numbers) - {self.numbers[row] for row in rows}
+        for place, number in enumerate(kept):
+            if number in kept[:place]:
+                kept[place] = self._passes.copy(number, self)
+                self.numbers.append(kept[place])  # so that it is dropped, should the next copy fail
         self.numbers = kept
+        for number in others:
+            self._passes.drop(number)
         if len(self._position_ids) > 1:
             self.position_ids = self._position_ids[rows]
 
@@ -197,8 +198,8 @@ class RowPasses:
     Args:
         model: the model.
         cached: the caches of its rows.
-        kept_tokens: the number of tokens of contexts to keep after their rows have left. A prompt with an equal context
-            does not compute it again.
+        kept_tokens: the number of tokens to keep for contexts after their rows have left. A prompt with an equal
+            context does not compute it again. The memory of the answer stays with the context, and counts.
 
     Attributes:
         kept_tokens: can be changed; contexts beyond it are dropped, the oldest first.
@@ -208,8 +209,9 @@ class RowPasses:
         self._leader = model.runtime.leader
         self._cached = cached
         self._contexts: dict[JoinedRows, tuple[int, ...]] = {}
-        self._unfinished: set[JoinedRows] = set()
-        self._kept: dict[tuple[int, ...], int] = {}  # the number of the row, by its context; the oldest first
+        self._unfinished: set[JoinedRows] = set()  # whose contexts are not whole, or not to be trusted
+        # The number of the row and its tokens, by its context; the oldest first.
+        self._kept: dict[tuple[int, ...], tuple[int, int]] = {}
         self._kept_tokens = kept_tokens
 
     @property
@@ -220,7 +222,7 @@ class RowPasses:
     @property
     def tokens(self) -> int:
         """The number of tokens of all rows and kept contexts."""
-        return sum(rows.length * len(rows) for rows in self._contexts) + sum(map(len, self._kept))
+        return sum(rows.length * len(rows) for rows in self._contexts) + self._tokens_of_kept()
 
     @property
     def kept_tokens(self) -> int:
@@ -230,26 +232,32 @@ class RowPasses:
     @kept_tokens.setter
     def kept_tokens(self, most: int) -> None:
         self._kept_tokens = most
-        while self._kept and sum(map(len, self._kept)) > most:
-            self.drop(self._kept.pop(next(iter(self._kept))))
+        while self._kept and self._tokens_of_kept() > most:
+            number, _ = self._kept.pop(next(iter(self._kept)))
+            self.drop(number)
+
+    def _tokens_of_kept(self) -> int:
+        return sum(tokens for _, tokens in self._kept.values())
 
     def drop_kept(self) -> None:
         """Drop all kept contexts."""
         while self._kept:
-            self.drop(self._kept.popitem()[1])
+            self.drop(self._kept.popitem()[1][0])
 
     def begin(self, insert: Insert) -> bool:
         """Begin rows with a prompt, and return whether its context is known from other rows or was kept."""
         context = tuple(insert.ids[0, : insert.context].tolist())
+        self._row_with(context)  # now the newest of the kept ones
+        self._make_room()
         source = self._row_with(context)
         rows = insert.rows = JoinedRows(self, insert.position_ids, insert.context)
         self._contexts[rows] = context
         (number,) = rows.numbers
-        self._make_room()
+        self._unfinished.add(rows)
         if source is not None:
             self._call("copy", source, number, len(context), rows.capacity)
+            self._unfinished.discard(rows)
             return True
-        self._unfinished.add(rows)
         self._call(
             "begin",
             *(number, insert.ids[:, : insert.context], insert.position_ids[..., : insert.context], rows.capacity),
@@ -293,9 +301,11 @@ class RowPasses:
         chosen = [(place, step.sampler) for place, step in enumerate(steps) if step.sampler is not None]
         if chosen:
             newest = logits if len(chosen) == len(logits) else torch.cat([results[place] for place, _ in chosen])  # type: ignore[misc]
-            tokens = choose_tokens(newest[:, -1], [sampler for _, sampler in chosen])
+            tokens = _choose(newest[:, -1], [sampler for _, sampler in chosen])
             for (place, _), token in zip(chosen, tokens, strict=True):
                 results[place] = token
+                if isinstance(token, Exception):
+                    self._unfinished.add(rows[place])
         return results
 
     def execute(self, request: Request) -> Result:
@@ -312,11 +322,11 @@ class RowPasses:
         context = self._contexts.pop(rows, None)
         if context is None:
             return
-        is_kept = rows not in self._unfinished and context not in self._kept and len(context) <= self._kept_tokens
+        is_kept = rows not in self._unfinished and context not in self._kept and rows.length <= self._kept_tokens
         self._unfinished.discard(rows)
         if is_kept:
             self.crop(rows.numbers[0], rows.length - len(context))
-            self._kept[context] = rows.numbers[0]
+            self._kept[context] = rows.numbers[0], rows.length
         for number in rows.numbers[is_kept:]:
             self.drop(number)
         self.kept_tokens = self._kept_tokens
@@ -338,12 +348,12 @@ class RowPasses:
 
     def _make_room(self) -> None:
         if self._kept and self._cached.is_full():
-            self.drop(self._kept.pop(next(iter(self._kept))))
+            self.drop(self._kept.pop(next(iter(self._kept)))[0])
 
     def _row_with(self, context: tuple[int, ...]) -> int | None:
         if context in self._kept:
-            self._kept[context] = number = self._kept.pop(context)  # now the newest
-            return number
+            self._kept[context] = self._kept.pop(context)  # now the newest
+            return self._kept[context][0]
         ready = (rows for rows in self._contexts if rows not in self._unfinished)
         return next((rows.numbers[0] for rows in ready if self._contexts[rows] == context), None)
 
@@ -351,3 +361,14 @@ class RowPasses:
         if self._leader is not None:
             return self._leader.call(self._cached, name, arguments)
         return getattr(self._cached, name)(*arguments)
+
+
+def _choose(logits: Tensor, samplers: list[RowSampler]) -> list[int | Exception]:
+    """Return the token that each row [vocab] of logits chooses, or the error of its choice, which is no other row's."""
+    try:
+        tokens = choose_tokens(logits, samplers)
+    except Exception as error:
+        if len(samplers) == 1:
+            return [error]
+        return [_choose(row[None], [sampler])[0] for row, sampler in zip(logits, samplers, strict=True)]
+    return [GLMError(NOT_FINITE) if token is None else token for token in tokens]

@@ -48,12 +48,17 @@ class RowSampler:
         return cls(options.temperature, options.top_k, options.top_p, options.seed)
 
     def draw(self) -> float:
-        """Return the next random number, from 0 to below 1."""
+        """Return a random number from 0 to below 1, which stays the same until :meth:`go_on`."""
         if not self._numbers:
             # Read from the end, so that the order is that of the generator.
             numbers = torch.rand(_DRAWS_AHEAD, generator=self._generator, dtype=torch.float64)
             self._numbers = numbers.tolist()[::-1]
-        return self._numbers.pop()
+        return self._numbers[-1]
+
+    def go_on(self) -> None:
+        """Let :meth:`draw` return the next number."""
+        if self._numbers:
+            self._numbers.pop()
 
     def __call__(self, input_ids: object, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Return the token [1] that this row chooses by logits [1, vocab], and these; see :class:`.sampling.Chooser`.
@@ -70,6 +75,8 @@ class RowSampler:
 def choose_tokens(logits: Tensor, samplers: Sequence[RowSampler]) -> list[int | None]:
     """Return the token that each row chooses; None for a row whose logits are NaN or infinite.
 
+    After an error the samplers draw the same numbers again.
+
     Args:
         logits: floating [rows, vocab].
         samplers: one for each row.
@@ -85,6 +92,8 @@ def choose_tokens(logits: Tensor, samplers: Sequence[RowSampler]) -> list[int | 
         own = logits if len(rows) == len(samplers) else logits[rows]
         for row, token in zip(rows, choose(own, [samplers[row] for row in rows]), strict=True):
             found[row] = token
+    for sampler in samplers:
+        sampler.go_on()
     return found
 
 

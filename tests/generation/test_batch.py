@@ -237,3 +237,26 @@ def test_a_member_that_is_removed_leaves_nothing_behind(plain: Any) -> None:
     written.finish()
     assert written.texts[kept] == alone(plain, prompt(plain, 9, 9), 200)
     assert (written.batch.tokens, written.batch._rows._cached._caches) == (0, {})
+
+
+@pytest.mark.parametrize(("answer", "kept"), [(12, 20), (40, 0)])
+def test_a_kept_context_counts_with_the_memory_of_its_answer(plain: Any, answer: int, kept: int) -> None:
+    written = Written(Batch(plain, kept_tokens=30))
+    written.batch.insert(write(plain, prompt(plain, 9), answer))
+    written.finish()
+    # The last token of an answer is in no cache.
+    assert written.batch.tokens == kept
+
+
+def test_beams_of_which_one_cannot_be_copied_leave_nothing_behind(plain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CachedRows, "copy", broken_at(2, CachedRows.copy, MemoryError()))
+    options = FillOptions("beam_search", max_length=24, num_beams=4)
+    written = Written(Batch(plain))
+    beams = written.batch.insert(write_blank(plain, prompt(plain, 9), 7, options, fill_sampler(options)))
+    while len(written.batch):
+        for _, item in written.batch.turn():
+            last = item
+    assert isinstance(last, Ended)
+    assert isinstance(last.error, MemoryError)
+    assert (written.batch.tokens, written.batch._rows._cached._caches) == (0, {})
+    assert beams not in written.batch._members

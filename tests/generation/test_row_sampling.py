@@ -77,11 +77,14 @@ def test_a_seed_gives_the_same_tokens_alone_and_in_company() -> None:
 
 
 def test_numbers_without_a_seed_are_those_of_torch() -> None:
-    drawn = []
+    drawn: list[list[float]] = []
     for _ in range(2):
         torch.manual_seed(3)
         sampler = RowSampler(1.0, 0, 1.0)
-        drawn.append([sampler.draw() for _ in range(100)])
+        drawn.append([])
+        for _ in range(100):
+            drawn[-1].append(sampler.draw())
+            sampler.go_on()
     assert drawn[0] == drawn[1]
     torch.manual_seed(3)
     assert drawn[0][:64] == torch.rand(64, dtype=torch.float64).tolist()

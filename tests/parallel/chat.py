@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from app.serving.engine import Engine
+from app.serving.reply import Filled, Text
 from glm_model import DEMO_MODEL
 from glm_model.blank_filling import FillOptions, fill_blanks
 from glm_model.generation.stream import stream_text
@@ -44,7 +46,30 @@ def obey(model: Any, tokenizer: Any, order: dict[str, Any]) -> Any:
         return {"refused": str(error)}
 
 
+def _ask_at_once(model: Any, tokenizer: Any, orders: list[dict[str, Any]]) -> list[str]:
+    """The answers of an engine that gets all orders, chats and fills, at the same time."""
+    with Engine(model, tokenizer, cache_tokens=10_000) as engine:
+        replies = [
+            engine.fill(order["text"], FillOptions(**_settings(order)))
+            if order["kind"] == "fill"
+            else engine.submit([{"role": "user", "content": order["text"]}], SamplingOptions(**_settings(order)))
+            for order in orders
+        ]
+        answers = []
+        for reply in replies:
+            events = list(reply)
+            filled = [event.result.texts[0].text for event in events if isinstance(event, Filled)]
+            answers.append("".join([*filled, *(event.delta for event in events if isinstance(event, Text))]))
+    return answers
+
+
+def _settings(order: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in order.items() if name not in ("kind", "text")}
+
+
 def _obey(model: Any, tokenizer: Any, kind: str, text: str = "", leave_after: int = 0, **options: Any) -> Any:
+    if kind == "many":
+        return _ask_at_once(model, tokenizer, options["orders"])
     if kind == "fill":
         return fill_blanks(model, tokenizer, text, FillOptions(**options)).texts[0].text
     messages = [{"role": "user", "content": text}]

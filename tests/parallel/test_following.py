@@ -31,11 +31,31 @@ ORDERS: list[dict[str, Any]] = [
 ]
 
 
+GREEDY = {"temperature": 0, "max_length": 60}
+TOGETHER: list[dict[str, Any]] = [
+    *({"kind": "chat", "text": text, **GREEDY} for text in ("hello", "Who are you?", "What can you do?", "你好")),
+    {"kind": "fill", "text": "The capital of [MASK] is Paris.", **GREEDY},
+    {"kind": "fill", "text": "The capital of [MASK] is Paris.", "strategy": "beam_search", "num_beams": 2},
+]
+MANY = {"kind": "many", "orders": TOGETHER}
+
+
 @pytest.fixture(scope="module")
-def answers() -> list[Any]:
+def one() -> tuple[Any, Any]:
+    """What one process has."""
+    return load(DEMO_MODEL, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def answers(one: tuple[Any, Any]) -> list[Any]:
     """What one process does."""
-    model, tokenizer = load(DEMO_MODEL, device="cpu")
-    return [obey(model, tokenizer, order) for order in ORDERS]
+    return [obey(*one, order) for order in ORDERS]
+
+
+@pytest.fixture(scope="module")
+def told_alone(one: tuple[Any, Any]) -> list[Any]:
+    """What one process answers to each of those who ask together, one after another."""
+    return [obey(*one, order) for order in TOGETHER]
 
 
 def tell(rank: subprocess.Popen[str], order: dict[str, Any]) -> None:
@@ -61,15 +81,16 @@ def ranks() -> Iterator[list[subprocess.Popen[str]]]:
             rank.kill()
 
 
-def test_the_others_follow(answers: list[Any]) -> None:
+def test_the_others_follow(answers: list[Any], told_alone: list[Any]) -> None:
     ranks = start(2, "-m", "tests.parallel.chat", 1, 2)
     unseeded = {"kind": "chat", "text": "hello", "temperature": 1.5}
-    for order in [*ORDERS, unseeded, ORDERS[0]]:
+    for order in [*ORDERS, unseeded, MANY, ORDERS[0]]:
         tell(ranks[0], order)
     (code, output, errors), *others = finish(ranks)
     assert code == 0, errors
     heard = [json.loads(line) for line in output.splitlines()]
     assert heard[1 : 1 + len(ORDERS)] == answers
+    assert heard[-2] == told_alone
     assert heard[-1] == answers[0]
     assert [other[:2] for other in others] == [(0, "followed to the end\n")]
 
@@ -84,11 +105,15 @@ def test_a_rank_that_dies_while_nobody_asks(dead: int, ranks: list[subprocess.Po
     assert f"rank {1 - dead} of 2 lost the others, so the whole job ends" in errors
 
 
-def test_a_rank_that_dies_in_the_middle_of_an_answer(ranks: list[subprocess.Popen[str]]) -> None:
-    tell(ranks[0], {"kind": "chat", "text": "hello", "temperature": 0})
-    hear(ranks[0])
+@pytest.mark.parametrize("order", [ORDERS[0], MANY], ids=["one answer", "many answers"])
+def test_a_rank_that_dies_in_the_middle_of_an_answer(
+    order: dict[str, Any], told_alone: list[Any], ranks: list[subprocess.Popen[str]]
+) -> None:
+    tell(ranks[0], order)
+    heard = hear(ranks[0])
+    assert order is not MANY or heard == told_alone
     ranks[1].send_signal(signal.SIGKILL)
-    tell(ranks[0], {"kind": "chat", "text": "hello", "temperature": 0})
+    tell(ranks[0], order)
     code, _, errors = finish(ranks, timeout=60)[0]
     assert code == 1
     assert "rank 0 of 2 lost the others, so the whole job ends" in errors
