@@ -169,14 +169,15 @@ class JoinedRows:
 
     def select(self, rows: list[int]) -> None:
         """Keep these rows in this order, some several times."""
-        kept, others = [self.numbers[row] for row in rows], set(self.numbers) - {self.numbers[row] for row in rows}
+        kept = [self.numbers[row] for row in rows]
+        for number in set(self.numbers) - set(kept):
+            self._passes.drop(number)  # first, because a copy may need its place
+        self.numbers = list(set(kept))
         for place, number in enumerate(kept):
             if number in kept[:place]:
                 kept[place] = self._passes.copy(number, self)
                 self.numbers.append(kept[place])  # so that it is dropped, should the next copy fail
         self.numbers = kept
-        for number in others:
-            self._passes.drop(number)
         if len(self._position_ids) > 1:
             self.position_ids = self._position_ids[rows]
 
