@@ -119,7 +119,9 @@ class Engine:
         self._batch = Batch(model, self._most_rows, self.model_info.context_length)
         self._queue_size = queue_size
         # On a GPU the rows have their memory already.
-        self._prefix_tokens = int(getattr(model.config, "pre_seq_len", None) or 0) if self.model_info.device == "cpu" else 0
+        self._prefix_tokens = (
+            int(getattr(model.config, "pre_seq_len", None) or 0) if self.model_info.device == "cpu" else 0
+        )
         self._waiting: list[Job] = []
         self._running: list[Job] = []
         self._members: dict[Job, Member] = {}
