@@ -35,6 +35,7 @@ from .distribution import require_distribution
 from .files import CONFIG, StoredTensor, stored_tensors, weight_files
 from .lazy import LazyTensor, lazy_tensors
 from .packing_checks import settle_quantization
+from .private_pages import move_weights
 from .quiet import quiet_reading
 from .size_checks import require_layers
 from .state_dicts import own_device_map
@@ -147,6 +148,8 @@ class CheckedLoading(PreTrainedModel):
         _keep_offloaded_scales(model, offloaded or {}, stored)
         if getattr(model.config, "pre_seq_len", None):
             train_prefix_alone(model)
+        if is_from_files and packer is None and world is None:
+            move_weights(model)
         return info, offloaded
 
 
