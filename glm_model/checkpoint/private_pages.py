@@ -29,13 +29,13 @@ KEPT_FREE = 1 << 30
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE of Linux 5.14; neither Python nor torch has a name for it
 _PIECE_BYTES = 4 << 20  # some ms, for which mmap and munmap in other threads have to wait
 _BYTES_BETWEEN_LOOKS = 64 << 20  # at the free memory
-_NICENESS = 10  # a tenth of a core, where others want all of it
+_NICENESS = 15  # a thirtieth of a core, where others want all of it
 
 _Layers = Sequence[weakref.ref[QuantizedWeight]]
 
 
 def move_weights(model: nn.Module) -> threading.Thread | None:
-    """Start a thread that moves the packed weights of a model on the CPU, and return it; None if there is nothing to do.
+    """Start a thread that moves the packed weights of a model on the CPU, and return it; None if there are none.
 
     The thread keeps no weight for longer than it takes to move some megabytes of it, leaves out what is replaced or put
     on another device meanwhile, and raises nothing.
