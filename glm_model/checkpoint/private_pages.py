@@ -4,32 +4,35 @@ A safetensors file is mapped, so a weight is where the kernel's page cache has i
 memory, if page faults have filled that cache. A token reads every weight once, and that takes up to a third longer than
 from memory which was allocated in one go. To read the file into such memory instead would cost each start a second.
 
-So a model starts on the mapped pages, and a thread of low priority makes the kernel break copy-on-write, as a write of
-the same value to each page would. Addresses and values stay, and the kernel exchanges each page as a whole, so other
+So a model starts on the mapped pages, and a thread makes the kernel break copy-on-write, a little at a time, as a write
+of the same value to each page would. Addresses and values stay, and the kernel exchanges each page as a whole, so other
 threads may read and write the weights meanwhile. No page is resident twice in the process, and the cache's own can be
 dropped, or serve the next start. Where the kernel cannot do that or memory is scarce, weights stay mapped.
 """
 
 import ctypes
 import mmap
-import os
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
-from ..process.memory import free_bytes
 from ..quantization.linear import QuantizedWeight
+from .free_memory import free_bytes
 
 KEPT_FREE = 1 << 30
 """Bytes of memory that are left to others: the kernel can drop a mapped weight and read it again, a moved one not."""
 
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE of Linux 5.14; neither Python nor torch has a name for it
-_PIECE_BYTES = 4 << 20  # some ms, for which mmap and munmap in other threads have to wait
+_PIECE_BYTES = 1 << 20  # half a ms, for which mmap and munmap in other threads have to wait
 _BYTES_BETWEEN_LOOKS = 64 << 20  # at the free memory
-_NICENESS = 15  # a thirtieth of a core, where others want all of it
+# Times as long as a piece took: 3 GB take half a minute, and a sixteenth of one core meanwhile.
+# A low priority instead would stop other threads on a busy machine, while the thread waits for a core and holds a lock
+# that they need: Python's own, or the kernel's of the address space.
+_PAUSE = 15
 
 _Layers = Sequence[weakref.ref[QuantizedWeight]]
 
@@ -37,7 +40,7 @@ _Layers = Sequence[weakref.ref[QuantizedWeight]]
 def move_weights(model: nn.Module) -> threading.Thread | None:
     """Start a thread that moves the packed weights of a model on the CPU, and return it; None if there are none.
 
-    The thread keeps no weight for longer than it takes to move some megabytes of it, leaves out what is replaced or put
+    The thread keeps no weight for longer than it takes to move a megabyte and to pause, leaves out what is replaced or put
     on another device meanwhile, and raises nothing.
     """
     found = {weight.data_ptr(): module for module in model.modules() if (weight := _weight(module)) is not None}
@@ -63,7 +66,6 @@ def _weight(layer: nn.Module | None) -> Tensor | None:
 
 
 def _move(layers: _Layers) -> None:
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)  # on Linux, that of this thread alone
     madvise = ctypes.CDLL(None).madvise
     madvise.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
     left = sum(weight.nbytes for layer in layers if (weight := _weight(layer())) is not None)
@@ -73,11 +75,12 @@ def _move(layers: _Layers) -> None:
             if free_bytes() < left + KEPT_FREE:
                 return
             until_look = _BYTES_BETWEEN_LOOKS
-        before = start % mmap.PAGESIZE
+        before, begin = start % mmap.PAGESIZE, time.perf_counter()
         if madvise(start - before, before + size, _POPULATE_WRITE):
             return  # an older kernel, not enough memory, or a file that was cut
         left -= size
         until_look -= size
+        time.sleep(_PAUSE * (time.perf_counter() - begin))
 
 
 def _pieces(layers: _Layers) -> Iterator[tuple[int, int]]:

@@ -6,6 +6,7 @@ import os
 import struct
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +16,8 @@ import torch
 from torch import Tensor
 
 from glm_model import ChatGLMForCausalLM
-from glm_model.checkpoint import private_pages, reading
+from glm_model.checkpoint import free_memory, private_pages, reading
 from glm_model.checkpoint.private_pages import move_weights
-from glm_model.process import memory
 from glm_model.quantization.linear import QuantizedLinear, QuantizedWeight
 from tests.golden.data import FP32, GOLDEN, PACKED
 
@@ -29,7 +29,8 @@ PLENTY = 1 << 50
 
 
 @pytest.fixture(autouse=True)
-def enough_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def enough_memory_and_no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(private_pages, "_PAUSE", 0)
     monkeypatch.setattr(private_pages, "free_bytes", lambda: PLENTY)
 
 
@@ -238,22 +239,26 @@ def test_a_file_that_was_cut(layer: Layer, tmp_path: Path) -> None:
     assert is_private(layer.weight.data[: PIECE // 4096])
 
 
-def test_only_the_thread_has_a_low_priority(layer: Layer) -> None:
-    before = os.getpriority(os.PRIO_PROCESS, 0)
-    moved(layer)
-    assert os.getpriority(os.PRIO_PROCESS, 0) == before
+def test_it_works_a_small_share_of_the_time(layer: Layer, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(private_pages, "_PAUSE", 15)
+    monkeypatch.setattr(private_pages.time, "sleep", pauses.append)
+    begin = time.perf_counter()
+    private_pages._move([weakref.ref(layer)])
+    assert len(pauses) == layer.weight.nbytes // PIECE
+    assert 0 < sum(pauses) < (time.perf_counter() - begin) * private_pages._PAUSE
 
 
 def test_free_memory_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "CGROUP", tmp_path)
-    alone = memory.free_bytes()
+    monkeypatch.setattr(free_memory, "CGROUP", tmp_path)
+    alone = free_memory.free_bytes()
     assert alone > 0
     (tmp_path / "memory.max").write_text("9000\n")
     (tmp_path / "memory.current").write_text("8000\n")
-    assert memory.free_bytes() == 1000
+    assert free_memory.free_bytes() == 1000
     (tmp_path / "memory.stat").write_text("anon 5000\nactive_file 300\ninactive_file 200\nshmem 10\n")
-    assert memory.free_bytes() == 1500
+    assert free_memory.free_bytes() == 1500
     (tmp_path / "memory.max").write_text("7000\n")
-    assert memory.free_bytes() == 0
+    assert free_memory.free_bytes() == 0
     (tmp_path / "memory.max").write_text("max\n")
-    assert memory.free_bytes() > 9000
+    assert free_memory.free_bytes() > 9000

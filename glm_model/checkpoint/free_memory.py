@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import psutil
+
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -10,8 +12,6 @@ def free_bytes() -> int:
 
     What the kernel would drop for it, such as files in its cache, is free in both.
     """
-    import psutil  # takes a hundredth of a second, which a start without a quantized model need not
-
     free = int(psutil.virtual_memory().available)
     limit, used = _read(CGROUP / "memory.max"), _read(CGROUP / "memory.current")
     return free if limit is None or used is None else max(0, min(free, limit - used + _cached_files()))
