@@ -40,8 +40,8 @@ _Layers = Sequence[weakref.ref[QuantizedWeight]]
 def move_weights(model: nn.Module) -> threading.Thread | None:
     """Start a thread that moves the packed weights of a model on the CPU, and return it; None if there are none.
 
-    The thread keeps no weight for longer than it takes to move a megabyte and to pause, leaves out what is replaced or put
-    on another device meanwhile, and raises nothing.
+    The thread keeps no weight for longer than it takes to move a megabyte and to pause, leaves out what is replaced or
+    put on another device meanwhile, and raises nothing.
     """
     found = {weight.data_ptr(): module for module in model.modules() if (weight := _weight(module)) is not None}
     if not found or not sys.platform.startswith("linux"):

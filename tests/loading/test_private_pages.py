@@ -242,7 +242,7 @@ def test_a_file_that_was_cut(layer: Layer, tmp_path: Path) -> None:
 def test_it_works_a_small_share_of_the_time(layer: Layer, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr(private_pages, "_PAUSE", 15)
-    monkeypatch.setattr(private_pages.time, "sleep", pauses.append)
+    monkeypatch.setattr(time, "sleep", pauses.append)
     begin = time.perf_counter()
     private_pages._move([weakref.ref(layer)])
     assert len(pauses) == layer.weight.nbytes // PIECE
