@@ -16,6 +16,7 @@ from .checkpoint.boundary import reading
 from .checkpoint.configuration import read_config
 from .checkpoint.fields import TOKENIZER, require_fields, require_ids
 from .checkpoint.files import CONFIG, read_json, stored_tensors, weight_files
+from .checkpoint.free_memory import free_bytes
 from .checkpoint.json_file import require_size
 from .checkpoint.keys import PREFIX_ENCODER
 from .checkpoint.prefix import load_prefix
@@ -35,6 +36,7 @@ __all__ = [
     "DEMO_MODEL",
     "DEVICE_MAPS",
     "DTYPES",
+    "free_bytes",
     "kernel_in_use",
     "lead_or_follow",
     "load",

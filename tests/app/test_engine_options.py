@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from app.options import Options
-from app.serving import memory
 from app.serving.engine import Engine
 
 TINY = str(Path(__file__).parents[1] / "data" / "golden" / "chatglm_tiny_chat")
@@ -48,24 +47,3 @@ def test_half_of_the_free_memory_is_for_the_cache(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("app.serving.engine.free_bytes", lambda device: 100 * FLOAT32_TOKEN)
     with engine() as made:
         assert (made.state.most_rows, made.state.cache_tokens) == (32, 50)
-
-
-@pytest.mark.parametrize(
-    ("files", "free"),
-    [
-        ({}, 1000),
-        ({"memory.max": "max", "memory.current": "5"}, 1000),
-        ({"memory.max": "700", "memory.current": "100"}, 600),
-        ({"memory.max": "5000", "memory.current": "100"}, 1000),
-        ({"memory.max": "100", "memory.current": "500"}, 0),
-    ],
-    ids=str,
-)
-def test_the_memory_of_a_container_counts(
-    files: dict[str, str], free: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, text in files.items():
-        (tmp_path / name).write_text(text, encoding="ascii")
-    monkeypatch.setattr(memory, "CGROUP", tmp_path)
-    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 1000}))
-    assert memory.free_bytes("cpu") == free
