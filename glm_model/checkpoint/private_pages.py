@@ -29,7 +29,7 @@ KEPT_FREE = 1 << 30
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE of Linux 5.14; neither Python nor torch has a name for it
 _PIECE_BYTES = 1 << 20  # half a ms, for which mmap and munmap in other threads have to wait
 _BYTES_BETWEEN_LOOKS = 64 << 20  # at the free memory
-# Times as long as a piece took: 3 GB take half a minute, and a sixteenth of one core meanwhile.
+# Times as long as a piece takes a core: 3 GB take half a minute, and a sixteenth of one core meanwhile.
 # A low priority instead would stop other threads on a busy machine, while the thread waits for a core and holds a lock
 # that they need: Python's own, or the kernel's of the address space.
 _PAUSE = 15
@@ -75,12 +75,12 @@ def _move(layers: _Layers) -> None:
             if free_bytes() < left + KEPT_FREE:
                 return
             until_look = _BYTES_BETWEEN_LOOKS
-        before, begin = start % mmap.PAGESIZE, time.perf_counter()
+        before, begin = start % mmap.PAGESIZE, time.thread_time()
         if madvise(start - before, before + size, _POPULATE_WRITE):
             return  # an older kernel, not enough memory, or a file that was cut
         left -= size
         until_look -= size
-        time.sleep(_PAUSE * (time.perf_counter() - begin))
+        time.sleep(_PAUSE * (time.thread_time() - begin))
 
 
 def _pieces(layers: _Layers) -> Iterator[tuple[int, int]]:
