@@ -69,8 +69,7 @@ def serve(engine: Engine, options: Options) -> int:
         return _fail(f"the page could not be started: {error}")
     if engine.model_info.kernel:
         print(f"INT4/INT8: {engine.model_info.kernel}")
-    print(_capacity(engine))
-    print(_addresses(page, options), flush=True)
+    print(_addresses(page, options), _capacity(engine), sep="\n", flush=True)
     try:
         signals.answer(sigint=signals.Answer.UNWIND, sigterm=signals.Answer.UNWIND)
         _sleep_for_good()

@@ -254,7 +254,7 @@ class GLMModel(GLMPreTrainedModel):
             step = _fast_step(self.layers, self.config, hidden_states, position_embeddings, mask, cache)
             if step is not None:
                 return step
-        if isinstance(cache, GrowingCache) and cache.get_seq_length() == 0:
+        if isinstance(cache, GrowingCache | RowCache) and cache.get_seq_length() == 0:
             cache.expect(sum(hasattr(layer, "self_attn") for layer in self.layers))
         is_packed_step = self.config.quantization_bit and hidden_states.shape[1] == 1
         products = dispatch.decoding(hidden_states) if is_packed_step else nullcontext()
