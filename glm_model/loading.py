@@ -214,7 +214,7 @@ def _device(name: str) -> torch.device:
 
 def rounds_activations(model: GLMForCausalLM) -> bool:
     """Return whether a packed model on the CPU rounds the float32 numbers that its weights are multiplied with."""
-    packed = next((module for module in model.modules() if isinstance(module, QuantizedLinear)), None)
+    packed = _packed_layer(model)
     if packed is None or model.model.activation_dtype != torch.float32:
         return False
     return packed.precision == "fast" and packed.weight.device.type == "cpu"
@@ -222,8 +222,13 @@ def rounds_activations(model: GLMForCausalLM) -> bool:
 
 def kernel_in_use(model: nn.Module) -> str | None:
     """Return a line that names the kernel of products with packed weights; None for a model without such weights."""
-    packed = next((module for module in model.modules() if isinstance(module, QuantizedLinear)), None)
+    packed = _packed_layer(model)
     return None if packed is None else describe(packed.precision, packed.weight.device)
+
+
+def _packed_layer(model: nn.Module) -> QuantizedLinear | None:
+    """Return the first packed layer, whose precision and device stand for all."""
+    return next((module for module in model.modules() if isinstance(module, QuantizedLinear)), None)
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:

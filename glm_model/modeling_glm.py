@@ -44,7 +44,14 @@ __all__ = [
 
 # Optional parts of the package: each is registered here and imported nowhere else.
 import_present(
-    "glm_model", ["model.native_rows", "model.native_step", "generation.cuda_graphs", "generation.prompt_lookup"]
+    "glm_model",
+    [
+        "model.native_rows",
+        "model.native_step",
+        "generation.cuda_graphs",
+        "generation.slot_rows",
+        "generation.prompt_lookup",
+    ],
 )
 PublishedBeamScores: Any = optional_class("glm_model.generation.published_beams", "PublishedBeamScores")
 ModelParallel: Any = optional_class("glm_model.parallel.distribute", "ModelParallel")

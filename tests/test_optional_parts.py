@@ -1,7 +1,7 @@
 """Every optional part of the package can be deleted: that costs its capability and nothing else.
 
 Each case copies the package without some files and lets a fresh interpreter import the copy, load the demo model, pack
-it and answer a message. To add a case, add a line to ``PARTS``.
+it and answer a message, alone and in a batch. To add a case, add a line to ``PARTS``.
 """
 
 import json
@@ -37,7 +37,10 @@ PARTS = {
     "onnxruntime": Part(("kernels/onnx.py",), "'onnxruntime' in kernels"),
     "cpm_kernels": Part(("kernels/cpm.py",), "'cpm_kernels' in kernels"),
     "the native step": Part(("model/native_step.py", "model/native_rows.py"), "decoder._fast_step is not None"),
-    "CUDA graphs": Part(("generation/cuda_graphs.py",), "len(passes._step_makers) == 1"),
+    "CUDA graphs": Part(
+        ("generation/cuda_graphs.py", "generation/slot_rows.py"),
+        "len(passes._step_makers) == 1 and len(row_passes._makers) == 1",
+    ),
     "prompt lookup": Part(("generation/prompt_lookup.py",), "answer._guesser_maker is not None"),
     "published beams": Part(
         ("generation/published_beams.py",), "'_update_finished_beams' in dir(model) and 'PublishedBeamScores' in bases"
@@ -49,22 +52,30 @@ PARTS = {
 PROGRAM = """
 import json, sys
 import glm_model
-from glm_model.generation import answer, passes
+from glm_model.generation import answer, batch, passes, row_passes
+from glm_model.generation.stream import TextChunk, write_text
 from glm_model.kernels import dispatch
 from glm_model.model import decoder
 
 model, tokenizer = glm_model.load(sys.argv[1], quantize="int4", device="cpu")
 prompt = tokenizer.apply_chat_template([{"role": "user", "content": "你好"}], add_generation_prompt=True)["input_ids"]
-chunks = glm_model.stream_text(model, tokenizer, list(prompt), glm_model.SamplingOptions(temperature=0))
+sampling = glm_model.SamplingOptions(temperature=0)
+chunks = list(glm_model.stream_text(model, tokenizer, list(prompt), sampling))
+company = batch.Batch(model)
+member = company.insert(write_text(model, tokenizer, list(prompt), sampling))
+in_batch = []
+while len(company):
+    in_batch += [item.text for _, item in company.turn() if isinstance(item, TextChunk)]
 names = {
     "glm_model": glm_model,
     "kernels": [kernel.name for kernel in dispatch._KERNELS],
     "model": model, "bases": [base.__name__ for base in type(model).__mro__],
-    "decoder": decoder, "passes": passes, "answer": answer,
+    "decoder": decoder, "passes": passes, "answer": answer, "row_passes": row_passes,
 }
 print(json.dumps({
     "package": glm_model.__file__,
     "answer": [chunk.text for chunk in chunks],
+    "in a batch": in_batch,
     "products": dispatch.describe(),
     "capabilities": [bool(eval(expression, names)) for expression in json.loads(sys.argv[2])],
 }))
@@ -99,6 +110,7 @@ def test_a_part_can_be_missing(name: str, whole: dict[str, Any], tmp_path: Path)
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     said = run(tmp_path, [part.capability for part in PARTS.values()])
     assert said["answer"] == whole["answer"] != []
+    assert said["in a batch"] == whole["in a batch"] == whole["answer"]
     assert said["products"] == whole["products"]
     assert whole["capabilities"] == [True] * len(PARTS)
     assert said["capabilities"] == [other != name for other in PARTS]

@@ -17,13 +17,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from glm_model.errors import GLMError
-from glm_model.generation.batch import Batch, Ended, Member, rows_can_join
+from glm_model.generation.batch import Batch, Ended, Member
 from glm_model.generation.requests import Interrupted
-from glm_model.generation.row_passes import token_bytes
+from glm_model.generation.row_passes import prefix_tokens, rows_can_join, token_bytes
+from glm_model.loading import free_bytes
 
 from .conversation import ConversationError, Message, check_messages
 from .jobs import ChatJob, FillJob, FillWriter, Job, TextWriter, failure
-from .memory import free_bytes
 from .model_info import describe
 from .reply import Failed, Finished, FinishReason, Queued, Reply
 
@@ -119,9 +119,8 @@ class Engine:
         self._batch = Batch(model, self._most_rows, self.model_info.context_length)
         self._queue_size = queue_size
         # On a GPU the rows have their memory already.
-        self._prefix_tokens = (
-            int(getattr(model.config, "pre_seq_len", None) or 0) if self.model_info.device == "cpu" else 0
-        )
+        counts_prefix = self._token_bytes and self.model_info.device == "cpu"
+        self._prefix_tokens = prefix_tokens(model) if counts_prefix else 0
         self._waiting: list[Job] = []
         self._running: list[Job] = []
         self._members: dict[Job, Member] = {}

@@ -7,9 +7,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from glm_model.generation.batch import cached_rows
 from glm_model.generation.requests import Insert, Step
-from glm_model.generation.row_passes import RowPasses
+from glm_model.generation.row_passes import RowPasses, cached_rows
 from glm_model.generation.row_sampling import RowSampler
 from glm_model.model.positions import derive_position_ids
 

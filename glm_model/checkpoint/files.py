@@ -209,6 +209,12 @@ def _pickle_headers(file: Path) -> dict[str, StoredTensor]:
     return {name: StoredTensor(file, tuple(value.shape), value.dtype) for name, value in tensors.items()}
 
 
+def is_archive(file: Path) -> bool:
+    """Return whether a file of ``torch.save`` is a zip archive, as torch 1.6 and later write it."""
+    with file.open("rb") as stream:
+        return stream.read(len(_ZIP_START)) == _ZIP_START
+
+
 def read_pickle(file: Path) -> dict[str, Tensor]:
     """Return the tensors of a ``.bin`` file by name, mapped into memory instead of read if the file allows it.
 
@@ -265,9 +271,7 @@ def unpickle(file: Path, map_location: str = "cpu") -> Any:
     with reading(file):
         require_content(file)
     try:
-        with file.open("rb") as stream:
-            is_archive = stream.read(len(_ZIP_START)) == _ZIP_START
-        if is_archive:
+        if is_archive(file):
             return _unpickle_archive(file, map_location)
         require_small_pickle(file)
         return torch.load(file, map_location="cpu", weights_only=True)

@@ -3,15 +3,20 @@
 from pathlib import Path
 
 import psutil
+import torch
 
 CGROUP = Path("/sys/fs/cgroup")
 
 
-def free_bytes() -> int:
-    """Return the bytes of memory that this process may still take: of the machine, or of its container if less.
+def free_bytes(device: str = "cpu") -> int:
+    """Return the bytes of memory that this process may still take.
 
-    What the kernel would drop for it, such as files in its cache, is free in both.
+    Args:
+        device: "cpu" for the memory of the machine, or of its container if that is less; what the kernel would drop for
+            this process, such as files in its cache, is free in both. Or a GPU, such as "cuda:0".
     """
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info(device)[0]
     free = int(psutil.virtual_memory().available)
     limit, used = _read(CGROUP / "memory.max"), _read(CGROUP / "memory.current")
     return free if limit is None or used is None else max(0, min(free, limit - used + _cached_files()))

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.boundary import reading
-from ..checkpoint.files import require_content, stored_tensors, unpickle
+from ..checkpoint.files import is_archive, require_content, stored_tensors, unpickle
 from ..checkpoint.tensor_checks import is_finite
 from ..checkpoint.torch_zip import TorchZip
 from ..checkpoint.unfinished import naming
@@ -33,7 +33,6 @@ from ..errors import CheckpointError
 
 _BLOCK_BYTES = 1 << 20  # read and summed at once, so that the sum finds the bytes in the processor's cache
 _SAMPLE_BYTES = 4096
-_ZIP_START = b"PK\x03\x04"
 
 Select = Callable[[Path, Any], dict[str, Tensor]]
 """A function from a file and what ``torch.save`` stored in it to its tensors by name; it may raise CheckpointError."""
@@ -260,9 +259,7 @@ def open_weights(
             raise CheckpointError(_changed(path))
         if path.suffix == ".safetensors":
             return _SafetensorsWeights(path, found, allow_non_finite)
-        with path.open("rb") as file:
-            is_zip = file.read(len(_ZIP_START)) == _ZIP_START  # as torch.load tells the formats apart
-        return (_ZipWeights if is_zip else _PickleWeights)(path, found, allow_non_finite, select)
+        return (_ZipWeights if is_archive(path) else _PickleWeights)(path, found, allow_non_finite, select)
 
 
 def identify(path: Path) -> Identity:

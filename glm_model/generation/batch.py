@@ -13,11 +13,9 @@ from typing import Any
 
 from ..kernels.native import find_in_background
 from ..model.decoder import GLMForCausalLM
-from .cuda_graphs import is_whole_on_one_gpu
 from .passes import DecodingBatch
 from .requests import Insert, Interrupted, Request, Step, Writer
-from .row_passes import CachedRows, Result, RowPasses
-from .slot_rows import SlotRows
+from .row_passes import Result, RowPasses, cached_rows, rows_can_join
 
 logger = logging.getLogger(__name__)
 
@@ -54,18 +52,6 @@ class Member:
     def is_waiting_for_prompt(self) -> bool:
         """Whether its prompt has not been computed yet."""
         return isinstance(self.request, Insert)
-
-
-def rows_can_join(model: GLMForCausalLM) -> bool:
-    """Return whether the rows of a model can share a pass: all its weights are on the CPU, or all on one GPU."""
-    return {parameter.device.type for parameter in model.parameters()} == {"cpu"} or is_whole_on_one_gpu(model)
-
-
-def cached_rows(model: GLMForCausalLM, most_rows: int, longest: int | None) -> CachedRows:
-    """Return the caches of a model's rows; see :class:`Batch`."""
-    if is_whole_on_one_gpu(model):
-        return SlotRows(model, most_rows, longest or model.config.max_sequence_length)
-    return CachedRows(model)
 
 
 class Batch:

@@ -23,6 +23,11 @@ CAPACITY_STEP = 512  # tokens by which the cache grows; capturing a graph takes 
 _ALIGNMENT = 8  # keys; a mask of another width would be copied into a wider one by the attention of every layer
 
 
+def aligned(keys: int) -> int:
+    """Return the least number of keys, no less than ``keys``, for which attention needs no copy of its mask."""
+    return -(-keys // _ALIGNMENT) * _ALIGNMENT
+
+
 def can_be_graphed(model: CausalModel, cache: Cache) -> bool:
     """Return whether the steps of a model may be CUDA graphs, and it decodes with a growing cache."""
     return model.runtime.cuda_graphs and type(cache) is DynamicCache and is_whole_on_one_gpu(model)
@@ -65,14 +70,14 @@ class GraphedSteps:
             self._grow(tokens, position_ids)
             # This step runs without a graph: kernels are compiled and tuned in it, which a capture does not allow.
             logits = self._step(tokens, position_ids, self._forward)
-            self._replay = self._record()
+            self._replay = recorded_if_possible(self._forward)
             return logits
         return self._step(tokens, position_ids, self._replay)
 
     def _grow(self, tokens: Tensor, position_ids: Tensor) -> None:
         self._replay = self._forward  # drops the graph, and with it the memory of the smaller cache
         least = min(self._position.length + CAPACITY_STEP, self._longest)
-        self._capacity = -(-least // _ALIGNMENT) * _ALIGNMENT
+        self._capacity = aligned(least)
         for number, layer in enumerate(self._cache.layers):  # one by one, so that only one layer is in memory twice
             self._cache.layers[number] = _FixedLayer(layer, self._capacity, self._position)
         self._tokens, self._position_ids = torch.empty_like(tokens), torch.empty_like(position_ids)
@@ -100,12 +105,14 @@ class GraphedSteps:
         ).logits
         return logits
 
-    def _record(self) -> Callable[[], Tensor]:
-        try:
-            return recorded(self._forward)
-        except RuntimeError as error:  # a driver or a library may forbid an operation in a capture
-            logger.warning("Decoding goes on without CUDA graphs: %s", str(error).partition("\n")[0])
-            return self._forward
+
+def recorded_if_possible(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """Return ``run`` as one CUDA graph, see :func:`recorded`; or ``run`` itself, with a warning, if that fails."""
+    try:
+        return recorded(run)
+    except RuntimeError as error:  # a driver or a library may forbid an operation in a capture
+        logger.warning("Decoding goes on without CUDA graphs: %s", str(error).partition("\n")[0])
+        return run
 
 
 def recorded(run: Callable[[], Tensor]) -> Callable[[], Tensor]:

@@ -6,7 +6,7 @@ must not see, and so without any mask; ``<sop>`` is the row's first token in a s
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +28,12 @@ def token_bytes(model: GLMForCausalLM) -> int:
     """Return the bytes that the keys and values of one token take in all layers; on several ranks, of all of them."""
     config, dtype = model.config, model.runtime.cache_dtype or model.model.activation_dtype
     return 2 * int(config.num_layers) * int(config.hidden_size) * dtype.itemsize
+
+
+def prefix_tokens(model: GLMForCausalLM) -> int:
+    """Return the number of tokens of a model's P-Tuning prefix, which every row begins with."""
+    encoder = model.model.prefix
+    return 0 if encoder is None else encoder.embedding.num_embeddings
 
 
 class CachedRows:
@@ -64,13 +70,7 @@ class CachedRows:
         return len(self._caches) >= self.most_rows
 
     def _new_cache(self, row: int, capacity: int) -> RowCache:
-        return RowCache(self._prefix + capacity, self._model.runtime.cache_dtype)
-
-    @property
-    def _prefix(self) -> int:
-        """The number of tokens of the model's P-Tuning prefix, which every row begins with."""
-        encoder = self._model.model.prefix
-        return 0 if encoder is None else encoder.embedding.num_embeddings
+        return RowCache(prefix_tokens(self._model) + capacity, self._model.runtime.cache_dtype)
 
     def advance(self, row: int) -> bool:
         """Compute one more layer of a context, and return whether it was the last; all layers in a pipeline.
@@ -110,7 +110,7 @@ class CachedRows:
         """Begin a row of at most ``capacity`` tokens with the first ``length`` ones of another row."""
         with torch.inference_mode():
             cache = self._caches[new] = self._new_cache(new, capacity)
-            cache.take(self._caches[row], self._prefix + length)
+            cache.take(self._caches[row], prefix_tokens(self._model) + length)
 
     def crop(self, row: int, count: int) -> None:
         """Remove the newest ``count`` tokens of a row."""
@@ -120,6 +120,30 @@ class CachedRows:
         """Free the memory of a row."""
         self._contexts.pop(row, None)
         self._caches.pop(row, None)
+
+
+Takes = Callable[[GLMForCausalLM], bool]
+RowsMaker = Callable[[GLMForCausalLM, int, int], CachedRows]
+"""A function (model, most rows, most tokens of each) -> the caches of the model's rows."""
+
+_makers: list[tuple[Takes, RowsMaker]] = []
+
+
+def register_rows(takes: Takes, maker: RowsMaker) -> None:
+    """Let ``maker`` make the caches of the rows of every model for which ``takes`` is true."""
+    _makers.append((takes, maker))
+
+
+def rows_can_join(model: GLMForCausalLM) -> bool:
+    """Return whether the rows of a model can share a pass: all its weights are on the CPU, or all on one GPU."""
+    on_cpu = {parameter.device.type for parameter in model.parameters()} == {"cpu"}
+    return on_cpu or any(takes(model) for takes, _ in _makers)
+
+
+def cached_rows(model: GLMForCausalLM, most_rows: int, longest: int | None) -> CachedRows:
+    """Return the caches of a model's rows; see :class:`.batch.Batch`."""
+    maker = next((maker for takes, maker in _makers if takes(model)), None)
+    return CachedRows(model) if maker is None else maker(model, most_rows, longest or model.config.max_sequence_length)
 
 
 _numbers = itertools.count()
@@ -234,8 +258,7 @@ class RowPasses:
     def kept_tokens(self, most: int) -> None:
         self._kept_tokens = most
         while self._kept and self._tokens_of_kept() > most:
-            number, _ = self._kept.pop(next(iter(self._kept)))
-            self.drop(number)
+            self._drop_oldest_kept()
 
     def _tokens_of_kept(self) -> int:
         return sum(tokens for _, tokens in self._kept.values())
@@ -243,7 +266,11 @@ class RowPasses:
     def drop_kept(self) -> None:
         """Drop all kept contexts."""
         while self._kept:
-            self.drop(self._kept.popitem()[1][0])
+            self._drop_oldest_kept()
+
+    def _drop_oldest_kept(self) -> None:
+        number, _ = self._kept.pop(next(iter(self._kept)))
+        self.drop(number)
 
     def begin(self, insert: Insert) -> bool:
         """Begin rows with a prompt, and return whether its context is known from other rows or was kept."""
@@ -349,7 +376,7 @@ class RowPasses:
 
     def _make_room(self) -> None:
         if self._kept and self._cached.is_full():
-            self.drop(self._kept.pop(next(iter(self._kept)))[0])
+            self._drop_oldest_kept()
 
     def _row_with(self, context: tuple[int, ...]) -> int | None:
         if context in self._kept:

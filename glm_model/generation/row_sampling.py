@@ -7,7 +7,6 @@ first, and everything after it handles only the tokens that it has left (`python
 What a row draws depends on its own scores and random numbers alone, so a seed gives the same answer in any company.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ from torch.nn import functional as F
 
 from ..errors import GLMError
 from ..options import SamplingOptions, is_greedy
-from .sampling import NOT_FINITE
+from .sampling import NOT_FINITE, finite_rows
 
 _FIRST_LOOK = 256
 """The tokens among which top-p looks first if there is no top-k; it looks at eight times as many while they are too
@@ -82,7 +81,7 @@ def choose_tokens(logits: Tensor, samplers: Sequence[RowSampler]) -> list[int | 
         samplers: one for each row.
     """
     logits = logits.float()
-    finite = _finite_rows(logits)
+    finite = finite_rows(logits)
     rows_of: dict[Callable[[Tensor, Sequence[RowSampler]], list[int]], list[int]] = {}
     for row, sampler in enumerate(samplers):
         if finite[row]:
@@ -102,15 +101,6 @@ def _rule(sampler: RowSampler, vocabulary: int) -> Callable[[Tensor, Sequence[Ro
         return _likeliest_token
     keeps_all = sampler.top_p >= 1 and not 0 < sampler.top_k < vocabulary
     return _draw_from_all if keeps_all else _draw_from_likeliest
-
-
-def _finite_rows(logits: Tensor) -> list[bool]:
-    # A finite sum has finite terms only, and is much cheaper than to test them. Another sum may have overflowed.
-    sums = logits.sum(dim=-1).tolist()
-    if all(map(math.isfinite, sums)):
-        return [True] * len(sums)
-    finite: list[bool] = torch.isfinite(logits).all(dim=-1).tolist()
-    return finite
 
 
 def _likeliest_token(logits: Tensor, samplers: Sequence[RowSampler]) -> list[int]:

@@ -39,10 +39,15 @@ NOT_FINITE = (
 )
 
 
-def _are_finite(scores: Tensor) -> bool:
+def finite_rows(scores: Tensor) -> list[bool]:
+    """Return for each row of scores [rows, vocab] whether all of them are finite."""
     # The sum is finite only if all scores are, and is much cheaper to test. A sum that is not finite may have
     # overflowed, so the scores themselves are tested then.
-    return math.isfinite(float(scores.sum())) or bool(torch.isfinite(scores).all())
+    sums = scores.sum(dim=-1).tolist()
+    if all(map(math.isfinite, sums)):
+        return [True] * len(sums)
+    finite: list[bool] = torch.isfinite(scores).all(dim=-1).tolist()
+    return finite
 
 
 class InvalidScoreLogitsProcessor(LogitsProcessor):
@@ -56,7 +61,7 @@ class InvalidScoreLogitsProcessor(LogitsProcessor):
         self._has_warned = False
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        if not _are_finite(scores):
+        if not all(finite_rows(scores)):
             if not self._has_warned:
                 logger.warning(NOT_FINITE)
                 self._has_warned = True
@@ -69,7 +74,7 @@ class FiniteScoreLogitsProcessor(LogitsProcessor):
     """Ends an answer with a GLMError, which front-ends show, if any score is NaN or infinite."""
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        if not _are_finite(scores):
+        if not all(finite_rows(scores)):
             raise GLMError(NOT_FINITE)
         return scores
 

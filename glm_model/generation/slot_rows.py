@@ -7,7 +7,6 @@ write where nobody reads. A graph is recorded when its number of rows and its wi
 """
 
 import heapq
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -18,15 +17,11 @@ from ..errors import GLMError
 from ..model.decoder import GLMForCausalLM
 from ..model.row_cache import RowCache
 from ..model.slot_cache import SlotStep
-from . import cuda_graphs
-from .row_passes import CachedRows
-
-logger = logging.getLogger(__name__)
+from .cuda_graphs import aligned, is_whole_on_one_gpu, recorded_if_possible
+from .row_passes import CachedRows, prefix_tokens, register_rows
 
 WIDTH_STEP = 512
 """Columns by which the widths of steps differ. The attention of a step reads all of them in every row."""
-
-_ALIGNMENT = 8  # keys; a mask of another width would be copied into a wider one by the attention of every layer
 
 
 class SlotRows(CachedRows):
@@ -43,7 +38,7 @@ class SlotRows(CachedRows):
         self.most_rows: int = slots
         heads, width = int(model.config.num_attention_heads), int(model.config.hidden_size)
         # One more column, to which the rows write that take no part in a step.
-        capacity = _aligned(self._prefix + longest + 1)
+        capacity = aligned(prefix_tokens(model) + longest + 1)
         shape = (slots, int(model.config.num_layers), 2, heads, capacity, width // heads)
         self._dtype = model.model.activation_dtype
         with torch.inference_mode():
@@ -88,10 +83,6 @@ class SlotRows(CachedRows):
         return self._steps[rows, width]
 
 
-def _aligned(count: int) -> int:
-    return -(-count // _ALIGNMENT) * _ALIGNMENT
-
-
 class _SlotPass:
     """The forward pass of the first slots for one width, recorded after its first call.
 
@@ -134,7 +125,8 @@ class _SlotPass:
             return self._run()
         # The first call runs without a graph: kernels are compiled and tuned in it, which a recording does not allow.
         logits = self._forward().clone()
-        self._run = self._record()
+        may_record = self._model.runtime.cuda_graphs and self._model.device.type == "cuda"
+        self._run = recorded_if_possible(self._forward) if may_record else self._forward
         return logits
 
     def _forward(self) -> Tensor:
@@ -149,11 +141,5 @@ class _SlotPass:
         ).logits
         return logits
 
-    def _record(self) -> Callable[[], Tensor]:
-        if not self._model.runtime.cuda_graphs or self._model.device.type != "cuda":
-            return self._forward
-        try:
-            return cuda_graphs.recorded(self._forward)
-        except RuntimeError as error:  # a driver or a library may forbid an operation in a recording
-            logger.warning("Decoding goes on without CUDA graphs: %s", str(error).partition("\n")[0])
-            return self._forward
+
+register_rows(is_whole_on_one_gpu, SlotRows)

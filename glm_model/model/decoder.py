@@ -130,9 +130,13 @@ class GLMModel(GLMPreTrainedModel):
     @property
     def activation_dtype(self) -> torch.dtype:
         """The dtype of hidden states, keys and values. A packed model has it in its biases alone."""
-        layer = next(layer for layer in self.layers if isinstance(layer, GLMDecoderLayer))
-        dtype: torch.dtype = layer.self_attn.query_key_value.bias.dtype
+        dtype: torch.dtype = self._own_layers[0].self_attn.query_key_value.bias.dtype
         return dtype
+
+    @property
+    def _own_layers(self) -> list[Any]:
+        """The layers of this stage; those of other stages have no attention here."""
+        return [layer for layer in self.layers if hasattr(layer, "self_attn")]
 
     def __getattr__(self, name: str) -> Any:
         if name == "prefix_encoder" and name not in self._modules:  # the fine-tuning script reaches for it
@@ -220,7 +224,7 @@ class GLMModel(GLMPreTrainedModel):
         """
         hidden_states = self.embed_tokens(input_ids)
         position_embeddings = self.rotary_emb(position_ids, hidden_states.dtype)
-        layers = [layer for layer in self.layers if isinstance(layer, GLMDecoderLayer)]
+        layers = self._own_layers
         cache.expect(len(layers))
         if self.prefix is not None:
             prefix = self.prefix(hidden_states.dtype, 1)
@@ -255,7 +259,7 @@ class GLMModel(GLMPreTrainedModel):
             if step is not None:
                 return step
         if isinstance(cache, GrowingCache | RowCache) and cache.get_seq_length() == 0:
-            cache.expect(sum(hasattr(layer, "self_attn") for layer in self.layers))
+            cache.expect(len(self._own_layers))
         is_packed_step = self.config.quantization_bit and hidden_states.shape[1] == 1
         products = dispatch.decoding(hidden_states) if is_packed_step else nullcontext()
         with products, attention_kernels(hidden_states):

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from glm_model.errors import GLMError
-from glm_model.generation.batch import rows_can_join
 from glm_model.generation.requests import Insert, Step
-from glm_model.generation.row_passes import CachedRows, RowPasses
+from glm_model.generation.row_passes import CachedRows, RowPasses, rows_can_join
 from glm_model.generation.slot_rows import SlotRows
 from glm_model.kernels import native
 from glm_model.model.positions import derive_position_ids

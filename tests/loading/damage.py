@@ -246,11 +246,18 @@ def change_tensor(root: Path, rng: random.Random) -> str:
     elif kind == "swap":
         other = rng.choice(sorted(holder))
         holder[name], holder[other] = holder[other], value
-    if file.suffix == ".safetensors":
-        save_file({key: part.contiguous().clone() for key, part in holder.items()}, file, metadata={"format": "pt"})
-    else:
-        torch.save(tensors, file, _use_new_zipfile_serialization=rng.random() < 0.8)
+    _save(tensors, file, rng)
     return f"{file.name}: {name} {kind}"
+
+
+def _save(content: Any, file: Path, rng: random.Random) -> None:
+    """Write what a file of weights is to hold: as safetensors if it is called so, else as either format of torch."""
+    if file.suffix == ".safetensors":
+        save_file(
+            {name: value.contiguous().clone() for name, value in content.items()}, file, metadata={"format": "pt"}
+        )
+    else:
+        torch.save(content, file, _use_new_zipfile_serialization=rng.random() < 0.8)
 
 
 def change_archive(root: Path, rng: random.Random) -> str:
@@ -611,12 +618,7 @@ def change_tensors(root: Path, rng: random.Random) -> str:
         changed = {name: holder[name] for name in reversed(list(holder))}
     holder.clear()
     holder.update(changed)
-    if is_safe:
-        save_file(
-            {name: value.contiguous().clone() for name, value in content.items()}, file, metadata={"format": "pt"}
-        )
-    else:
-        torch.save(content, file, _use_new_zipfile_serialization=rng.random() < 0.8)
+    _save(content, file, rng)
     return f"{file.name}: {kind}"
 
 
