@@ -57,6 +57,7 @@ def test_the_fuzzer_sees_what_is_not_allowed(
     fuzzer: fuzz.Fuzzer, answer: Any, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fuzz, "answer", answer)
-    monkeypatch.setattr(fuzz, "SECONDS", 1)
+    if kind.startswith("signal"):  # the others end by themselves, on a slow machine after more than a second
+        monkeypatch.setattr(fuzz, "SECONDS", 1)
     source = random.Random(0).choice(fuzzer.sources)
     assert fuzz.run_case(source, source.root, b"")[0] == kind

@@ -397,7 +397,11 @@ GENERATION = [
         "generation/sampling.py",
         "test_generation",
         ("token_id: int = 5", "token_id: int = 6", "invalid_scores_choose_token_5"),
-        (" or bool(torch.isfinite(scores).all())", "", "not_finite_not_those_whose_sum_is_not"),
+        (
+            "torch.isfinite(scores).all(dim=-1).tolist()",
+            "list(map(math.isfinite, sums))",
+            "not_finite_not_those_whose_sum_is_not",
+        ),
     ),
     *rows(
         "generation/chat.py",
